@@ -1,0 +1,114 @@
+"""Export for serving: a SavedModel that needs TensorFlow and nothing else."""
+
+import os
+import tempfile
+
+import keras
+
+
+def export_saved_model(model, path, overwrite=False):
+    """Writes a model as a SavedModel, with a named endpoint for each task.
+
+    | endpoint | computes |
+    |---|---|
+    | `serve` | the model's outputs: images to class scores |
+    | `capsules` | `model.encode`: images to class capsules |
+    | `reconstruct` | `model.reconstruct`: images to images |
+
+    Every model gets `serve`, the others depend on whether it has these
+    methods, as `keras_capsules.models` do (and a decoder). The batch size is
+    free. `serve` is also the default signature of TensorFlow Serving. The
+    process that loads it needs neither this package nor Keras.
+
+    Args:
+        model: A built `keras.Model` with one input.
+        path: String or path-like, the folder to make.
+        overwrite: Boolean, whether a SavedModel that is there already may be
+            replaced. Defaults to `False`.
+
+    Returns:
+        The path as a string.
+
+    Raises:
+        ValueError: If `model` is not a built Keras model, or something is
+            in the way at `path`. The folder appears whole or not at all.
+
+    Example:
+
+    ```python
+    import tempfile
+
+    import numpy as np
+    import tensorflow as tf
+    from keras_capsules import export_saved_model
+    from keras_capsules.models import CapsNet
+
+    model = CapsNet((8, 8, 1), 3, filters=16, num_primary_capsules=4)
+    path = export_saved_model(model, tempfile.mkdtemp() + "/capsnet")
+    served = tf.saved_model.load(path)  # no keras_capsules needed from here on
+    images = np.zeros((5, 8, 8, 1), "float32")
+    scores = served.serve(images)  # (5, 3)
+    capsules = served.capsules(images)  # (5, 3, 16)
+    drawn = served.reconstruct(images)  # (5, 8, 8, 1)
+    ```
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            "Expected a Keras model that is built, by calling it or by giving "
+            f"it an input shape. Received: model={model!r}"
+        )
+    path = os.path.abspath(os.fspath(path))
+    is_saved_model = os.path.isfile(os.path.join(path, "saved_model.pb"))
+    if os.path.lexists(path) and not (overwrite and is_saved_model):
+        remedy = (
+            "Expected another path, or overwrite=True"
+            if is_saved_model
+            else "Expected a path where nothing is, or an older SavedModel"
+        )
+        raise ValueError(
+            f"There is something at the path already. {remedy}. "
+            f"Received: path={path!r}, overwrite={overwrite!r}"
+        )
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    signature = [_input_spec(model)]
+    for name, function in _endpoints(model).items():
+        archive.add_endpoint(name, function, input_signature=signature)
+
+    parent = os.path.dirname(path)
+    os.makedirs(parent, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent) as scratch:
+        fresh = os.path.join(scratch, "fresh")
+        archive.write_out(fresh, verbose=False)
+        old = os.path.join(scratch, "old")
+        if is_saved_model:
+            os.replace(path, old)
+        try:
+            os.replace(fresh, path)
+        except OSError:
+            if is_saved_model:
+                os.replace(old, path)
+            raise
+    return path
+
+
+def _endpoints(model):
+    endpoints = {"serve": lambda images: model(images, training=False)}
+    if hasattr(model, "encode"):
+        endpoints["capsules"] = lambda images: model.encode(images)
+    if hasattr(model, "reconstruct") and model.decoder is not None:
+        endpoints["reconstruct"] = lambda images: model.reconstruct(images)
+    return endpoints
+
+
+def _input_spec(model):
+    """What the model's input looks like, with a free batch size."""
+    specs = keras.tree.flatten(model.input_spec)
+    if len(specs) != 1 or specs[0].shape is None:
+        raise ValueError(
+            "Expected a model with one input of known shape. "
+            f"Received: model={model!r} with input_spec={model.input_spec}"
+        )
+    shape = (None, *specs[0].shape[1:])
+    dtype = specs[0].dtype or keras.config.floatx()
+    return keras.InputSpec(shape=shape, dtype=dtype)

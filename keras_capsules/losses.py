@@ -1,0 +1,216 @@
+"""Losses on the lengths of class capsules."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_capsules._labels import to_presences
+from keras_capsules._validation import check_choice
+from keras_capsules._validation import check_number
+
+FORMS = ("paper", "sabour_code")
+
+
+@keras.saving.register_keras_serializable(package="keras_capsules")
+class MarginLoss(keras.losses.Loss):
+    """Wants the capsules of present classes long and all others short.
+
+    Each class has a margin of its own, so that any number of classes may be
+    present in one example.
+
+    Formula:
+
+    ```python
+    present = y_true * maximum(0, positive_margin - y_pred) ** 2
+    absent = (1 - y_true) * maximum(0, y_pred - negative_margin) ** 2
+    loss = sum(present + down_weight * absent, axis=-1)
+    ```
+
+    Notation: `positive_margin` is m+, `negative_margin` m-, `down_weight`
+    lambda, `y_true` T_k and `y_pred` |v_k| in equation 4 of
+    [Sabour et al., 2017](https://arxiv.org/abs/1710.09829). The authors'
+    released code instead halves the loss and takes the mean over the classes:
+    `form="sabour_code"`. Their reconstruction loss thus weighs
+    `2 * num_classes` times more against it than the paper says.
+
+    Args:
+        positive_margin: Float in [0, 1], the length from which on a present
+            class costs nothing. Defaults to `0.9`.
+        negative_margin: Float in [0, 1] and below `positive_margin`, the
+            length up to which an absent class costs nothing. Defaults to
+            `0.1`.
+        down_weight: Float, at least 0, the weight of absent classes. Defaults
+            to `0.5`.
+        form: `"paper"` or `"sabour_code"`. Defaults to `"paper"`.
+        reduction: How the losses of a batch are reduced: one of
+            `"sum_over_batch_size"`, `"sum"`, `"mean"`,
+            `"mean_with_sample_weight"`, `"none"` or `None`, see
+            `keras.losses.Loss`. Defaults to `"sum_over_batch_size"`.
+        name: Optional name of the loss. Defaults to `"margin_loss"`.
+        dtype: The dtype of the predictions and the loss. The terms are
+            computed in at least float32. Defaults to `None`, which means
+            `keras.config.floatx()`.
+
+    Call arguments:
+        y_true: The classes that are present, see `margin_loss`.
+        y_pred: Lengths of the class capsules, of shape
+            `(batch, ..., num_classes)`.
+        sample_weight: Optional weights of the examples.
+
+    Raises:
+        ValueError: If an argument is invalid, or the shapes of a call do not
+            fit. A label that names no class raises in a NumPy array or list.
+            In a tensor, thus in `fit`, it makes the loss NaN instead, even
+            with a sample weight of 0.
+
+    Example:
+
+    ```python
+    import numpy as np
+
+    from keras_capsules.losses import MarginLoss
+
+    lengths = np.array([[0.9, 0.1, 0.2], [0.3, 0.1, 0.1]])
+    loss = MarginLoss()(np.array([0, 1]), lengths)
+    print(float(loss))  # (0.5 * 0.1**2 + 0.8**2 + 0.5 * 0.2**2) / 2
+    ```
+    """
+
+    def __init__(
+        self,
+        positive_margin=0.9,
+        negative_margin=0.1,
+        down_weight=0.5,
+        form="paper",
+        reduction="sum_over_batch_size",
+        name="margin_loss",
+        dtype=None,
+    ):
+        super().__init__(name=name, reduction=reduction, dtype=dtype)
+        self.positive_margin, self.negative_margin, self.down_weight = (
+            _check_arguments(
+                positive_margin, negative_margin, down_weight, form
+            )
+        )
+        self.form = form
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        # Before Keras casts the labels: in 16 bits, label 257 becomes 256.
+        y_true = to_presences(y_true, np.shape(y_pred), "y_true")
+        return super().__call__(y_true, y_pred, sample_weight)
+
+    def call(self, y_true, y_pred):
+        return margin_loss(
+            y_true,
+            y_pred,
+            positive_margin=self.positive_margin,
+            negative_margin=self.negative_margin,
+            down_weight=self.down_weight,
+            form=self.form,
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "positive_margin": self.positive_margin,
+            "negative_margin": self.negative_margin,
+            "down_weight": self.down_weight,
+            "form": self.form,
+            "dtype": self.dtype,
+        }
+
+
+@keras.saving.register_keras_serializable(package="keras_capsules")
+def margin_loss(
+    y_true,
+    y_pred,
+    positive_margin=0.9,
+    negative_margin=0.1,
+    down_weight=0.5,
+    form="paper",
+):
+    """Computes the margin loss of each example.
+
+    Formula:
+
+    ```python
+    present = y_true * maximum(0, positive_margin - y_pred) ** 2
+    absent = (1 - y_true) * maximum(0, y_pred - negative_margin) ** 2
+    loss = sum(present + down_weight * absent, axis=-1)
+    ```
+
+    Notation: `positive_margin` is m+, `negative_margin` m-, `down_weight`
+    lambda, `y_true` T_k and `y_pred` |v_k| in equation 4 of
+    [Sabour et al., 2017](https://arxiv.org/abs/1710.09829). The authors'
+    released code instead halves the loss and takes the mean over the classes:
+    `form="sabour_code"`.
+
+    Args:
+        y_true: The classes that are present, of any numeric dtype. Either
+            integer labels, of shape `(batch, ...)` or `(batch, ..., 1)`, or
+            presences between 0 and 1 (one-hot, multi-hot or soft), of shape
+            `(batch, ..., num_classes)`. With a single class, `(batch, 1)`
+            means presences. A label that names no class, and a presence
+            outside [0, 1], gives that example a loss of NaN.
+        y_pred: Lengths of the class capsules, of shape
+            `(batch, ..., num_classes)`.
+        positive_margin: Float in [0, 1], the length from which on a present
+            class costs nothing. Defaults to `0.9`.
+        negative_margin: Float in [0, 1] and below `positive_margin`, the
+            length up to which an absent class costs nothing. Defaults to
+            `0.1`.
+        down_weight: Float, at least 0, the weight of absent classes. Defaults
+            to `0.5`.
+        form: `"paper"` or `"sabour_code"`. Defaults to `"paper"`.
+
+    Returns:
+        The losses, of shape `(batch, ...)` and the dtype of `y_pred`, but at
+        least float32.
+
+    Raises:
+        ValueError: If an argument is invalid, the shapes do not fit, or
+            `y_true` is a NumPy array or list with a value that would give
+            NaN.
+
+    Example:
+
+    ```python
+    import numpy as np
+
+    from keras_capsules.losses import margin_loss
+
+    lengths = np.array([[0.9, 0.1, 0.2], [0.9, 0.9, 0.1]])
+    one_each = margin_loss(np.array([0, 1]), lengths)
+    several = margin_loss(np.array([[1, 0, 0], [1, 1, 0]]), lengths)
+    print(one_each, several)  # about [0.005, 0.32] and [0.005, 0.0]
+    ```
+    """
+    positive_margin, negative_margin, down_weight = _check_arguments(
+        positive_margin, negative_margin, down_weight, form
+    )
+    y_pred = ops.convert_to_tensor(y_pred)
+    # `result_type` would make float64 float32 with JAX and PyTorch.
+    dtype = keras.backend.standardize_dtype(y_pred.dtype)
+    dtype = "float64" if dtype == "float64" else "float32"
+    y_pred = ops.cast(y_pred, dtype)
+    y_true = ops.cast(to_presences(y_true, y_pred.shape, "y_true"), dtype)
+    present = ops.square(ops.relu(positive_margin - y_pred))
+    absent = ops.square(ops.relu(y_pred - negative_margin))
+    losses = y_true * present + down_weight * (1.0 - y_true) * absent
+    if form == "sabour_code":
+        return 0.5 * ops.mean(losses, axis=-1)
+    return ops.sum(losses, axis=-1)
+
+
+def _check_arguments(positive_margin, negative_margin, down_weight, form):
+    """Returns the three numbers as floats, or raises if one is invalid."""
+    positive = check_number(positive_margin, "positive_margin", 0, 1)
+    negative = check_number(negative_margin, "negative_margin", 0, 1)
+    if negative >= positive:
+        raise ValueError(
+            "Invalid value for argument `negative_margin`. Expected a number "
+            f"less than positive_margin={positive_margin!r}. "
+            f"Received: negative_margin={negative_margin!r}"
+        )
+    check_choice(form, "form", FORMS)
+    return positive, negative, check_number(down_weight, "down_weight", 0)
