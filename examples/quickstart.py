@@ -32,7 +32,7 @@ import keras_capsules
 from keras_capsules import datasets
 
 matplotlib.use("Agg")  # draws to files, with or without a screen
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 # For each data set: epochs, learning rate, by how many pixels training images
 # are shifted at most, and the network's arguments that are not the paper's.

@@ -197,9 +197,8 @@ def margin_loss(
     present = ops.square(ops.relu(positive_margin - y_pred))
     absent = ops.square(ops.relu(y_pred - negative_margin))
     losses = y_true * present + down_weight * (1.0 - y_true) * absent
-    if form == "sabour_code":
-        return 0.5 * ops.mean(losses, axis=-1)
-    return ops.sum(losses, axis=-1)
+    losses = ops.sum(losses, axis=-1)
+    return losses if form == "paper" else losses * (0.5 / y_pred.shape[-1])
 
 
 def _check_arguments(positive_margin, negative_margin, down_weight, form):

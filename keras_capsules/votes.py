@@ -222,7 +222,7 @@ _CONTRACTIONS = {"t": _mix, "c": _agreement, "u": _pull, "w": _outer}
 
 
 def _back_project(w, t):
-    """One parent's target `[b, p, e]` seen from its children, `[b, p, d, i]`."""
+    """A parent's target `[b, p, e]`, seen from each child: `[b, p, d, i]`."""
     dim, inputs, out_dim = w.shape
     rows = t.shape[1]
     seen = ops.matmul(

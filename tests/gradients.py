@@ -55,6 +55,26 @@ def numeric_gradient(function, *arrays, step=1e-5):
     return _unpack(gradients)
 
 
+def check_slopes(function, gradients, *arrays, step=1e-5, **tolerances):
+    """Checks `gradients` along random directions, by central differences.
+
+    Takes two evaluations for each array, however many entries it has.
+    """
+    random = np.random.default_rng(0)
+    for index, slope in enumerate(gradients):
+        direction = random.normal(size=arrays[index].shape)
+        values = []
+        for sign in (1, -1):
+            moved = [np.array(array, "float64") for array in arrays]
+            moved[index] += sign * step * direction
+            values.append(evaluate(function, *moved))
+        np.testing.assert_allclose(
+            np.sum(slope * direction),
+            (values[0] - values[1]) / (2 * step),
+            **tolerances,
+        )
+
+
 def _gradients(function, tensors, differentiable=False):
     backend = keras.backend.backend()
     if backend == "tensorflow":

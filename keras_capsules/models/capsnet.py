@@ -9,7 +9,6 @@ import numpy as np
 from keras import ops
 
 from keras_capsules import routing as routings
-from keras_capsules._labels import to_presences
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
 from keras_capsules._validation import check_number

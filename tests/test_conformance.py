@@ -1,0 +1,563 @@
+"""What all public layers, models, losses, routings and activations must do.
+
+Each is in a table, or in `IGNORED` with a reason.
+"""
+
+import dataclasses
+import inspect
+import json
+import types
+
+import keras
+import numpy as np
+import pytest
+from keras import initializers
+from keras import ops
+from testing import check_saving
+from testing import numpy
+from testing import run_layer_test
+
+import keras_capsules
+from keras_capsules.activations import exponential_squash
+from keras_capsules.activations import squash
+from keras_capsules.layers import CapsuleLayer
+from keras_capsules.layers import CapsuleLength
+from keras_capsules.layers import CapsuleMask
+from keras_capsules.layers import PrimaryCapsules
+from keras_capsules.losses import MarginLoss
+from keras_capsules.losses import margin_loss
+from keras_capsules.models import CapsNet
+from keras_capsules.routing import DynamicRouting
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A layer with options, and what becomes of a shape in it.
+
+    Attributes:
+        label: What is special about the row.
+        layer: Class of the layer.
+        kwargs: Arguments of the constructor.
+        shape: Shape of the input, with the batch.
+        output_shape: Shape of the output, with the batch.
+        num_weights: Number of trainable weights.
+        num_losses: Number of regularization losses.
+    """
+
+    label: str
+    layer: type
+    kwargs: dict
+    shape: tuple
+    output_shape: tuple
+    num_weights: int = 0
+    num_losses: int = 0
+
+
+LAYERS = [
+    Row(
+        "defaults",
+        PrimaryCapsules,
+        {"num_capsules": 3, "capsule_dim": 2, "kernel_size": 3},
+        (2, 5, 7, 1),
+        (2, 3, 5, 3, 2),
+        num_weights=2,
+    ),
+    Row(
+        "strides-same",
+        PrimaryCapsules,
+        {
+            "num_capsules": 1,
+            "capsule_dim": 5,
+            "kernel_size": (3, 2),
+            "strides": (2, 3),
+            "padding": "same",
+            "activation": None,
+        },
+        (2, 5, 7, 2),
+        (2, 3, 3, 1, 5),
+        num_weights=2,
+    ),
+    Row(
+        "depthwise",
+        PrimaryCapsules,
+        {
+            "num_capsules": 3,
+            "capsule_dim": 2,
+            "kernel_size": (5, 7),
+            "depthwise": True,
+            "activation": "exponential_squash",
+            "use_bias": False,
+            "bias_initializer": "ones",
+        },
+        (2, 5, 7, 6),
+        (2, 1, 1, 3, 2),
+        num_weights=1,
+    ),
+    Row(
+        "scale-initializers-regularizers-constraints",
+        PrimaryCapsules,
+        {
+            "num_capsules": 2,
+            "capsule_dim": 1,
+            "kernel_size": 2,
+            "scale": 0.25,
+            "kernel_initializer": initializers.TruncatedNormal(stddev=0.3),
+            "bias_initializer": initializers.Constant(0.1),
+            "kernel_regularizer": "l2",
+            "bias_regularizer": keras.regularizers.L1(0.1),
+            "kernel_constraint": keras.constraints.MaxNorm(2.0, axis=(0, 1)),
+            "bias_constraint": "non_neg",
+        },
+        (2, 2, 3, 1),
+        (2, 1, 2, 2, 1),
+        num_weights=2,
+        num_losses=2,
+    ),
+    Row(
+        "defaults",
+        CapsuleLayer,
+        {"num_capsules": 3, "capsule_dim": 5},
+        (2, 7, 2),
+        (2, 3, 5),
+        num_weights=2,
+    ),
+    Row(
+        "one-number",
+        CapsuleLayer,
+        {"num_capsules": 1, "capsule_dim": 1},
+        (2, 1, 1),
+        (2, 1, 1),
+        num_weights=2,
+    ),
+    Row(
+        "grid",
+        CapsuleLayer,
+        {
+            "num_capsules": 3,
+            "capsule_dim": 2,
+            "routing": DynamicRouting(2, leaky=True, stop_gradient=True),
+            "use_bias": False,
+        },
+        (2, 3, 2, 1, 5),
+        (2, 3, 2),
+        num_weights=1,
+    ),
+    Row(
+        "initializers-regularizers-constraints",
+        CapsuleLayer,
+        {
+            "num_capsules": 2,
+            "capsule_dim": 3,
+            "routing": DynamicRouting(1),
+            "kernel_initializer": "orthogonal",
+            "bias_initializer": "zeros",
+            "kernel_regularizer": keras.regularizers.L2(0.1),
+            "bias_regularizer": "l1",
+            "kernel_constraint": "non_neg",
+            "bias_constraint": keras.constraints.UnitNorm(axis=1),
+        },
+        (2, 2, 3, 5),
+        (2, 2, 3),
+        num_weights=2,
+        num_losses=2,
+    ),
+    # So many outputs that the graph loops over them.
+    Row(
+        "many-outputs",
+        CapsuleLayer,
+        {"num_capsules": 37, "capsule_dim": 2, "routing": DynamicRouting(2)},
+        (2, 3, 2),
+        (2, 37, 2),
+        num_weights=2,
+    ),
+    Row("matrix", CapsuleLength, {}, (2, 3), (2,)),
+    Row("capsules", CapsuleLength, {}, (2, 3, 5), (2, 3)),
+    Row("grid", CapsuleLength, {}, (2, 3, 1, 5, 2), (2, 3, 1, 5)),
+    Row("longest", CapsuleMask, {}, (2, 3, 5), (2, 3, 5)),
+    Row("one-number", CapsuleMask, {}, (2, 1, 1), (2, 1, 1)),
+]
+
+MODELS = [
+    (
+        CapsNet,
+        {
+            "image_shape": (8, 7, 1),
+            "num_classes": 3,
+            "filters": 4,
+            "num_primary_capsules": 2,
+            "primary_dim": 3,
+            "capsule_dim": 5,
+            "decoder_units": (7,),
+            "reconstruction_weight": 0.01,
+        },
+    ),
+    (
+        CapsNet,
+        {
+            "image_shape": (5, 7, 2),
+            "num_classes": 3,
+            "filters": 4,
+            "kernel_size": (3, 2),
+            "strides": (2, 1),
+            "padding": "same",
+            "num_primary_capsules": 2,
+            "primary_dim": 3,
+            "capsule_dim": 2,
+            "routing": DynamicRouting(2),
+            "decoder_units": None,
+        },
+    ),
+]
+
+LOSSES = [
+    (MarginLoss, {}),
+    (
+        MarginLoss,
+        {
+            "positive_margin": 0.8,
+            "negative_margin": 0.2,
+            "down_weight": 0.25,
+            "form": "sabour_code",
+            "reduction": "sum",
+            "name": "classes",
+            "dtype": "float32",
+        },
+    ),
+]
+
+LOSS_FUNCTIONS = [margin_loss]
+
+ROUTINGS = [
+    (DynamicRouting, {}),
+    (
+        DynamicRouting,
+        {"num_iterations": 2, "leaky": True, "stop_gradient": True},
+    ),
+]
+
+ACTIVATIONS = [squash, exponential_squash]
+
+IGNORED = {
+    keras_capsules.export_saved_model: "tested in a file of its own",
+    keras_capsules.activations.get: "every row of PrimaryCapsules calls it",
+    keras_capsules.activations.serialize: "so does its configuration",
+    keras_capsules.activations.safe_norm: "drops an axis: for no Dense layer",
+    keras_capsules.routing.Routing: "abstract",
+    keras_capsules.routing.Routed: "a tuple of results",
+    keras_capsules.routing.get: "every row of CapsuleLayer calls it",
+    keras_capsules.routing.serialize: "every test of a routing calls it",
+    keras_capsules.routing.deserialize: "every test of a routing calls it",
+}
+
+NAMESPACES = [
+    keras_capsules,
+    keras_capsules.activations,
+    keras_capsules.layers,
+    keras_capsules.losses,
+    keras_capsules.models,
+    keras_capsules.routing,
+]
+
+# Coverage.
+
+
+def in_a_table():
+    return {
+        *(row.layer for row in LAYERS),
+        *(cls for cls, _ in [*MODELS, *LOSSES, *ROUTINGS]),
+        *LOSS_FUNCTIONS,
+        *ACTIVATIONS,
+    }
+
+
+def public(namespace):
+    """The classes and functions of a package, or made in a module."""
+    is_package = hasattr(namespace, "__path__")
+    return {
+        f"{namespace.__name__}.{name}": value
+        for name, value in vars(namespace).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and (is_package or value.__module__ == namespace.__name__)
+    }
+
+
+def uncovered(namespaces):
+    covered = in_a_table() | set(IGNORED)
+    return [
+        name
+        for namespace in namespaces
+        for name, value in public(namespace).items()
+        if value not in covered
+    ]
+
+
+def test_everything_public_is_in_a_table():
+    assert uncovered(NAMESPACES) == []
+    assert not in_a_table() & set(IGNORED)
+    everything = [x for one in NAMESPACES for x in public(one).values()]
+    assert in_a_table() | set(IGNORED) == set(everything)
+
+
+def test_coverage_notices_what_is_new():
+    namespace = types.ModuleType("new")
+    namespace.CapsuleLayer = CapsuleLayer
+    namespace.NewLayer = type("NewLayer", (), {"__module__": "new"})
+    namespace._Helper = type("_Helper", (), {"__module__": "new"})
+    assert uncovered([namespace]) == ["new.NewLayer"]
+    # All that a package's __init__.py names is public.
+    namespace.__path__ = []
+    namespace.new_function = lambda: None
+    assert uncovered([namespace]) == ["new.NewLayer", "new.new_function"]
+
+
+@pytest.mark.parametrize(
+    "cls",
+    {
+        *(row.layer for row in LAYERS),
+        *(cls for cls, _ in [*MODELS, *LOSSES, *ROUTINGS]),
+    },
+)
+def test_every_option_is_in_a_row(cls):
+    rows = [(row.layer, row.kwargs) for row in LAYERS]
+    rows += [*MODELS, *LOSSES, *ROUTINGS]
+    options = {
+        name: parameter.default
+        for name, parameter in inspect.signature(cls).parameters.items()
+        if parameter.kind is not parameter.VAR_KEYWORD
+    }
+    used = {
+        name
+        for other, kwargs in rows
+        for name, value in kwargs.items()
+        if other is cls and value != options[name]
+    }
+    # A call of `super().__init__` is all that such a class has.
+    assert set(options) - {"args"} == used
+
+
+# Layers.
+
+layers = pytest.mark.parametrize(
+    "row", LAYERS, ids=lambda row: f"{row.layer.__name__}-{row.label}"
+)
+
+
+def random(shape):
+    rng = np.random.default_rng(5)
+    return rng.normal(0, 1, shape).astype("float32")
+
+
+def as_json(config):
+    return json.dumps(config, sort_keys=True)
+
+
+@layers
+def test_keras_layer_test(row):
+    run_layer_test(
+        row.layer,
+        row.kwargs,
+        input_shape=row.shape,
+        expected_output_shape=row.output_shape,
+        expected_output_dtype="float32",
+        expected_num_trainable_weights=row.num_weights,
+        expected_num_non_trainable_weights=0,
+        expected_num_losses=row.num_losses,
+    )
+
+
+@layers
+def test_layer_config_round_trip(row):
+    layer = row.layer(**row.kwargs, name="other", dtype="mixed_bfloat16")
+    config = layer.get_config()
+    assert set(row.kwargs) <= set(config)
+    loaded = row.layer.from_config(json.loads(json.dumps(config)))
+    assert loaded.name == "other"
+    assert loaded.dtype_policy.name == "mixed_bfloat16"
+    assert as_json(loaded.get_config()) == as_json(config)
+    # As a layer of a model is.
+    loaded = keras.layers.deserialize(keras.layers.serialize(layer))
+    assert type(loaded) is row.layer
+    assert as_json(loaded.get_config()) == as_json(config)
+
+
+@layers
+def test_layer_is_saved_and_loaded(row, tmp_path):
+    model = keras.Sequential(
+        [keras.Input(row.shape[1:]), row.layer(**row.kwargs)]
+    )
+    check_saving(model, random(row.shape), tmp_path)
+
+
+@layers
+def test_unknown_batch_size(row):
+    inputs = keras.Input(row.shape[1:])
+    layer = row.layer(**row.kwargs)
+    outputs = layer(inputs)
+    assert outputs.shape == (None, *row.output_shape[1:])
+    assert layer.compute_output_shape((None, *row.shape[1:])) == outputs.shape
+    model = keras.Model(inputs, outputs)
+    batch = random((3, *row.shape[1:]))
+    predictions = model.predict(batch, verbose=0)
+    assert predictions.shape == (3, *row.output_shape[1:])
+    assert np.isfinite(predictions).all()
+    single = model.predict(batch[1:2], verbose=0)
+    np.testing.assert_allclose(single, predictions[1:2], rtol=1e-5, atol=1e-6)
+
+
+@layers
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_training_in_16_bits(row, dtype):
+    layer = row.layer(**row.kwargs, dtype=dtype)
+    # The weights below train on what the layer hands down.
+    below = keras.layers.Dense(row.shape[-1], dtype=dtype)
+    model = keras.Sequential([keras.Input(row.shape[1:]), below, layer])
+    model.compile("sgd", "mse")
+    before = numpy(below.kernel)
+    loss = model.train_on_batch(random(row.shape), random(row.output_shape))
+    assert np.isfinite(loss)
+    assert all(np.isfinite(numpy(weight)).all() for weight in model.weights)
+    assert not np.array_equal(numpy(below.kernel), before)
+    assert all(weight.dtype == "float32" for weight in model.weights)
+    outputs = model(random(row.shape))
+    compute_dtype = dtype.removeprefix("mixed_")
+    assert keras.backend.standardize_dtype(outputs.dtype) == compute_dtype
+    assert np.isfinite(numpy(outputs)).all()
+
+
+# Models.
+
+models = pytest.mark.parametrize("model_class, kwargs", MODELS)
+
+
+def images_for(model):
+    rng = np.random.default_rng(7)
+    return rng.uniform(size=(4, *model.image_shape)).astype("float32")
+
+
+@models
+def test_model_config_round_trip(model_class, kwargs):
+    model = model_class(**kwargs, name="other", dtype="mixed_bfloat16")
+    config = model.get_config()
+    assert set(kwargs) <= set(config)
+    loaded = model_class.from_config(json.loads(json.dumps(config)))
+    assert loaded.name == "other"
+    assert loaded.dtype_policy.name == "mixed_bfloat16"
+    assert as_json(loaded.get_config()) == as_json(config)
+    assert [(weight.name, weight.shape) for weight in loaded.weights] == [
+        (weight.name, weight.shape) for weight in model.weights
+    ]
+
+
+@models
+def test_model_is_saved_and_loaded(model_class, kwargs, tmp_path):
+    model = model_class(**kwargs)
+    check_saving(model, images_for(model), tmp_path)
+
+
+@models
+def test_model_fits(model_class, kwargs, tmp_path):
+    model = model_class(**kwargs)
+    images = images_for(model)
+    labels = np.array([0, 2, 1, 1])
+    model.compile("adam", loss=MarginLoss(), metrics=["accuracy"])
+    before = [numpy(weight) for weight in model.trainable_weights]
+    history = model.fit(images, labels, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    for old, weight in zip(before, model.trainable_weights, strict=True):
+        assert np.isfinite(numpy(weight)).all()
+        assert not np.array_equal(numpy(weight), old), weight.path
+    # Compiled and trained, it is saved with its loss.
+    loaded = check_saving(model, images, tmp_path)
+    assert loaded.loss.get_config() == model.loss.get_config()
+
+
+# Losses.
+
+
+def lengths_model():
+    model = keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)])
+    labels = np.array([0, 2, 1, 1])
+    return model, random((4, 5)), labels
+
+
+def check_loss(loss, folder):
+    model, inputs, labels = lengths_model()
+    model.compile("sgd", loss)
+    before = numpy(model.layers[0].kernel)
+    expected = numpy(model.compute_loss(None, labels, model(inputs)))
+    history = model.fit(inputs, labels, verbose=0).history
+    assert history["loss"][0] == pytest.approx(expected, rel=1e-5)
+    assert not np.array_equal(numpy(model.layers[0].kernel), before)
+    loaded = check_saving(model, inputs, folder)
+    again = loaded.evaluate(inputs, labels, verbose=0)
+    assert again == pytest.approx(model.evaluate(inputs, labels, verbose=0))
+    return loaded.loss
+
+
+@pytest.mark.parametrize("loss_class, kwargs", LOSSES)
+def test_loss(loss_class, kwargs, tmp_path):
+    loss = loss_class(**kwargs)
+    config = loss.get_config()
+    assert {name: config[name] for name in kwargs} == kwargs
+    copy = loss_class.from_config(json.loads(json.dumps(config)))
+    assert copy.get_config() == config
+    loaded = check_loss(loss, tmp_path)
+    assert type(loaded) is loss_class
+    assert loaded.get_config() == config
+
+
+@pytest.mark.parametrize("function", LOSS_FUNCTIONS)
+def test_loss_function(function, tmp_path):
+    assert check_loss(function, tmp_path) is function
+
+
+# Routings.
+
+
+@pytest.mark.parametrize("routing_class, kwargs", ROUTINGS)
+def test_routing(routing_class, kwargs, tmp_path):
+    routings = keras_capsules.routing
+    routing = routing_class(**kwargs)
+    config = routing.get_config()
+    assert {name: config[name] for name in kwargs} == kwargs
+    serialized = json.loads(json.dumps(routings.serialize(routing)))
+    for copy in [routings.deserialize(serialized), routings.get(serialized)]:
+        assert type(copy) is routing_class
+        assert copy.get_config() == config
+    assert routings.get(routing) is routing
+
+    model = keras.Sequential(
+        [keras.Input((7, 2)), CapsuleLayer(3, 5, routing=routing)]
+    )
+    loaded = check_saving(model, random((2, 7, 2)), tmp_path)
+    assert type(loaded.layers[0].routing) is routing_class
+    assert loaded.layers[0].routing.get_config() == config
+
+
+def test_every_routing_has_a_name():
+    # The message of an unknown one lists them all.
+    with pytest.raises(ValueError, match="one of ") as error:
+        keras_capsules.routing.get("unknown")
+    names = str(error.value).split("one of ")[1].split(". Received")[0]
+    named = {
+        type(keras_capsules.routing.get(name.strip("'")))
+        for name in names.split(", ")
+    }
+    assert named == {cls for cls, _ in ROUTINGS}
+
+
+# Activations.
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activation(activation, tmp_path):
+    dense = keras.layers.Dense(3, activation=activation)
+    model = keras.Sequential([keras.Input((5,)), dense])
+    inputs = random((4, 5))
+    linear = ops.matmul(inputs, dense.kernel)
+    np.testing.assert_allclose(
+        numpy(model(inputs)), numpy(activation(linear)), rtol=1e-5
+    )
+    loaded = check_saving(model, inputs, tmp_path)
+    assert loaded.layers[0].activation is activation

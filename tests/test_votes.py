@@ -1,0 +1,228 @@
+"""The operator against the vote tensor written out, in NumPy and in Keras."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import check_slopes
+from gradients import evaluate
+from gradients import gradient
+from gradients import second_gradient
+from keras import ops
+
+from keras_capsules import votes as votes_module
+from keras_capsules.votes import Votes
+
+# Distinct primes, so that no axis can be taken for another.
+BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 2, 5, 3, 7, 11
+METHODS = ("mix", "agreement", "pull", "outer", "sum", "dense")
+OPERANDS = {
+    "mix": "c",
+    "agreement": "t",
+    "pull": "ct",
+    "outer": "ct",
+    "sum": "",
+    "dense": "",
+}
+
+
+@pytest.fixture(params=[1, 13], ids=["vectors", "matrices"])
+def rows(request):
+    return request.param
+
+
+@pytest.fixture(params=[32, 2], ids=["unrolled", "loop"])
+def unrolled(request, monkeypatch):
+    """The loop over parents, written out or left to the backend."""
+    monkeypatch.setattr(votes_module, "_MAX_UNROLLED", request.param)
+
+
+def make_arrays(rows, dtype="float64", seed=0):
+    random = np.random.default_rng(seed)
+    shapes = {
+        "u": (BATCH, INPUTS, rows, DIM),
+        "w": (INPUTS, DIM, OUTPUTS, OUT_DIM),
+        "c": (BATCH, OUTPUTS, INPUTS),
+        "t": (BATCH, OUTPUTS, rows, OUT_DIM),
+    }
+    return {
+        name: random.normal(size=shape).astype(dtype)
+        for name, shape in shapes.items()
+    }
+
+
+def expected(method, u, w, c, t):
+    """What each method should give, from the vote tensor, with NumPy."""
+    votes = np.einsum("bipd,idje->bijpe", u, w)
+    return {
+        "mix": lambda: np.einsum("bji,bijpe->bjpe", c, votes),
+        "agreement": lambda: np.einsum("bijpe,bjpe->bji", votes, t),
+        "pull": lambda: np.einsum("bji,idje,bjpe->bipd", c, w, t),
+        "outer": lambda: np.einsum("bji,bipd,bjpe->idje", c, u, t),
+        "sum": lambda: votes.sum(axis=1),
+        "dense": lambda: votes,
+    }[method]()
+
+
+def apply(method, u, w, *operands):
+    return getattr(Votes(u, w), method)(*operands)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_values_equal_the_vote_tensor(method, rows, unrolled):
+    arrays = make_arrays(rows)
+    operands = [arrays[name] for name in OPERANDS[method]]
+
+    value = evaluate(
+        lambda *x: apply(method, *x), arrays["u"], arrays["w"], *operands
+    )
+
+    np.testing.assert_allclose(value, expected(method, **arrays), atol=1e-12)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_float32_equals_the_vote_tensor(method, unrolled):
+    arrays = make_arrays(1, "float32")
+    operands = [arrays[name] for name in "uw" + OPERANDS[method]]
+    exact = expected(method, **make_arrays(1))
+    weights = np.random.default_rng(1).normal(size=exact.shape)
+    weights = weights.astype("float32")
+
+    value = evaluate(lambda *x: apply(method, *x), *operands)
+    gradients = gradient(
+        lambda *x: ops.sum(apply(method, *x) * weights), *operands
+    )
+
+    _assert_close(value, exact)
+    # The form is linear in each operand, so that its gradient by one of them
+    # is the form again; einsum finds it from the letters.
+    letters = {"u": "bipd", "w": "idje", "c": "bji", "t": "bjpe"}
+    out = {
+        "mix": "bjpe",
+        "agreement": "bji",
+        "pull": "bipd",
+        "outer": "idje",
+        "sum": "bjpe",
+        "dense": "bijpe",
+    }[method]
+    names = "uw" + OPERANDS[method]
+    names = names.replace({"pull": "u", "outer": "w"}.get(method, "-"), "")
+    exact_arrays = make_arrays(1)
+    for name, ours in zip("uw" + OPERANDS[method], gradients, strict=True):
+        if name not in names:
+            assert not ours.any()  # the operand that this one leaves out
+            continue
+        others = [other for other in names if other != name]
+        inputs = ",".join([out] + [letters[other] for other in others])
+        theirs = np.einsum(
+            f"{inputs}->{letters[name]}",
+            weights.astype("float64"),
+            *(exact_arrays[other] for other in others),
+        )
+        _assert_close(ours, theirs)
+
+
+def _assert_close(ours, exact):
+    """To 1e-5 of the largest entry."""
+    scale = np.abs(exact).max()
+    np.testing.assert_allclose(ours / scale, exact / scale, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["mix", "agreement", "pull", "outer"])
+def test_gradients_equal_numeric_ones(method, rows, unrolled):
+    arrays = make_arrays(rows)
+    operands = [arrays[name] for name in "uw" + OPERANDS[method]]
+
+    def loss(*x):
+        return ops.sum(ops.sin(apply(method, *x)))
+
+    gradients = gradient(loss, *operands)
+
+    check_slopes(loss, gradients, *operands, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["mix", "agreement", "pull", "outer"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["poses", "kernel", "operand"])
+def test_second_derivatives_equal_numeric_ones(method, which, unrolled):
+    arrays = make_arrays(1)
+    operands = [arrays[name] for name in "uw" + OPERANDS[method]]
+    direction = np.random.default_rng(2).normal(size=operands[which].shape)
+
+    def loss(x):
+        changed = [ops.convert_to_tensor(each) for each in operands]
+        changed[which] = x
+        return ops.sum(ops.sin(apply(method, *changed)))
+
+    second = second_gradient(loss, operands[which], direction)
+
+    step = 1e-5
+    above = gradient(loss, operands[which] + step * direction)
+    below = gradient(loss, operands[which] - step * direction)
+    np.testing.assert_allclose(
+        second, (above - below) / (2 * step), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_a_batch_of_none_and_of_one(unrolled):
+    arrays = make_arrays(1, "float32")
+    for batch in (0, 1):
+        few = {
+            name: array if name == "w" else array[:batch]
+            for name, array in arrays.items()
+        }
+        for method in METHODS:
+            value = apply(
+                method, few["u"], few["w"], *(few[n] for n in OPERANDS[method])
+            )
+            np.testing.assert_allclose(
+                ops.convert_to_numpy(value),
+                expected(method, **few),
+                rtol=1e-5,
+                atol=1e-5,
+            )
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((2, 5, 3), (5, 3, 7, 11)),
+        ((2, 5, 1, 3), (5, 3, 7)),
+        ((2, 4, 1, 3), (5, 3, 7, 11)),
+        ((2, 5, 1, 2), (5, 3, 7, 11)),
+    ],
+    ids=["poses rank", "kernel rank", "inputs", "dimension"],
+)
+def test_shapes_that_do_not_fit_raise(shapes):
+    poses, kernel = (np.zeros(shape, "float32") for shape in shapes)
+    with pytest.raises(ValueError, match=r"Received: poses\.shape="):
+        Votes(poses, kernel)
+
+
+def test_no_tensor_as_large_as_the_votes_exists():
+    """Every value that JAX computes is smaller by far, backward as well."""
+    if keras.backend.backend() != "jax":
+        pytest.skip("JAX shows all intermediate values.")
+    import jax
+
+    batch, inputs, dim, outputs, out_dim = 11, 23, 2, 13, 17
+    poses = np.ones((batch, inputs, 1, dim), "float32")
+    kernel = np.ones((inputs, dim, outputs, out_dim), "float32")
+
+    def loss(poses, kernel):
+        votes = Votes(poses, kernel)
+        logits = votes.agreement(votes.sum())
+        return ops.sum(ops.square(votes.mix(logits)))
+
+    program = jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(poses, kernel)
+
+    largest = max(_sizes(program.jaxpr))
+    assert largest == kernel.size
+    assert largest < batch * inputs * outputs * out_dim / 5
+
+
+def _sizes(program):
+    for equation in program.eqns:
+        for variable in equation.outvars:
+            yield int(np.prod(variable.aval.shape))
+        for parameter in equation.params.values():
+            if hasattr(parameter, "jaxpr"):
+                yield from _sizes(parameter.jaxpr)
