@@ -1,8 +1,9 @@
 """Labels of every form, brought into one: how present each class is."""
 
-import keras
 import numpy as np
 from keras import ops
+
+from keras_capsules._dtypes import at_least_float32
 
 # How far presences may leave [0, 1]: mixing labels in 16 bits rounds that far.
 _ROUNDING = 0.01
@@ -29,12 +30,10 @@ def to_presences(labels, shape, name):
         _check_values(labels, shape[-1] if are_integers else None, name)
 
     labels = ops.convert_to_tensor(labels)
-    dtype = keras.backend.standardize_dtype(labels.dtype)
-    if dtype != "float64":
-        # Also labels, which are exact up to 2**24: an int8 cannot be compared
-        # with the last of 200 classes.
-        dtype = "float32"
-        labels = ops.cast(labels, dtype)
+    # Also integers, which are exact up to 2**24: an int8 cannot be compared
+    # with the last of 200 classes.
+    dtype = at_least_float32(labels.dtype)
+    labels = ops.cast(labels, dtype)
     if not are_integers:
         valid = ops.abs(labels - 0.5) <= 0.5 + _ROUNDING
         return ops.where(valid, labels, np.nan)

@@ -5,6 +5,7 @@ import numbers
 import keras
 from keras import ops
 
+from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_number
 
 # A vector with a longer entry is scaled down to this one before it is squared.
@@ -201,8 +202,7 @@ def _standardize(x, axis, epsilon):
     x = ops.convert_to_tensor(x)
     axis = _check_axis(axis, x.shape)
     dtype = keras.backend.standardize_dtype(x.dtype)
-    # `result_type` would make float64 float32 with JAX and PyTorch.
-    compute_dtype = "float64" if dtype == "float64" else "float32"
+    compute_dtype = at_least_float32(dtype)
     if not keras.backend.is_float_dtype(dtype):
         dtype = compute_dtype
     return ops.cast(x, compute_dtype), axis, dtype

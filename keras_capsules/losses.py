@@ -4,6 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_capsules._dtypes import at_least_float32
 from keras_capsules._labels import to_presences
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_number
@@ -189,9 +190,7 @@ def margin_loss(
         positive_margin, negative_margin, down_weight, form
     )
     y_pred = ops.convert_to_tensor(y_pred)
-    # `result_type` would make float64 float32 with JAX and PyTorch.
-    dtype = keras.backend.standardize_dtype(y_pred.dtype)
-    dtype = "float64" if dtype == "float64" else "float32"
+    dtype = at_least_float32(y_pred.dtype)
     y_pred = ops.cast(y_pred, dtype)
     y_true = ops.cast(to_presences(y_true, y_pred.shape, "y_true"), dtype)
     present = ops.square(ops.relu(positive_margin - y_pred))

@@ -8,7 +8,14 @@ import contextlib
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
+
+# With JAX and PyTorch, Keras computes products of float64 in float32.
+KEEPS_FLOAT64 = keras.backend.backend() == "tensorflow"
+needs_float64 = pytest.mark.skipif(
+    not KEEPS_FLOAT64, reason="This backend computes products in float32."
+)
 
 
 def evaluate(function, *arrays):
@@ -73,6 +80,19 @@ def check_slopes(function, gradients, *arrays, step=1e-5, **tolerances):
             (values[0] - values[1]) / (2 * step),
             **tolerances,
         )
+
+
+def assert_close(ours, exact, tolerance=None):
+    """Checks equality, to `tolerance` of the largest entry.
+
+    By default to 1e-12 where the backend computes in float64, else to 1e-5.
+    """
+    if tolerance is None:
+        tolerance = 1e-12 if KEEPS_FLOAT64 else 1e-5
+    scale = np.abs(exact).max(initial=1e-30)
+    np.testing.assert_allclose(
+        np.asarray(ours) / scale, exact / scale, rtol=0, atol=tolerance
+    )
 
 
 def _gradients(function, tensors, differentiable=False):

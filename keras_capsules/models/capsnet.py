@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_capsules import routing as routings
+from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
 from keras_capsules._validation import check_number
@@ -162,9 +163,7 @@ class CapsNet(keras.Model):
         policy = self.dtype_policy
         # Scores and pixels are results, not intermediates: in 16 bits they
         # would be rounded to two or three digits.
-        self._output_dtype = keras.backend.result_type(
-            policy.compute_dtype, "float32"
-        )
+        self._output_dtype = at_least_float32(policy.compute_dtype)
         self.encoder = keras.Sequential(
             [
                 keras.Input(self.image_shape),

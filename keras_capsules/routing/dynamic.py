@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_integer
 from keras_capsules.activations import squash
@@ -107,7 +108,7 @@ class DynamicRouting(Routing):
         # By hand, for over an inner axis it is a few times faster than
         # `ops.softmax`, which moves that axis to the end and back.
         dtype = logits.dtype
-        logits = ops.cast(logits, keras.backend.result_type(dtype, "float32"))
+        logits = ops.cast(logits, at_least_float32(dtype))
         highest = ops.stop_gradient(ops.max(logits, axis=1, keepdims=True))
         if self.leaky:
             highest = ops.maximum(highest, 0.0)

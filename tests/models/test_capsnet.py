@@ -14,7 +14,7 @@ from keras_capsules.models import CapsNet
 from keras_capsules.routing import DynamicRouting
 
 BACKEND = keras.backend.backend()
-# Keras itself hands PyTorch's tensors to NumPy in a way that NumPy 2 deprecates.
+# Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
 pytestmark = pytest.mark.filterwarnings(
     "ignore:__array_wrap__ must accept context:DeprecationWarning"
 )
@@ -364,7 +364,7 @@ def test_xla_on_demand():
     before = weights_of(tiny)
     logs = numbers(tiny.train_on_batch(IMAGES, LABELS % 2, return_dict=True))
     assert np.isfinite(logs["loss"])
-    assert not np.allclose(before[0], weights_of(tiny)[0], atol=1e-6)
+    assert any(map(np.any, map(np.subtract, weights_of(tiny), before)))
 
 
 def test_mixed_bfloat16():
@@ -1068,7 +1068,8 @@ def test_a_pixel_that_is_no_number_shows_in_its_own_scores(how, value):
 
 @pytest.mark.parametrize("units", [(6,), None], ids=["decoder", "without"])
 def test_terminate_on_nan_stops(units):
-    model = compiled(small(decoder_units=units))
+    # TensorFlow's graphs treat NaN unlike its functions, and both must stop.
+    model = compiled(small(decoder_units=units), **(QUICK if units else {}))
     images = IMAGES.copy()
     images[2, 3, 3, 0] = np.nan
     history = model.fit(
