@@ -7,8 +7,33 @@ import warnings
 
 import keras
 import numpy as np
+import pytest
 from keras import ops
 from keras.src.testing import TestCase
+
+
+NOT_POSITIVE_INTEGERS = {
+    "zero": 0,
+    "negative": -1,
+    "float": 2.0,
+    "none": None,
+    "string": "2",
+    "bool": True,
+}
+NOT_BOOLEANS = {"zero": 0, "one": 1, "none": None, "string": "True"}
+
+
+def values(named):
+    """Parametrizes a test by a `value` from a dictionary of named ones."""
+    return pytest.mark.parametrize("value", named.values(), ids=named.keys())
+
+
+def invalid(name, expected):
+    """The start of the message of an invalid argument, as a pattern."""
+    return (
+        rf"Invalid value for argument `{name}`\. Expected {expected}.* "
+        rf"Received: {name}="
+    )
 
 
 def run_layer_test(layer_class, init_kwargs, **kwargs):
@@ -27,6 +52,11 @@ def run_layer_test(layer_class, init_kwargs, **kwargs):
 def check_saving(model, inputs, folder):
     """Saves and loads a model, and compares what it predicts for `inputs`.
 
+    Args:
+        model: A built model with one output.
+        inputs: An array, or what else the model takes.
+        folder: A path, where to save it.
+
     Returns:
         The loaded model.
     """
@@ -41,7 +71,7 @@ def check_saving(model, inputs, folder):
     assert [weight.name for weight in loaded.weights] == [
         weight.name for weight in model.weights
     ]
-    inputs = ops.convert_to_tensor(inputs)
+    inputs = keras.tree.map_structure(ops.convert_to_tensor, inputs)
     np.testing.assert_allclose(
         numpy(loaded(inputs)), numpy(model(inputs)), rtol=1e-5, atol=1e-6
     )

@@ -1,0 +1,45 @@
+# Needs python3 (3.11 or newer) and make; everything else is put into .venv.
+PYTHON ?= python3
+BIN := .venv/bin
+# Tests and benchmarks have nothing to learn from TensorFlow's greetings.
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help demo test test-tensorflow test-jax lint format benchmark clean
+
+help:
+	@echo "make demo       train on real digits, look inside, export, reload"
+	@echo "make test       all tests, on TensorFlow and on JAX"
+	@echo "make lint       check the style of the code"
+	@echo "make format     bring the code into that style"
+	@echo "make benchmark  measure speed; tables, and JSON in benchmarks/results"
+	@echo "make clean      remove .venv and what the examples wrote"
+
+demo: .venv/ready
+	$(BIN)/python examples/quickstart.py
+
+test: test-tensorflow test-jax
+
+test-tensorflow test-jax: test-%: .venv/ready
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmark: .venv/ready
+	$(BIN)/python benchmarks/speed.py
+
+clean:
+	rm -rf .venv outputs
+
+# The mark is set last, so that an installation that failed is begun again.
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "keras_capsules needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $@

@@ -1,0 +1,258 @@
+import keras
+import numpy as np
+import pytest
+from gradients import evaluate
+from gradients import gradient
+from keras import ops
+from testing import check_saving
+from testing import numpy
+
+from keras_capsules.layers import CapsuleMask
+
+LABELS = np.array([3, 0])
+
+
+def random(*shape):
+    capsules = np.random.default_rng(3).normal(0, 1, shape)
+    return capsules.astype("float32")
+
+
+def masked(capsules, kept):
+    """Zero but for the capsules of each example's list of classes."""
+    result = np.zeros_like(capsules)
+    for example, classes in enumerate(kept):
+        for one in classes:
+            result[example, one] = capsules[example, one]
+    return result
+
+
+# Labels in every form, and the classes that they keep.
+FORMS = {
+    "integers": (LABELS, [[3], [0]]),
+    "int8": (LABELS.astype("int8"), [[3], [0]]),
+    "floats": (LABELS.astype("float32"), [[3], [0]]),
+    "column": (LABELS[:, None], [[3], [0]]),
+    "one-hot": (np.eye(5)[LABELS], [[3], [0]]),
+    "one-hot-integers": (np.eye(5, dtype="uint8")[LABELS], [[3], [0]]),
+    "booleans": (np.eye(5)[LABELS] > 0.5, [[3], [0]]),
+    "multi-hot": (np.array([[0, 1, 1, 0, 1], [0] * 5]), [[1, 2, 4], []]),
+}
+forms = pytest.mark.parametrize("labels, kept", FORMS.values(), ids=FORMS)
+
+
+# Values.
+
+
+@forms
+@pytest.mark.parametrize("kind", ["array", "list", "tensor"])
+def test_labels(labels, kept, kind):
+    given = labels
+    if kind == "list":
+        given = labels.tolist()
+    if kind == "tensor":
+        given = ops.convert_to_tensor(labels)
+    capsules = random(2, 5, 7)
+    result = numpy(CapsuleMask()(capsules, labels=given))
+    np.testing.assert_array_equal(result, masked(capsules, kept))
+
+
+def test_soft_labels():
+    capsules = random(1, 3, 2)
+    labels = np.array([[0.25, 0.0, 0.75]], "float32")
+    result = numpy(CapsuleMask()(capsules, labels=labels))
+    np.testing.assert_allclose(result, capsules * labels[:, :, None])
+
+
+def test_longest():
+    capsules = random(11, 5, 7)
+    kept = []
+    for example in capsules:
+        lengths = [sum(number**2 for number in one) for one in example]
+        kept.append([lengths.index(max(lengths))])
+    assert len({one for (one,) in kept}) > 2
+    result = numpy(CapsuleMask()(capsules))
+    np.testing.assert_array_equal(result, masked(capsules, kept))
+
+
+def test_first_of_equally_long_ones():
+    capsules = np.zeros((3, 5, 2), "float32")
+    capsules[0, [1, 3, 4]] = [[0.6, 0.8], [0.8, 0.6], [-0.8, 0.6]]
+    capsules[1, [0, 4]] = 1.0
+    # All of the third example's are zero, and nothing can be seen of them.
+    result = numpy(CapsuleMask()(capsules))
+    np.testing.assert_array_equal(result, masked(capsules, [[1], [0], []]))
+
+
+def test_one_capsule_of_one_number():
+    capsules = np.array([[[0.5]], [[-0.25]]], "float32")
+    np.testing.assert_array_equal(numpy(CapsuleMask()(capsules)), capsules)
+    result = numpy(CapsuleMask()(capsules, labels=np.array([0, 0])))
+    np.testing.assert_array_equal(result, capsules)
+    # With one class, a column means presences.
+    result = numpy(CapsuleMask()(capsules, labels=np.array([[0], [1]])))
+    np.testing.assert_array_equal(result, masked(capsules, [[], [0]]))
+
+
+def test_float64():
+    capsules = np.random.default_rng(3).normal(0, 1, (2, 5, 7))
+    # Longer by less than float32 can tell from nothing.
+    capsules[:, 2] = 10.0
+    capsules[:, 4] = 10.0 + 1e-12
+    result = evaluate(
+        lambda capsules: CapsuleMask(dtype="float64")(capsules), capsules
+    )
+    assert result.dtype == "float64"
+    np.testing.assert_array_equal(result, masked(capsules, [[4], [4]]))
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_longest_in_16_bits(dtype):
+    # Both capsules are exact, but their lengths round to the same number.
+    capsules = np.full((1, 2, 8), 0.5, "float32")
+    capsules[0, 1, 0] += 2.0**-8 if dtype == "mixed_bfloat16" else 2.0**-11
+    result = numpy(CapsuleMask(dtype=dtype)(capsules))
+    np.testing.assert_array_equal(result, masked(capsules, [[1]]))
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("kind", ["int32", "float32"])
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_large_labels_survive_16_bits(dtype, kind, as_tensor):
+    # 2049 is 2048 in both 16-bit dtypes.
+    capsules = np.ones((1, 2053, 1), "float32")
+    labels = np.array([2049], kind)
+    if as_tensor:
+        labels = ops.convert_to_tensor(labels)
+    result = numpy(CapsuleMask(dtype=dtype)(capsules, labels=labels))
+    assert np.flatnonzero(result).tolist() == [2049]
+
+
+# Gradients.
+
+
+@pytest.mark.parametrize(
+    "labels, kept",
+    [(None, [[4], [1]]), (LABELS, [[3], [0]]), (np.eye(5)[:2], [[0], [1]])],
+    ids=["longest", "integers", "one-hot"],
+)
+def test_gradient_is_that_of_the_kept_capsules(labels, kept):
+    capsules, weights = random(2, 5, 7), random(3, 5, 7)[1:]
+    capsules[0, 4] *= 10
+    capsules[1, 1] *= 10
+
+    def total(capsules):
+        result = CapsuleMask()(capsules, labels=labels)
+        return ops.sum(result * ops.convert_to_tensor(weights))
+
+    slopes = gradient(total, capsules)
+    np.testing.assert_array_equal(slopes, masked(weights, kept))
+
+
+# Shapes, and as a part of models.
+
+
+def test_output_shape():
+    layer = CapsuleMask()
+    layer(random(2, 5, 7))
+    assert layer.weights == []
+    assert layer.compute_output_shape((None, 5, 7)) == (None, 5, 7)
+
+
+def test_symbolic():
+    capsules = keras.Input((5, 7))
+    assert CapsuleMask()(capsules).shape == (None, 5, 7)
+    outputs = CapsuleMask(dtype="mixed_bfloat16")(capsules)
+    assert outputs.dtype == "bfloat16"
+
+
+@forms
+def test_functional_model(labels, kept, tmp_path):
+    capsules = random(2, 5, 7)
+    inputs = keras.Input((5, 7))
+    label_inputs = keras.Input(labels.shape[1:], dtype=str(labels.dtype))
+    outputs = CapsuleMask()(inputs, labels=label_inputs)
+    assert outputs.shape == (None, 5, 7)
+    model = keras.Model([inputs, label_inputs], outputs)
+    result = model.predict([capsules, labels], verbose=0)
+    np.testing.assert_array_equal(result, masked(capsules, kept))
+    single = model.predict([capsules[:1], labels[:1]], verbose=0)
+    np.testing.assert_array_equal(single, result[:1])
+    check_saving(model, [capsules, labels], tmp_path)
+
+
+def test_config():
+    config = CapsuleMask(name="mask", dtype="mixed_bfloat16").get_config()
+    assert config["name"] == "mask"
+    copy = CapsuleMask.from_config(config)
+    assert copy.dtype_policy.name == "mixed_bfloat16"
+    assert copy.get_config() == config
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("label", [-1, 5, 127, 0.5, np.nan], ids=str)
+@pytest.mark.parametrize("column", [False, True])
+def test_label_out_of_range(label, column):
+    labels = np.array([3, label])
+    if column:
+        labels = labels[:, None]
+    message = (
+        "`labels` has labels out of range. Expected integers from 0 to 4. "
+        rf"Received: \[{label}"
+    )
+    capsules = random(2, 5, 7)
+    with pytest.raises(ValueError, match=message):
+        CapsuleMask()(capsules, labels=labels)
+    with pytest.raises(ValueError, match=message):
+        CapsuleMask()(capsules, labels=labels.tolist())
+    # A tensor's values cannot be looked at, so they mark its example.
+    tensor = ops.convert_to_tensor(labels)
+    result = numpy(CapsuleMask()(capsules, labels=tensor))
+    np.testing.assert_array_equal(result[:1], masked(capsules[:1], [[3]]))
+    assert np.isnan(result[1]).all()
+
+
+@pytest.mark.parametrize("presence", [-1, 2, 255, np.nan], ids=str)
+def test_presence_out_of_range(presence):
+    labels = np.array([[0, 1, 0, 0, 0], [0, 0, presence, 0, 0]])
+    message = "`labels` has presences out of range. Expected numbers from 0 to"
+    capsules = random(2, 5, 7)
+    with pytest.raises(ValueError, match=message):
+        CapsuleMask()(capsules, labels=labels)
+    tensor = ops.convert_to_tensor(labels)
+    result = numpy(CapsuleMask()(capsules, labels=tensor))
+    np.testing.assert_array_equal(result[:1], masked(capsules[:1], [[1]]))
+    assert np.isnan(result[1]).any()
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (3,), (1,), (3, 1), (2, 4), (2, 7), (5, 2), (2, 5, 1)], ids=str
+)
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_labels_of_another_shape_raise(shape, as_tensor):
+    labels = np.zeros(shape, "int32")
+    if as_tensor:
+        labels = ops.convert_to_tensor(labels)
+    escaped = str(shape).replace("(", r"\(").replace(")", r"\)")
+    message = rf"Expected `labels` to hold .*labels.shape={escaped}"
+    with pytest.raises(ValueError, match=message):
+        CapsuleMask()(random(2, 5, 7), labels=labels)
+
+
+@pytest.mark.parametrize("shape", [(2,), (2, 5), (2, 5, 7, 3)], ids=str)
+@pytest.mark.parametrize("labels", [None, [1, 0]], ids=["longest", "labels"])
+def test_another_rank_raises(shape, labels):
+    # Of Keras's words or ours.
+    message = "takes class capsules of shape|expected ndim=3"
+    with pytest.raises(ValueError, match=message):
+        CapsuleMask().compute_output_shape(shape)
+    with pytest.raises(ValueError, match=message):
+        CapsuleMask()(keras.Input(shape[1:]))
+    with pytest.raises(ValueError, match=message):
+        CapsuleMask()(np.ones(shape, "float32"), labels=labels)
+
+
+def test_unknown_argument_raises():
+    with pytest.raises(ValueError, match="Unrecognized keyword.*axis"):
+        CapsuleMask(axis=1)
