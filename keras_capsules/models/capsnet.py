@@ -160,45 +160,12 @@ class CapsNet(keras.Model):
             reconstruction_weight, "reconstruction_weight", minimum=0.0
         )
         self._check_window()
-        policy = self.dtype_policy
         # Scores and pixels are results, not intermediates: in 16 bits they
         # would be rounded to two or three digits.
-        self._output_dtype = at_least_float32(policy.compute_dtype)
-        self.encoder = keras.Sequential(
-            [
-                keras.Input(self.image_shape),
-                keras.layers.Conv2D(
-                    self.filters,
-                    self.kernel_size,
-                    self.strides[0],
-                    padding,
-                    data_format="channels_last",
-                    activation="relu",
-                    kernel_initializer="he_normal",
-                    name="convolution",
-                    dtype=policy,
-                ),
-                PrimaryCapsules(
-                    num_primary_capsules,
-                    primary_dim,
-                    self.kernel_size,
-                    self.strides[1],
-                    padding,
-                    name="primary_capsules",
-                    dtype=policy,
-                ),
-                CapsuleLayer(
-                    self.num_classes,
-                    capsule_dim,
-                    routing=self.routing,
-                    name="class_capsules",
-                    dtype=policy,
-                ),
-            ],
-            name="encoder",
-        )
+        self._output_dtype = at_least_float32(self.compute_dtype)
+        self.encoder = self._make_encoder()
         self.scores = CapsuleLength(name="scores", dtype=self._output_dtype)
-        self.mask = CapsuleMask(name="mask", dtype=policy)
+        self.mask = CapsuleMask(name="mask", dtype=self.dtype_policy)
         self.decoder = None
         if decoder_units is not None:
             self.decoder = self._make_decoder()
@@ -206,6 +173,40 @@ class CapsNet(keras.Model):
                 name="reconstruction_error"
             )
         self.build((None, *self.image_shape))
+
+    def _make_encoder(self):
+        convolution = keras.layers.Conv2D(
+            self.filters,
+            self.kernel_size,
+            self.strides[0],
+            self.padding,
+            data_format="channels_last",
+            activation="relu",
+            kernel_initializer="he_normal",
+            name="convolution",
+            dtype=self.dtype_policy,
+        )
+        primary_capsules = PrimaryCapsules(
+            self.num_primary_capsules,
+            self.primary_dim,
+            self.kernel_size,
+            self.strides[1],
+            self.padding,
+            name="primary_capsules",
+            dtype=self.dtype_policy,
+        )
+        class_capsules = CapsuleLayer(
+            self.num_classes,
+            self.capsule_dim,
+            routing=self.routing,
+            name="class_capsules",
+            dtype=self.dtype_policy,
+        )
+        return self._stack(
+            self.image_shape,
+            [convolution, primary_capsules, class_capsules],
+            name="encoder",
+        )
 
     def _make_decoder(self):
         hidden = [
@@ -217,22 +218,27 @@ class CapsNet(keras.Model):
             )
             for units in self.decoder_units
         ]
-        return keras.Sequential(
-            [
-                keras.Input((self.num_classes, self.capsule_dim)),
-                keras.layers.Flatten(dtype=self.dtype_policy),
-                *hidden,
-                keras.layers.Dense(
-                    math.prod(self.image_shape),
-                    activation="sigmoid",
-                    dtype=self._output_dtype,
-                ),
-                keras.layers.Reshape(
-                    self.image_shape, dtype=self._output_dtype
-                ),
-            ],
+        pixels = keras.layers.Dense(
+            math.prod(self.image_shape),
+            activation="sigmoid",
+            dtype=self._output_dtype,
+        )
+        reshape = keras.layers.Reshape(
+            self.image_shape, dtype=self._output_dtype
+        )
+        flatten = keras.layers.Flatten(dtype=self.dtype_policy)
+        return self._stack(
+            (self.num_classes, self.capsule_dim),
+            [flatten, *hidden, pixels, reshape],
             name="decoder",
         )
+
+    def _stack(self, input_shape, layers, name):
+        # Both dtypes are set, for a Sequential would cast its input to them.
+        inputs = keras.Input(input_shape, dtype=self._output_dtype)
+        stack = keras.Sequential([inputs, *layers], name=name)
+        stack.dtype_policy = self.dtype_policy
+        return stack
 
     def _check_window(self):
         if self.padding != "valid":
