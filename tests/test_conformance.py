@@ -237,6 +237,9 @@ ROUTINGS = [
 
 ACTIVATIONS = [squash, exponential_squash]
 
+ROWS = [(row.layer, row.kwargs) for row in LAYERS]
+ROWS += [*MODELS, *LOSSES, *ROUTINGS]
+
 IGNORED = {
     keras_capsules.export_saved_model: "tested in a file of its own",
     keras_capsules.activations.get: "every row of PrimaryCapsules calls it",
@@ -262,12 +265,7 @@ NAMESPACES = [
 
 
 def in_a_table():
-    return {
-        *(row.layer for row in LAYERS),
-        *(cls for cls, _ in [*MODELS, *LOSSES, *ROUTINGS]),
-        *LOSS_FUNCTIONS,
-        *ACTIVATIONS,
-    }
+    return {*(cls for cls, _ in ROWS), *LOSS_FUNCTIONS, *ACTIVATIONS}
 
 
 def public(namespace):
@@ -311,29 +309,21 @@ def test_coverage_notices_what_is_new():
     assert uncovered([namespace]) == ["new.NewLayer", "new.new_function"]
 
 
-@pytest.mark.parametrize(
-    "cls",
-    {
-        *(row.layer for row in LAYERS),
-        *(cls for cls, _ in [*MODELS, *LOSSES, *ROUTINGS]),
-    },
-)
+@pytest.mark.parametrize("cls", dict.fromkeys(cls for cls, _ in ROWS))
 def test_every_option_is_in_a_row(cls):
-    rows = [(row.layer, row.kwargs) for row in LAYERS]
-    rows += [*MODELS, *LOSSES, *ROUTINGS]
     options = {
         name: parameter.default
         for name, parameter in inspect.signature(cls).parameters.items()
-        if parameter.kind is not parameter.VAR_KEYWORD
+        # Neither *args nor **kwargs.
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
     }
     used = {
         name
-        for other, kwargs in rows
+        for other, kwargs in ROWS
         for name, value in kwargs.items()
         if other is cls and value != options[name]
     }
-    # A call of `super().__init__` is all that such a class has.
-    assert set(options) - {"args"} == used
+    assert used == set(options)
 
 
 # Layers.

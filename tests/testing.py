@@ -11,7 +11,6 @@ import pytest
 from keras import ops
 from keras.src.testing import TestCase
 
-
 NOT_POSITIVE_INTEGERS = {
     "zero": 0,
     "negative": -1,

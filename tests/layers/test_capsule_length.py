@@ -85,7 +85,7 @@ def test_config():
 
 @pytest.mark.parametrize("shape", [(), (3,)], ids=str)
 def test_too_low_a_rank_raises(shape):
-    # Of Keras's words or ours.
+    # In Keras's words or ours.
     message = "takes capsules of shape|expected min_ndim=2"
     with pytest.raises(ValueError, match=message):
         CapsuleLength().compute_output_shape(shape)

@@ -176,7 +176,9 @@ def test_gradient(depthwise, padding):
         layer.build(images.shape)
         layer.set_weights([kernel])
         capsules = layer(images)
-        return ops.sum(capsules * ops.convert_to_tensor(random(*capsules.shape)))
+        return ops.sum(
+            capsules * ops.convert_to_tensor(random(*capsules.shape))
+        )
 
     np.testing.assert_allclose(
         gradient(total, images), numeric_gradient(total, images), atol=1e-7
@@ -276,8 +278,8 @@ def test_regularizers():
     layer(random(2, 3, 5, 1))
     kernel_loss, bias_loss = layer.losses
     expected = 0.1 * np.sum(numpy(layer.kernel) ** 2)
-    assert float(kernel_loss) == pytest.approx(expected, rel=1e-5)
-    assert float(bias_loss) == pytest.approx(0.01 * 6 * 0.5)
+    assert numpy(kernel_loss) == pytest.approx(expected, rel=1e-5)
+    assert numpy(bias_loss) == pytest.approx(0.01 * 6 * 0.5)
 
 
 def test_constraints():
@@ -425,8 +427,8 @@ def test_unknown_argument_raises():
 @pytest.mark.parametrize(
     "kwargs, shape, message",
     [
-        ({}, (2, 5, 7), r"feature maps of shape .*\(2, 5, 7\)"),
-        ({}, (2, 5, 7, 1, 3), r"feature maps of shape .*\(2, 5, 7, 1, 3\)"),
+        ({}, (2, 5, 7), r"feature maps of shape .*, 5, 7\)"),
+        ({}, (2, 5, 7, 1, 3), r"feature maps of .*, 5, 7, 1, 3\)"),
         ({"kernel_size": (3, 1)}, (2, 2, 7, 1), "smaller than the window"),
         ({"kernel_size": (1, 3)}, (2, 7, 2, 1), "smaller than the window"),
         ({"depthwise": True}, (2, 5, 7, 3), "= 6 channels. Received.* 3"),

@@ -973,7 +973,6 @@ METHODS = {
     "fit": lambda model, images: model.fit(images, LABELS, verbose=0),
     "evaluate": lambda model, images: model.evaluate(images, LABELS, verbose=0),
     "encode": lambda model, images: model.encode(images),
-    "reconstruct": lambda model, images: model.reconstruct(images),
 }
 
 
@@ -997,22 +996,25 @@ def test_rejects_images_of_another_shape_later(method):
 
 @pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
 @pytest.mark.parametrize("shape", [(4, 4, 5), (4, 3, 6), (4, 15)], ids=str)
-@pytest.mark.parametrize("labels", [None, np.array([0, 1, 2, 1])], ids=str)
-def test_decode_rejects_capsules_of_another_shape(shape, labels, used):
+def test_decode_rejects_capsules_of_another_shape(shape, used):
     model = small()
     if used:
-        model.decode(np.zeros((4, 3, 5), "float32"), labels)
-    with pytest.raises(ValueError, match="shape"):
-        model.decode(np.zeros(shape, "float32"), labels)
+        model.decode(np.zeros((4, 3, 5), "float32"))
+    for labels in (None, np.array([0, 1, 2, 1])):
+        with pytest.raises(ValueError, match="shape"):
+            model.decode(np.zeros(shape, "float32"), labels)
 
 
 def test_rejects_one_hot_labels_of_other_classes():
     model = compiled(small())
     for labels in (np.eye(4)[LABELS], np.eye(3)[LABELS][:, :2]):
         with pytest.raises(ValueError, match="class scores of shape"):
-            model.fit(IMAGES, labels, verbose=0)
-        with pytest.raises(ValueError, match="class scores of shape"):
             model.reconstruct(IMAGES, labels)
+        with pytest.raises(ValueError, match="class scores of shape"):
+            model.evaluate(IMAGES, labels, verbose=0)
+    # On JAX, Keras leaves a model without weights if `fit` fails.
+    with pytest.raises(ValueError, match="class scores of shape"):
+        model.fit(IMAGES, np.eye(4)[LABELS], verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,555 @@
+import math
+
+import keras
+import numpy as np
+import pytest
+from gradients import evaluate
+from gradients import gradient
+from gradients import needs_float64
+from gradients import numeric_gradient
+from keras import ops
+from testing import NOT_BOOLEANS
+from testing import NOT_POSITIVE_INTEGERS
+from testing import check_saving
+from testing import invalid
+from testing import numpy
+from testing import values
+
+from keras_capsules.layers import CapsuleLayer
+from keras_capsules.layers import CapsuleLength
+from keras_capsules.losses import MarginLoss
+from keras_capsules.routing import DynamicRouting
+from keras_capsules.routing import Routed
+from keras_capsules.routing import Routing
+from keras_capsules.routing import serialize
+
+
+def random(*shape):
+    return np.random.default_rng(3).normal(0, 1, shape)
+
+
+def route(poses, kernel, bias, num_iterations=3):
+    """Procedure 1 of the paper, one number of one capsule at a time.
+
+    Returns:
+        Output capsules `[b, j, e]`, coupling coefficients `[b, i, j]`.
+    """
+    batch, num_inputs, _ = poses.shape
+    _, _, num_outputs, dim = kernel.shape
+    outputs = np.zeros((batch, num_outputs, dim))
+    coupling = np.zeros((batch, num_inputs, num_outputs))
+    for b in range(batch):
+        logits = np.zeros((num_inputs, num_outputs))
+        for _ in range(num_iterations):
+            for i in range(num_inputs):
+                powers = [math.exp(logit) for logit in logits[i]]
+                coupling[b, i] = [power / sum(powers) for power in powers]
+            for j in range(num_outputs):
+                total = bias[j].copy()
+                for i in range(num_inputs):
+                    total += coupling[b, i, j] * (poses[b, i] @ kernel[i, :, j])
+                length = math.sqrt(sum(total**2) + 1e-7)
+                outputs[b, j] = length**2 / (1 + length**2) * total / length
+                for i in range(num_inputs):
+                    vote = poses[b, i] @ kernel[i, :, j]
+                    logits[i, j] += vote @ outputs[b, j]
+    return outputs, coupling
+
+
+def with_random_weights(layer, shape):
+    layer.build(shape)
+    layer.set_weights([random(*weight.shape) for weight in layer.weights])
+    return layer
+
+
+def weights_of(layer):
+    return [numpy(weight).astype("float64") for weight in layer.weights]
+
+
+# Values.
+
+
+@pytest.mark.parametrize(
+    "num_inputs, input_dim, num_capsules, capsule_dim",
+    [(7, 3, 5, 11), (1, 3, 5, 2), (7, 1, 5, 2), (7, 3, 1, 2), (7, 3, 5, 1)],
+)
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_equals_the_oracle(
+    num_inputs, input_dim, num_capsules, capsule_dim, use_bias
+):
+    poses = random(2, num_inputs, input_dim)
+    layer = CapsuleLayer(num_capsules, capsule_dim, use_bias=use_bias)
+    with_random_weights(layer, poses.shape)
+    kernel, *bias = weights_of(layer)
+    bias = bias[0] if use_bias else np.zeros((num_capsules, capsule_dim))
+    outputs, coupling = route(poses, kernel, bias)
+
+    result = numpy(layer(poses))
+    np.testing.assert_allclose(result, outputs, rtol=1e-4, atol=1e-5)
+    assert (np.linalg.norm(result, axis=-1) < 1).all()
+    result, shares = layer(poses, return_coupling=True)
+    np.testing.assert_allclose(numpy(result), outputs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(numpy(shares), coupling, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(numpy(shares).sum(axis=-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "routing, num_iterations",
+    [
+        ("dynamic", 3),
+        (DynamicRouting(1), 1),
+        (DynamicRouting(2), 2),
+        (serialize(DynamicRouting(5)), 5),
+    ],
+    ids=["name", "one", "two", "config"],
+)
+def test_routing(routing, num_iterations):
+    poses = random(2, 7, 3)
+    layer = CapsuleLayer(5, 2, routing=routing)
+    assert layer.routing.num_iterations == num_iterations
+    kernel, bias = weights_of(with_random_weights(layer, poses.shape))
+    outputs, coupling = route(poses, kernel, bias, num_iterations)
+    result, shares = layer(poses, return_coupling=True)
+    np.testing.assert_allclose(numpy(result), outputs, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(numpy(shares), coupling, rtol=1e-4, atol=1e-5)
+
+
+def test_routing_instance_is_used():
+    routing = DynamicRouting(2)
+    assert CapsuleLayer(5, 2, routing=routing).routing is routing
+
+
+@needs_float64
+def test_float64():
+    poses, kernel, bias = random(2, 7, 3), random(7, 3, 5, 2), random(5, 2)
+
+    def capsules(poses):
+        layer = CapsuleLayer(5, 2, dtype="float64")
+        layer.build(poses.shape)
+        layer.set_weights([kernel, bias])
+        return layer(poses)
+
+    result = evaluate(capsules, poses)
+    assert result.dtype == "float64"
+    np.testing.assert_allclose(
+        result, route(poses, kernel, bias)[0], rtol=1e-11, atol=1e-11
+    )
+
+
+@needs_float64
+def test_gradient():
+    poses, kernel, bias = random(1, 5, 2), random(5, 2, 3, 2), random(3, 2)
+
+    def total(poses):
+        layer = CapsuleLayer(3, 2, dtype="float64")
+        layer.build(poses.shape)
+        layer.set_weights([kernel, bias])
+        capsules = layer(poses)
+        return ops.sum(
+            capsules * ops.convert_to_tensor(random(*capsules.shape))
+        )
+
+    np.testing.assert_allclose(
+        gradient(total, poses), numeric_gradient(total, poses), atol=1e-7
+    )
+
+
+# Shapes.
+
+
+@pytest.mark.parametrize("grid", [(2, 15), (5, 3, 2), (1, 5, 1, 6)], ids=str)
+def test_grid_is_flattened(grid):
+    flat = random(2, 30, 7).astype("float32")
+    layer = with_random_weights(CapsuleLayer(3, 5), flat.shape)
+    expected = numpy(layer(flat))
+    on_grid = CapsuleLayer(3, 5)
+    shape = (2, *grid, 7)
+    on_grid.build(shape)
+    assert on_grid.kernel.shape == layer.kernel.shape == (30, 7, 3, 5)
+    on_grid.set_weights(layer.get_weights())
+    result, coupling = on_grid(flat.reshape(shape), return_coupling=True)
+    np.testing.assert_array_equal(numpy(result), expected)
+    assert coupling.shape == (2, 30, 3)
+    assert on_grid.compute_output_shape((None, *grid, 7)) == (None, 3, 5)
+    assert on_grid.compute_output_shape(shape) == (2, 3, 5)
+
+
+@pytest.mark.parametrize("shape", [(7, 5), (2, 3, 1, 5)], ids=str)
+def test_symbolic_coupling(shape, tmp_path):
+    inputs = keras.Input(shape)
+    num_inputs = math.prod(shape[:-1])
+    capsules, coupling = CapsuleLayer(3, 2)(inputs, return_coupling=True)
+    assert capsules.shape == (None, 3, 2)
+    assert coupling.shape == (None, num_inputs, 3)
+    assert capsules.dtype == coupling.dtype == "float32"
+    model = keras.Model(inputs, [capsules, coupling])
+    poses = random(5, *shape)
+    for batch in [5, 1]:
+        outputs, shares = model.predict(poses[:batch], verbose=0)
+        assert outputs.shape == (batch, 3, 2)
+        assert shares.shape == (batch, num_inputs, 3)
+        np.testing.assert_allclose(shares.sum(axis=-1), 1, rtol=1e-5)
+    # The loaded model still returns it.
+    loaded = check_saving(keras.Model(inputs, coupling), poses, tmp_path)
+    assert loaded.output_shape == (None, num_inputs, 3)
+
+
+def test_symbolic_coupling_in_16_bits():
+    layer = CapsuleLayer(3, 2, dtype="mixed_bfloat16")
+    symbolic = layer(keras.Input((7, 5)), return_coupling=True)
+    eager = layer(random(2, 7, 5), return_coupling=True)
+    for spec, tensor in zip(symbolic, eager, strict=True):
+        assert spec.dtype == "bfloat16"
+        assert keras.backend.standardize_dtype(tensor.dtype) == "bfloat16"
+        assert tuple(tensor.shape[1:]) == spec.shape[1:]
+
+
+# Weights.
+
+
+def test_weights():
+    layer = CapsuleLayer(5, 11)
+    layer.build((None, 7, 3))
+    assert layer.kernel.shape == (7, 3, 5, 11)
+    assert layer.bias.shape == (5, 11)
+    assert [weight.name for weight in layer.weights] == ["kernel", "bias"]
+    np.testing.assert_array_equal(numpy(layer.bias), np.float32(0.1))
+
+    layer = CapsuleLayer(5, 11, use_bias=False)
+    layer.build((None, 7, 3))
+    assert layer.bias is None
+    assert [weight.name for weight in layer.weights] == ["kernel"]
+
+
+@pytest.mark.parametrize(
+    "num_inputs, input_dim, num_capsules, capsule_dim, expected",
+    [
+        (1152, 8, 10, 16, 10 / math.sqrt(1152 * 16)),
+        (16, 64, 3, 16, 3 / math.sqrt(16 * 16)),
+        # With many outputs and few inputs, a vote stays within bounds.
+        (4, 16, 100, 9, 4 / math.sqrt(9)),
+        (1, 64, 4, 64, 4 / math.sqrt(64)),
+    ],
+)
+def test_default_standard_deviation(
+    num_inputs, input_dim, num_capsules, capsule_dim, expected
+):
+    keras.utils.set_random_seed(1)
+    layer = CapsuleLayer(num_capsules, capsule_dim)
+    layer.build((None, num_inputs, input_dim))
+    kernel = numpy(layer.kernel)
+    assert kernel.mean() == pytest.approx(0, abs=0.02 * expected)
+    assert kernel.std() == pytest.approx(expected, rel=0.03)
+
+
+@pytest.mark.parametrize("num_inputs", [16, 1000])
+def test_uniform_sums_are_as_long_as_an_input(num_inputs):
+    keras.utils.set_random_seed(1)
+    layer = CapsuleLayer(3, 16)
+    layer.build((None, num_inputs, 8))
+    poses = random(200, num_inputs, 8)
+    poses *= 0.5 / np.linalg.norm(poses, axis=-1, keepdims=True)
+    sums = np.einsum("bid,idje->bje", poses, numpy(layer.kernel)) / 3
+    length = np.sqrt(np.mean(np.sum(sums**2, axis=-1)))
+    assert length == pytest.approx(0.5, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "initializer", ["ones", keras.initializers.Constant(1.0)], ids=type
+)
+def test_initializers(initializer):
+    layer = CapsuleLayer(
+        5, 2, kernel_initializer=initializer, bias_initializer=initializer
+    )
+    layer.build((None, 7, 3))
+    np.testing.assert_array_equal(numpy(layer.kernel), np.ones((7, 3, 5, 2)))
+    np.testing.assert_array_equal(numpy(layer.bias), np.ones((5, 2)))
+
+
+def test_regularizers():
+    layer = CapsuleLayer(
+        5,
+        2,
+        kernel_regularizer=keras.regularizers.L2(0.1),
+        bias_regularizer="l1",
+    )
+    layer(random(2, 7, 3))
+    kernel_loss, bias_loss = layer.losses
+    expected = 0.1 * np.sum(numpy(layer.kernel) ** 2)
+    assert numpy(kernel_loss) == pytest.approx(expected, rel=1e-5)
+    assert numpy(bias_loss) == pytest.approx(0.01 * 10 * 0.1)
+
+
+def test_constraints():
+    layer = CapsuleLayer(
+        5,
+        2,
+        bias_initializer=keras.initializers.Constant(-1.0),
+        kernel_constraint="non_neg",
+        bias_constraint=keras.constraints.NonNeg(),
+    )
+    model = keras.Sequential([keras.Input((7, 3)), layer])
+    assert (numpy(layer.kernel) < 0).any()
+    model.compile("sgd", "mse")
+    model.fit(random(2, 7, 3), random(2, 5, 2), verbose=0)
+    assert (numpy(layer.kernel) >= 0).all()
+    assert (numpy(layer.bias) >= 0).all()
+
+
+# Learning starts at once.
+
+
+def learnable(num_inputs):
+    """Poses of length 0.5, each near one that stands for its class."""
+    keras.utils.set_random_seed(1)
+    rng = np.random.default_rng(1)
+    labels = np.arange(24) % 3
+    poses = rng.normal(0, 1, (3, num_inputs, 4))[labels]
+    poses += rng.normal(0, 1, poses.shape)
+    poses *= 0.5 / np.linalg.norm(poses, axis=-1, keepdims=True)
+    return poses.astype("float32"), labels
+
+
+def progress(model, poses, labels):
+    """The loss after 25 steps as a share of the first one."""
+    losses = model.fit(poses, labels, batch_size=24, epochs=25, verbose=0)
+    losses = losses.history["loss"]
+    return losses[-1] / losses[0]
+
+
+@pytest.mark.parametrize("num_inputs", [16, 4000])
+def test_learning_starts_at_once(num_inputs):
+    poses, labels = learnable(num_inputs)
+    model = keras.Sequential(
+        [keras.Input((num_inputs, 4)), CapsuleLayer(3, 8), CapsuleLength()]
+    )
+    model.compile(keras.optimizers.Adam(1e-3), MarginLoss())
+    assert progress(model, poses, labels) < 0.8
+
+
+@pytest.mark.parametrize("num_inputs", [16, 4000])
+def test_learning_starts_for_the_initial_kernel(num_inputs):
+    # Neither a bias that makes capsules long nor Adam, which makes up for
+    # small gradients. A step moves the sum of votes as far for any number of
+    # inputs.
+    poses, labels = learnable(num_inputs)
+    layer = CapsuleLayer(3, 8, use_bias=False)
+    model = keras.Sequential(
+        [keras.Input((num_inputs, 4)), layer, CapsuleLength()]
+    )
+    initial = numpy(layer.kernel)
+    model.compile(keras.optimizers.SGD(4.0 / num_inputs), MarginLoss())
+    assert progress(model, poses, labels) < 0.8
+
+    # The test notices a kernel that is ten times too small.
+    small = keras.initializers.TruncatedNormal(stddev=0.1 * initial.std())
+    layer.kernel.assign(small(initial.shape))
+    assert progress(model, poses, labels) > 0.8
+
+
+# What a routing gets to see.
+
+
+@keras.saving.register_keras_serializable(package="test_capsule_layer")
+class WeightedSum(Routing):
+    """Has weights, and remembers what it was called with."""
+
+    def build(self, layer, num_inputs, num_outputs, pose_shape):
+        self.built_with = (num_inputs, num_outputs, pose_shape)
+        shape = (num_outputs, num_inputs)
+        weight = layer.add_weight(name="share", shape=shape)
+        return {"share": weight}
+
+    def call(
+        self, votes, activations=None, bias=None, weights=None, training=False
+    ):
+        self.called_with = (activations, bias, training)
+        share = ops.convert_to_tensor(weights["share"])
+        share = ops.repeat(share[None], ops.shape(votes.poses)[0], axis=0)
+        poses = votes.mix(share)
+        return Routed(poses if bias is None else poses + bias, None, share)
+
+
+def test_routing_with_weights(tmp_path):
+    layer = CapsuleLayer(5, 2, routing=WeightedSum())
+    with_random_weights(layer, (None, 7, 3))
+    names = [weight.name for weight in layer.weights]
+    assert names == ["kernel", "bias", "share"]
+    assert layer.routing.built_with == (7, 5, (1, 2))
+    kernel, bias, share = weights_of(layer)
+    poses = random(2, 7, 3)
+    expected = np.einsum("ji,bid,idje->bje", share, poses, kernel) + bias
+    result, coupling = layer(poses, return_coupling=True)
+    np.testing.assert_allclose(numpy(result), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(numpy(coupling)[1], share.T, rtol=1e-6)
+    activations, seen, _ = layer.routing.called_with
+    assert activations is None
+    assert seen.shape == (5, 1, 2)
+    check_saving(
+        keras.Sequential([keras.Input((7, 3)), layer]), poses, tmp_path
+    )
+
+
+def test_one_routing_serves_two_layers():
+    routing = WeightedSum()
+    layers = [CapsuleLayer(5, 2, routing=routing, use_bias=False)]
+    layers.append(CapsuleLayer(3, 4, routing=routing, use_bias=False))
+    model = keras.Sequential([keras.Input((7, 3)), *layers])
+    assert [weight.shape for weight in model.weights] == [
+        (7, 3, 5, 2),
+        (5, 7),
+        (5, 2, 3, 4),
+        (3, 5),
+    ]
+    assert model(random(2, 7, 3)).shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("training", [True, False, None])
+def test_training_is_handed_on(training):
+    layer = CapsuleLayer(5, 2, routing=WeightedSum(), use_bias=False)
+    layer(random(2, 7, 3), training=training)
+    _, bias, seen = layer.routing.called_with
+    assert bias is None
+    assert seen is bool(training)
+
+
+# Configuration.
+
+
+def test_config():
+    layer = CapsuleLayer(5, 2, name="digits")
+    config = layer.get_config()
+    expected = {
+        "name": "digits",
+        "num_capsules": 5,
+        "capsule_dim": 2,
+        "routing": serialize(DynamicRouting()),
+        "use_bias": True,
+        "kernel_initializer": None,
+        "kernel_regularizer": None,
+        "bias_regularizer": None,
+        "kernel_constraint": None,
+        "bias_constraint": None,
+    }
+    assert {name: config[name] for name in expected} == expected
+    bias_initializer = config["bias_initializer"]
+    assert bias_initializer["class_name"] == "Constant"
+    assert bias_initializer["config"]["value"] == 0.1
+
+
+def test_numpy_integers_are_arguments_too():
+    config = CapsuleLayer(np.int64(5), np.int8(2)).get_config()
+    assert type(config["num_capsules"]) is type(config["capsule_dim"]) is int
+
+
+# Errors.
+
+
+def make(**kwargs):
+    return CapsuleLayer(**{"num_capsules": 5, "capsule_dim": 2, **kwargs})
+
+
+@pytest.mark.parametrize("name", ["num_capsules", "capsule_dim"])
+@values(NOT_POSITIVE_INTEGERS)
+def test_invalid_integer_raises(name, value):
+    with pytest.raises(ValueError, match=invalid(name, "a positive integer")):
+        make(**{name: value})
+
+
+@values(NOT_BOOLEANS)
+def test_invalid_use_bias_raises(value):
+    with pytest.raises(ValueError, match=invalid("use_bias", "True or False")):
+        make(use_bias=value)
+
+
+@values(
+    {
+        "unknown": "dynamics",
+        "empty": "",
+        "none": None,
+        "number": 3,
+        "class": DynamicRouting,
+        "function": route,
+    }
+)
+def test_unknown_routing_raises(value):
+    message = invalid("routing", "an instance of .*Routing or one of 'dynamic'")
+    with pytest.raises(ValueError, match=message):
+        make(routing=value)
+
+
+def test_config_of_something_else_raises():
+    config = keras.saving.serialize_keras_object(CapsuleLength())
+    with pytest.raises(ValueError, match="does not describe a routing"):
+        make(routing=config)
+
+
+@pytest.mark.parametrize(
+    "name, kind",
+    [
+        ("kernel_initializer", "initializer"),
+        ("bias_initializer", "initializer"),
+        ("kernel_regularizer", "regularizer"),
+        ("bias_regularizer", "regularizer"),
+        ("kernel_constraint", "constraint"),
+        ("bias_constraint", "constraint"),
+    ],
+)
+def test_unknown_name_raises(name, kind):
+    message = f"Could not interpret {kind} identifier: unknown"
+    with pytest.raises(ValueError, match=message):
+        make(**{name: "unknown"})
+
+
+def test_unknown_argument_raises():
+    with pytest.raises(ValueError, match="Unrecognized keyword.*num_capsule'"):
+        make(num_capsule=3)
+
+
+@pytest.mark.parametrize("shape", [(None,), (None, 7)], ids=str)
+def test_too_low_a_rank_raises(shape):
+    with pytest.raises(ValueError, match="of rank 3 or more"):
+        make()(keras.Input(shape[1:]))
+    with pytest.raises(ValueError, match="of rank 3 or more"):
+        make()(np.zeros((2, *shape[1:]), "float32"))
+    with pytest.raises(ValueError, match="of rank 3 or more"):
+        make().compute_output_shape(shape)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [(None, None, 3), (None, 7, None), (None, 2, None, 7, 3)],
+    ids=["inputs", "dim", "grid"],
+)
+def test_unknown_size_raises(shape):
+    message = "only the batch size may be unknown"
+    with pytest.raises(ValueError, match=message):
+        make()(keras.Input(shape[1:]))
+    with pytest.raises(ValueError, match=message):
+        make().build(shape)
+    with pytest.raises(ValueError, match=message):
+        make().compute_output_shape(shape)
+
+
+def test_several_inputs_raise():
+    message = "CapsuleLayer takes one tensor of capsules"
+    with pytest.raises(ValueError, match=message):
+        make()([keras.Input((7, 3)), keras.Input((7,))])
+    with pytest.raises(ValueError, match=message):
+        make().compute_output_shape([(None, 7, 3), (None, 7)])
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ((2, 5, 3), "axis 1 of input shape to have value 7"),
+        ((2, 7, 2), "axis 2 of input shape to have value 3"),
+        ((2, 7, 1, 3), "expected ndim=3"),
+    ],
+    ids=["inputs", "dim", "rank"],
+)
+def test_another_shape_than_before_raises(shape, message):
+    layer = make()
+    layer(random(2, 7, 3))
+    with pytest.raises(ValueError, match=message):
+        layer(random(*shape))

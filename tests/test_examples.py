@@ -1,0 +1,259 @@
+import contextlib
+import importlib.util
+import io
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_capsules
+from keras_capsules import datasets
+
+pytestmark = [
+    pytest.mark.skipif(
+        keras.backend.backend() == "torch",
+        reason="Keras makes no SavedModels of PyTorch models",
+    ),
+    # Keras hands jax2tf an argument that JAX means to drop.
+    pytest.mark.filterwarnings(
+        "ignore:The `native_serialization` parameter:DeprecationWarning"
+    ),
+]
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+WRITTEN = {
+    "reconstructions.png",
+    "capsnet.keras",
+    "saved_model",
+    "results.json",
+}
+
+
+@pytest.fixture(scope="module")
+def quickstart():
+    spec = importlib.util.spec_from_file_location(
+        "quickstart", EXAMPLES / "quickstart.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def dtype_policy():
+    """The quickstart sets it for the whole process, which is its own."""
+    yield
+    keras.config.set_dtype_policy("float32")
+
+
+@pytest.fixture(scope="module")
+def digits(quickstart, tmp_path_factory):
+    """What one epoch on all the digits wrote, and what it printed."""
+    output = tmp_path_factory.mktemp("quickstart")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        quickstart.main(["--epochs", "1", "--output", str(output)])
+    return output / "digits", printed.getvalue()
+
+
+def run(script, *arguments, **options):
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        **options,
+    )
+
+
+def read_results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def read_split(name, split):
+    data = datasets.load(name, split)
+    images, labels = data.batch(len(data)).get_single_element()
+    return images.numpy(), labels.numpy()
+
+
+def assert_is_a_picture(path):
+    """Two rows of images in shades of grey, neither of them blank."""
+    from matplotlib import image
+
+    pixels = image.imread(path)[:, :, :3]
+    height, width, _ = pixels.shape
+    assert height >= 200 and width >= 600
+    for row in np.split(pixels[: height // 2 * 2], 2):
+        grey = row.max(axis=-1) - row.min(axis=-1) < 0.02
+        shades = row[grey][:, 0]
+        assert len(np.unique(shades.round(2))) > 20
+        # More than the thin strokes of text and frames.
+        assert np.mean(shades < 0.9) > 0.2
+
+
+# examples/quickstart.py
+
+
+def test_quickstart_writes_what_it_says(quickstart, digits):
+    folder, printed = digits
+    assert {path.name for path in folder.iterdir()} >= WRITTEN
+    for name in WRITTEN:
+        assert name in quickstart.__doc__
+        assert str(folder / name) in printed
+    assert_is_a_picture(folder / "reconstructions.png")
+
+
+def test_quickstart_results(digits):
+    folder, printed = digits
+    results = read_results(folder)
+    assert results["dataset"] == "digits"
+    assert results["epochs"] == 1
+    assert results["seed"] == 1
+    assert results["dtype"] == "float32"
+    assert results["training_images"] == 1293
+    assert results["reloaded_difference"] <= 1e-5
+    assert results["seconds"] > 0
+    assert results["keras_capsules"] == keras_capsules.__version__
+    assert results["keras"] == keras.__version__
+    assert results["backend"] == keras.backend.backend()
+    # One epoch is far from the end, but guessing is right for 10 %.
+    assert 0.5 < results["test_accuracy"] <= 1
+    assert 0 < results["test_reconstruction_error"] < 0.25
+    assert f"{results['test_accuracy']:.2%}" in printed
+
+
+def test_quickstart_models_are_the_measured_one(digits):
+    folder, _ = digits
+    results = read_results(folder)
+    images, labels = read_split("digits", "test")
+    model = keras.saving.load_model(folder / "capsnet.keras")
+    logs = model.evaluate(images, labels, return_dict=True, verbose=0)
+    assert float(logs["accuracy"]) == pytest.approx(
+        results["test_accuracy"], abs=1e-4
+    )
+    assert float(logs["reconstruction_error"]) == pytest.approx(
+        results["test_reconstruction_error"], rel=1e-3
+    )
+    served = tf.saved_model.load(folder / "saved_model")
+    np.testing.assert_allclose(
+        served.serve(images), model.predict(images, verbose=0), atol=1e-5
+    )
+    np.testing.assert_allclose(
+        served.reconstruct(images[:5]),
+        model.reconstruct(images[:5]),
+        atol=1e-5,
+    )
+
+
+def test_quickstart_takes_options(quickstart, tmp_path, monkeypatch):
+    """The paper's network for MNIST, on noise in the place of MNIST."""
+    asked = []
+
+    def load(name, split="train", *, image_size=None, data_dir=None):
+        asked.append((name, split, tuple(image_size), data_dir))
+        size = 16 if split.startswith("train") else 8
+        generator = np.random.default_rng(size)
+        images = generator.uniform(size=(size, 28, 28, 1)).astype("float32")
+        labels = generator.integers(0, 10, size, "int32")
+        return tf.data.Dataset.from_tensor_slices((images, labels))
+
+    monkeypatch.setattr(datasets, "load", load)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        quickstart.main(
+            [
+                "--dataset=mnist",
+                "--epochs=2",
+                "--batch-size=8",
+                "--seed=7",
+                "--dtype=mixed_bfloat16",
+                f"--data-dir={tmp_path / 'data'}",
+                f"--output={tmp_path / 'deep' / 'output'}",
+            ]
+        )
+    # The parameters of network and decoder together.
+    assert "8,215,728" in printed.getvalue()
+    assert {(name, size) for name, _, size, _ in asked} == {("mnist", (28, 28))}
+    assert {split for _, split, _, _ in asked} == {
+        "train[:90%]",
+        "validation",
+        "test",
+    }
+    assert {folder for _, _, _, folder in asked} == {str(tmp_path / "data")}
+    folder = tmp_path / "deep" / "output" / "mnist"
+    assert {path.name for path in folder.iterdir()} >= WRITTEN
+    assert_is_a_picture(folder / "reconstructions.png")
+    results = read_results(folder)
+    assert results["dataset"] == "mnist"
+    assert results["epochs"] == 2
+    assert results["seed"] == 7
+    assert results["dtype"] == "mixed_bfloat16"
+    assert results["training_images"] == 16
+
+
+def test_quickstart_raises_if_the_reloaded_scores_differ(
+    quickstart, digits, tmp_path, monkeypatch
+):
+    # Over the results of an earlier run, which it may replace.
+    shutil.copytree(digits[0], tmp_path / "digits")
+    load, export = datasets.load, keras_capsules.export_saved_model
+    exported = []
+
+    def export_another(model, path, **options):
+        weights = model.get_weights()
+        model.set_weights([1.1 * weight for weight in weights])
+        exported.append(export(model, path, **options))
+        model.set_weights(weights)
+
+    monkeypatch.setattr(
+        datasets, "load", lambda *args, **kwargs: load(*args, **kwargs).take(32)
+    )
+    # The untrained network will do.
+    monkeypatch.setattr(
+        keras_capsules.models.CapsNet, "fit", lambda *_, **__: 0
+    )
+    monkeypatch.setattr(keras_capsules, "export_saved_model", export_another)
+    with pytest.raises(RuntimeError, match="differ"):
+        quickstart.main(["--epochs", "1", "--output", str(tmp_path)])
+    assert exported == [str(tmp_path / "digits" / "saved_model")]
+
+
+def test_quickstart_rejects_unknown_data_sets(quickstart, capsys):
+    with pytest.raises(SystemExit):
+        quickstart.main(["--dataset", "imagenet"])
+    assert "digits" in capsys.readouterr().err
+
+
+# The others.
+
+
+def test_sequential(tmp_path):
+    finished = run("sequential.py", cwd=tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    served = tf.saved_model.load(tmp_path / "outputs" / "sequential")
+    images, labels = read_split("digits", "test")
+    guesses = np.argmax(served.serve(images), axis=-1)
+    assert np.mean(guesses == labels) > 0.9
+
+
+def test_serve(digits, tmp_path):
+    folder, _ = digits
+    images, _ = read_split("digits", "test[:3]")
+    np.save(tmp_path / "images.npy", images)
+    finished = run(
+        "serve.py",
+        folder / "saved_model",
+        tmp_path / "images.npy",
+        tmp_path / "scores.npy",
+    )
+    assert finished.returncode == 0, finished.stderr
+    model = keras.saving.load_model(folder / "capsnet.keras")
+    np.testing.assert_allclose(
+        np.load(tmp_path / "scores.npy"),
+        model.predict(images, verbose=0),
+        atol=1e-5,
+    )
