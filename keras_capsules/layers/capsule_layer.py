@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_capsules import _initializers as initializers
 from keras_capsules import routing as routings
 from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_integer
@@ -105,11 +106,9 @@ class CapsuleLayer(keras.layers.Layer):
         self.capsule_dim = check_integer(capsule_dim, "capsule_dim")
         self.routing = routings.get(routing)
         self.use_bias = check_boolean(use_bias, "use_bias")
-        self.kernel_initializer = kernel_initializer and keras.initializers.get(
-            kernel_initializer
-        )
-        self.bias_initializer = keras.initializers.get(
-            bias_initializer or keras.initializers.Constant(0.1)
+        self.kernel_initializer = initializers.get(kernel_initializer, None)
+        self.bias_initializer = initializers.get(
+            bias_initializer, keras.initializers.Constant(0.1)
         )
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
@@ -151,9 +150,7 @@ class CapsuleLayer(keras.layers.Layer):
 
     def _default_initializer(self, num_inputs):
         gain = min(self.num_capsules / math.sqrt(num_inputs), _LONGEST_VOTE)
-        return keras.initializers.TruncatedNormal(
-            stddev=gain / math.sqrt(self.capsule_dim)
-        )
+        return initializers.truncated_normal(gain / math.sqrt(self.capsule_dim))
 
     def call(self, inputs, training=None, return_coupling=False):
         num_inputs, input_dim = self.kernel.shape[:2]
@@ -193,11 +190,11 @@ class CapsuleLayer(keras.layers.Layer):
                 "CapsuleLayer takes one tensor of capsules. Received: "
                 f"input_shape={input_shape}"
             )
-        if len(input_shape) < 3 or None in input_shape[1:]:
+        if len(input_shape) < 3 or not all(input_shape[1:]):
             raise ValueError(
                 "CapsuleLayer takes capsules of shape (batch, ..., "
                 "capsule_dim), of rank 3 or more, in which only the batch size "
-                "may be unknown: every input capsule has weights of its own. "
+                "may be unknown, for every input capsule has its own weights. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
 

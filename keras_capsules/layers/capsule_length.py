@@ -34,6 +34,10 @@ class CapsuleLength(keras.layers.Layer):
     ```
     """
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.input_spec = keras.layers.InputSpec(min_ndim=2)
+
     def call(self, inputs):
         return safe_norm(inputs)
 

@@ -1,8 +1,10 @@
 """Keeps the capsules of the classes that count and zeros the others."""
 
 import keras
+import numpy as np
 from keras import ops
 
+from keras_capsules._dtypes import at_least_float32
 from keras_capsules._labels import to_presences
 from keras_capsules.activations import safe_norm
 
@@ -52,21 +54,37 @@ class CapsuleMask(keras.layers.Layer):
     ```
     """
 
+    def __init__(self, **kwargs):
+        # Keras would round labels to 16 bits, too: label 257 becomes 256.
+        super().__init__(autocast=False, **kwargs)
+        self.input_spec = keras.layers.InputSpec(ndim=3)
+
+    def __call__(self, inputs, labels=None, **kwargs):
+        if isinstance(labels, np.ndarray):
+            # Before Keras makes a tensor of it, whose values nobody looks at.
+            labels = to_presences(labels, np.shape(inputs)[:2], "labels")
+        return super().__call__(inputs, labels=labels, **kwargs)
+
+    def build(self, inputs_shape, labels_shape=None):
+        self.compute_output_shape(inputs_shape, labels_shape)  # for its check
+
     def call(self, inputs, labels=None):
         if labels is None:
-            longest = ops.argmax(safe_norm(inputs), axis=-1)
+            # In 16 bits, lengths would be rounded to the same few values.
+            exact = ops.cast(inputs, at_least_float32(inputs.dtype))
+            longest = ops.argmax(safe_norm(exact), axis=-1)
             presences = ops.one_hot(longest, inputs.shape[1])
         else:
             presences = to_presences(labels, inputs.shape[:2], "labels")
-        kept = ops.cast(presences, inputs.dtype)[:, :, None]
-        return inputs * kept
+        inputs = ops.cast(inputs, self.compute_dtype)
+        return inputs * ops.cast(presences, inputs.dtype)[:, :, None]
 
-    def compute_output_shape(self, input_shape, labels_shape=None):
+    def compute_output_shape(self, inputs_shape, labels_shape=None):
         del labels_shape
-        if len(input_shape) != 3:
+        if len(inputs_shape) != 3:
             raise ValueError(
                 "CapsuleMask takes class capsules of shape (batch, "
                 "num_capsules, capsule_dim). Received: "
-                f"input_shape={tuple(input_shape)}"
+                f"inputs_shape={tuple(inputs_shape)}"
             )
-        return tuple(input_shape)
+        return tuple(inputs_shape)

@@ -5,6 +5,7 @@ import math
 import keras
 from keras import ops
 
+from keras_capsules import _initializers as initializers
 from keras_capsules import activations
 from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_choice
@@ -46,7 +47,8 @@ class PrimaryCapsules(keras.layers.Layer):
         strides: Positive integer or pair of them. Defaults to `1`.
         padding: `"valid"` or `"same"`. Defaults to `"valid"`.
         depthwise: Boolean, see above; the input must then have
-            `num_capsules * capsule_dim` channels. Defaults to `False`.
+            `num_capsules * capsule_dim` channels, and both strides must be
+            equal. Defaults to `False`.
         scale: Number above 0 that multiplies the convolution. Defaults to
             `1.0`.
         activation: `"squash"`, `"exponential_squash"`, or what else
@@ -116,14 +118,17 @@ class PrimaryCapsules(keras.layers.Layer):
         self.strides = check_integer_pair(strides, "strides")
         self.padding = check_choice(padding, "padding", ("valid", "same"))
         self.depthwise = check_boolean(depthwise, "depthwise")
+        if depthwise and self.strides[0] != self.strides[1]:
+            raise ValueError(
+                "With depthwise=True both strides must be equal, for not all "
+                f"backends have others. Received: strides={strides!r}"
+            )
         self.scale = check_number(
             scale, "scale", minimum=0.0, open_minimum=True
         )
         self.activation = activations.get(activation)
         self.use_bias = check_boolean(use_bias, "use_bias")
-        self.kernel_initializer = kernel_initializer and keras.initializers.get(
-            kernel_initializer
-        )
+        self.kernel_initializer = initializers.get(kernel_initializer, None)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
@@ -144,7 +149,7 @@ class PrimaryCapsules(keras.layers.Layer):
             name="kernel",
             shape=shape,
             initializer=self.kernel_initializer
-            or keras.initializers.TruncatedNormal(stddev=math.sqrt(2 / fan_in)),
+            or initializers.truncated_normal(math.sqrt(2 / fan_in)),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
         )
@@ -192,7 +197,7 @@ class PrimaryCapsules(keras.layers.Layer):
         return (input_shape[0], *grid, self.num_capsules, self.capsule_dim)
 
     def _check_input_shape(self, input_shape):
-        if len(input_shape) != 4 or input_shape[-1] is None:
+        if len(input_shape) != 4 or not input_shape[-1]:
             raise ValueError(
                 "PrimaryCapsules take feature maps of shape (batch, height, "
                 "width, channels) with a known number of channels. Received: "

@@ -95,6 +95,8 @@ def weights_of(layer):
 @cases
 @depthwises
 def test_equals_the_oracle(size, kernel_size, strides, padding, depthwise):
+    if depthwise and not isinstance(strides, int):
+        strides = strides[0]  # others are rejected
     shape = (2, *size, 6 if depthwise else 5)
     layer = PrimaryCapsules(
         2, 3, kernel_size, strides, padding, depthwise, activation=None
@@ -165,13 +167,20 @@ def test_float64(depthwise):
 @depthwises
 @pytest.mark.parametrize("padding", ["valid", "same"])
 def test_gradient(depthwise, padding):
-    # Not every convolution that can go forward with such strides can go back.
+    strides = 2 if depthwise else (1, 2)
     images = random(1, 3, 4, 2)
     kernel = random(2, 2, 2, 1 if depthwise else 2)
 
     def total(images):
         layer = PrimaryCapsules(
-            1, 2, 2, (1, 2), padding, depthwise, use_bias=False, dtype="float64"
+            1,
+            2,
+            2,
+            strides,
+            padding,
+            depthwise,
+            use_bias=False,
+            dtype="float64",
         )
         layer.build(images.shape)
         layer.set_weights([kernel])
@@ -461,3 +470,8 @@ def test_other_channels_than_before_raise():
     layer(random(2, 5, 7, 1))
     with pytest.raises(ValueError, match="expected axis -1 .* value 1"):
         layer(random(2, 5, 7, 2))
+
+
+def test_depthwise_with_unequal_strides_raises():
+    with pytest.raises(ValueError, match=r"must be equal.*strides=\(1, 2\)"):
+        PrimaryCapsules(2, 3, 3, strides=(1, 2), depthwise=True)
