@@ -31,7 +31,7 @@ format: .venv/ready
 	$(BIN)/ruff format .
 
 benchmark: .venv/ready
-	$(BIN)/python benchmarks/speed.py
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/speed.py
 
 clean:
 	rm -rf .venv outputs

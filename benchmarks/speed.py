@@ -40,6 +40,8 @@ def main(argv=None):
     parser.add_argument("--output", default=pathlib.Path(__file__).parent)
     parser.add_argument("--skip-steps", action="store_true")
     arguments = parser.parse_args(argv)
+    if keras.backend.backend() != "tensorflow":
+        parser.error("this measures TensorFlow: set KERAS_BACKEND=tensorflow")
     results = {
         "routing_ms": routing(arguments.batch, arguments.repeats),
         "machine": platform.processor() or platform.machine(),

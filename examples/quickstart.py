@@ -69,8 +69,10 @@ def main(argv=None):
 
     recipe = RECIPES[arguments.dataset]
     epochs, batch_size, learning_rate, shift, options = recipe
-    epochs = arguments.epochs or epochs
-    batch_size = arguments.batch_size or batch_size
+    if arguments.epochs is not None:
+        epochs = arguments.epochs
+    if arguments.batch_size is not None:
+        batch_size = arguments.batch_size
     train, validation, test = load(arguments, batch_size, shift)
     image_shape = test.element_spec[0].shape[1:]
     classes = datasets.info(arguments.dataset).class_names
@@ -86,11 +88,15 @@ def main(argv=None):
         metrics=["accuracy"],
     )
     model.summary()
-    model.fit(train, validation_data=validation, epochs=epochs)
+    model.fit(
+        train,
+        validation_data=validation,
+        epochs=epochs,
+        shuffle=False,  # the data set does that
+    )
     results = model.evaluate(test, return_dict=True)
 
-    images, labels = next(iter(test))
-    images, labels = images[:10].numpy(), labels[:10].numpy()
+    images, labels = next(test.unbatch().batch(10).as_numpy_iterator())
     draw(model, images, labels, classes, folder / "reconstructions.png")
     model.save(folder / "capsnet.keras")
     keras_capsules.export_saved_model(
@@ -121,8 +127,10 @@ def parse(argv):
         description="Trains, looks into, exports and reloads a CapsNet."
     )
     parser.add_argument("--dataset", choices=RECIPES, default="digits")
-    parser.add_argument("--epochs", type=int, help="default: by data set")
-    parser.add_argument("--batch-size", type=int, help="default: by data set")
+    parser.add_argument("--epochs", type=positive, help="default: by data set")
+    parser.add_argument(
+        "--batch-size", type=positive, help="default: by data set"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--dtype",
@@ -132,6 +140,13 @@ def parse(argv):
     parser.add_argument("--data-dir", help="where TensorFlow Datasets looks")
     parser.add_argument("--output", default="outputs")
     return parser.parse_args(argv)
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
 
 
 def load(arguments, batch_size, shift):
@@ -162,7 +177,11 @@ def draw(model, images, labels, classes, path):
     scores = model.predict(images, verbose=0)
     drawn = model.reconstruct(images)
     figure, axes = plt.subplots(
-        2, len(images), figsize=(1.1 * len(images), 3), layout="constrained"
+        2,
+        len(images),
+        figsize=(1.1 * len(images), 3),
+        layout="constrained",
+        squeeze=False,
     )
     for column, label in enumerate(labels):
         best = scores[column].argmax()

@@ -231,7 +231,12 @@ def _measure(x, axis, keepdims, epsilon):
     long = LONG[keras.backend.standardize_dtype(x.dtype)]
     # The scale is a constant to the gradient, rightly so: a change of scale
     # alone changes neither a direction nor a squashed length that is 1 already.
-    largest = ops.amax(ops.abs(ops.stop_gradient(x)), axis=axis, keepdims=True)
+    largest = ops.max(
+        ops.abs(ops.stop_gradient(x)),
+        axis=axis,
+        keepdims=True,
+        initial=0.0,  # for an empty batch
+    )
     # The same as `maximum(largest, long)`, with which XLA's code for the
     # gradient takes twice as long on a CPU.
     scale = long / ops.where(largest > long, largest, long)

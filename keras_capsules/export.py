@@ -30,8 +30,9 @@ def export_saved_model(model, path, overwrite=False):
         The path as a string.
 
     Raises:
-        ValueError: If `model` is not a built Keras model, or something is
-            in the way at `path`. The folder appears whole or not at all.
+        ValueError: If `model` is not a built Keras model, something is in
+            the way at `path`, or the backend is PyTorch, which Keras cannot
+            export from. The folder appears whole or not at all.
 
     Example:
 
@@ -56,6 +57,12 @@ def export_saved_model(model, path, overwrite=False):
         raise ValueError(
             "Expected a Keras model that is built, by calling it or by giving "
             f"it an input shape. Received: model={model!r}"
+        )
+    if keras.backend.backend() == "torch":
+        raise ValueError(
+            "SavedModels are made with the TensorFlow or JAX backend. Save the "
+            "model with `model.save`, load it under KERAS_BACKEND=tensorflow "
+            "and export it there. Received: keras.backend.backend()='torch'"
         )
     path = os.path.abspath(os.fspath(path))
     is_saved_model = os.path.isfile(os.path.join(path, "saved_model.pb"))
@@ -96,18 +103,20 @@ def _endpoints(model):
     endpoints = {"serve": lambda images: model(images, training=False)}
     if hasattr(model, "encode"):
         endpoints["capsules"] = lambda images: model.encode(images)
-    if hasattr(model, "reconstruct") and model.decoder is not None:
+    if hasattr(model, "reconstruct") and getattr(model, "decoder", True):
         endpoints["reconstruct"] = lambda images: model.reconstruct(images)
     return endpoints
 
 
 def _input_spec(model):
     """What the model's input looks like, with a free batch size."""
-    specs = keras.tree.flatten(model.input_spec)
-    if len(specs) != 1 or specs[0].shape is None:
+    # Functional and Sequential models know their inputs, others specify them.
+    inputs = getattr(model, "inputs", None) or model.input_spec
+    specs = keras.tree.flatten(inputs)
+    if len(specs) != 1 or getattr(specs[0], "shape", None) is None:
         raise ValueError(
             "Expected a model with one input of known shape. "
-            f"Received: model={model!r} with input_spec={model.input_spec}"
+            f"Received: model={model!r} with inputs={inputs}"
         )
     shape = (None, *specs[0].shape[1:])
     dtype = specs[0].dtype or keras.config.floatx()

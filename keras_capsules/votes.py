@@ -16,8 +16,10 @@ namely, each by the operand that it leaves out,
 
 The gradient of any of them is made of the other three, with the upstream
 gradient in the place of the operand left out. So the set is closed: first,
-second and higher derivatives run in the same memory, which is linear in the
-inputs and outputs, for one parent's share of the work is done at a time.
+second and higher derivatives (in reverse mode, as training takes them) need no
+tensor of votes either. The work is done parent by parent: what is at hand for
+one parent is as large as the poses, and that of at most 16 parents may be at
+hand at once, where the backend runs them side by side.
 
 Axes: b batch, i input capsule, j output capsule (parent), p pose row, d input
 dimension, e output dimension. Vector capsules have p = 1.
@@ -28,7 +30,7 @@ from keras import ops
 # Up to so many parents the loop over them is written out, so that the graph
 # has no loop to step through; beyond, it is a loop of the backend's, so that
 # graphs and tracing times do not grow with the number of parents.
-_MAX_UNROLLED = 32
+_MAX_UNROLLED = 16
 
 
 class Votes:

@@ -15,7 +15,10 @@ from keras_capsules._validation import check_integer_pair
 
 _PROBE_SECONDS = 5.0
 
-_REMEDY = 'Install it with `pip install "keras-capsules[datasets]"`.'
+_REMEDY = (
+    "Install what all data sets need with `pip install tensorflow-datasets "
+    "importlib_resources scikit-learn`."
+)
 
 
 @dataclasses.dataclass(frozen=True)

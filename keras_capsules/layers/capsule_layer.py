@@ -154,6 +154,7 @@ class CapsuleLayer(keras.layers.Layer):
 
     def call(self, inputs, training=None, return_coupling=False):
         num_inputs, input_dim = self.kernel.shape[:2]
+        inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
         votes = Votes(
             ops.reshape(inputs, (-1, num_inputs, 1, input_dim)),
             ops.convert_to_tensor(self.kernel),
@@ -170,6 +171,11 @@ class CapsuleLayer(keras.layers.Layer):
         poses = ops.squeeze(routed.poses, axis=2)  # [b, j, e]
         if not return_coupling:
             return poses
+        if routed.coupling is None:
+            raise ValueError(
+                "This routing has no coupling coefficients to return. "
+                f"Received: return_coupling=True, routing={self.routing!r}"
+            )
         return poses, ops.transpose(routed.coupling, (0, 2, 1))
 
     def compute_output_shape(self, input_shape):

@@ -167,7 +167,7 @@ class PrimaryCapsules(keras.layers.Layer):
     def call(self, inputs):
         convolution = ops.depthwise_conv if self.depthwise else ops.conv
         poses = convolution(
-            inputs,
+            ops.cast(inputs, self.compute_dtype),  # integers, too
             self.kernel,
             strides=self.strides,
             padding=self.padding,

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_capsules import routing as routings
 from keras_capsules._dtypes import at_least_float32
+from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
 from keras_capsules._validation import check_number
@@ -148,10 +149,12 @@ class CapsNet(keras.Model):
             kernel_size = _fitting_kernel_size(self.image_shape)
         self.kernel_size = check_integer_pair(kernel_size, "kernel_size")
         self.strides = _check_integers(strides, "strides", 2)
-        self.padding = padding
-        self.num_primary_capsules = num_primary_capsules
-        self.primary_dim = primary_dim
-        self.capsule_dim = capsule_dim
+        self.padding = check_choice(padding, "padding", ("valid", "same"))
+        self.num_primary_capsules = check_integer(
+            num_primary_capsules, "num_primary_capsules"
+        )
+        self.primary_dim = check_integer(primary_dim, "primary_dim")
+        self.capsule_dim = check_integer(capsule_dim, "capsule_dim")
         self.routing = routings.get(routing)
         self.decoder_units = decoder_units
         if decoder_units is not None:
@@ -226,7 +229,8 @@ class CapsNet(keras.Model):
         reshape = keras.layers.Reshape(
             self.image_shape, dtype=self._output_dtype
         )
-        flatten = keras.layers.Flatten(dtype=self.dtype_policy)
+        # Not Flatten, which depends on the global image data format.
+        flatten = keras.layers.Reshape((-1,), dtype=self.dtype_policy)
         return self._stack(
             (self.num_classes, self.capsule_dim),
             [flatten, *hidden, pixels, reshape],
@@ -269,7 +273,17 @@ class CapsNet(keras.Model):
         )
 
     def call(self, inputs, training=None):
+        if None in inputs.shape[1:]:
+            # TensorFlow opens the sizes after batches of different ones, and
+            # a wrong one may fit the primary capsules by chance.
+            batch, _, _, channels = ops.shape(inputs)
+            height, width, _ = self.image_shape
+            inputs = ops.broadcast_to(inputs, (batch, height, width, channels))
+            inputs = ops.reshape(inputs, (batch, *self.image_shape))
         capsules = self.encoder(inputs, training=training)
+        # Fused convolutions make zeros of values that are no numbers.
+        finite = ops.all(ops.isfinite(inputs), axis=(1, 2, 3), keepdims=True)
+        capsules = ops.where(finite[:, 0], capsules, np.nan)
         scores = self.scores(capsules)
         return (scores, capsules) if _stepping.get() is self else scores
 
@@ -293,6 +307,8 @@ class CapsNet(keras.Model):
         Raises:
             ValueError: If the images are not of the shape of the network.
         """
+        images = _as_array(images)
+        _check_shape(images, self.image_shape, "images")
         return _apply(self.encoder, images, batch_size)
 
     def decode(self, capsules, labels=None, batch_size=128):
@@ -317,8 +333,11 @@ class CapsNet(keras.Model):
                 "This network was made without a decoder. "
                 "Received: decoder_units=None"
             )
+        capsules = _as_array(capsules)
+        shape = (self.num_classes, self.capsule_dim)
+        _check_shape(capsules, shape, "capsules")
         masked = self.mask(capsules, labels=labels)
-        if _is_array(capsules):
+        if isinstance(capsules, np.ndarray):
             masked = ops.convert_to_numpy(masked)
         return _apply(self.decoder, masked, batch_size)
 
@@ -356,6 +375,10 @@ class CapsNet(keras.Model):
         training=True,
     ):
         """The compiled loss of the scores, and that of the reconstruction."""
+        if self.loss is None:  # JAX would train on the reconstruction alone
+            raise ValueError(
+                "No loss to compute. Provide a `loss` argument in `compile()`."
+            )
         scores, capsules = _split(y_pred)
         loss = super().compute_loss(
             x=x,
@@ -377,7 +400,8 @@ class CapsNet(keras.Model):
             weights = ops.cast(sample_weight, errors.dtype)
             errors = errors * ops.reshape(weights, (-1,))
         pixels = math.prod(self.image_shape)
-        return loss + self.reconstruction_weight * pixels * ops.mean(errors)
+        penalty = self.reconstruction_weight * pixels * ops.mean(errors)
+        return loss + ops.cast(penalty, loss.dtype)
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         scores, _ = _split(y_pred)
@@ -428,13 +452,29 @@ def _check_integers(value, name, number=None):
     return values
 
 
-def _is_array(value):
-    return isinstance(value, (np.ndarray, list, tuple))
+def _as_array(value):
+    """Lists as arrays; arrays and tensors as they are."""
+    if isinstance(value, (list, tuple)):
+        return np.asarray(value)
+    if not hasattr(value, "shape"):
+        raise ValueError(
+            "Expected an array, a list or a tensor; of a data set, one batch. "
+            f"Received: {value!r}"
+        )
+    return value
+
+
+def _check_shape(value, shape, name):
+    given = tuple(value.shape)
+    if given[1:] != shape:
+        raise ValueError(
+            f"Expected `{name}` of shape (batch, "
+            f"{', '.join(map(str, shape))}). Received: {name}.shape={given}"
+        )
 
 
 def _apply(model, inputs, batch_size):
     """Arrays through `predict`, compiled and in batches; tensors at once."""
-    if _is_array(inputs):
-        inputs = np.asarray(inputs)
+    if isinstance(inputs, np.ndarray):
         return model.predict(inputs, batch_size=batch_size, verbose=0)
     return model(inputs)

@@ -11,7 +11,8 @@ Attributes:
     activations: Their activations, `[b, j]`, or `None` where the length of
         the pose is the activation.
     coupling: Coupling coefficients of the last iteration, `[b, j, i]`: the
-        share of input capsule i's vote that went to output capsule j.
+        share of input capsule i's vote that went to output capsule j, or
+        `None` if the routing has none.
 """
 
 

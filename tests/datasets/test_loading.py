@@ -396,7 +396,8 @@ def test_missing_package(name, module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     message = (
         f"The data set '{name}' needs {package}. "
-        'Install it with `pip install "keras-capsules[datasets]"`.'
+        "Install what all data sets need with `pip install "
+        "tensorflow-datasets importlib_resources scikit-learn`."
     )
     with pytest.raises(ImportError, match=re.escape(message)):
         datasets.load(name)

@@ -553,3 +553,32 @@ def test_another_shape_than_before_raises(shape, message):
     layer(random(2, 7, 3))
     with pytest.raises(ValueError, match=message):
         layer(random(*shape))
+
+
+def test_an_empty_batch_and_integers():
+    layer = CapsuleLayer(3, 2)
+    assert tuple(layer(np.ones((0, 5, 7), "float32")).shape) == (0, 3, 2)
+    np.testing.assert_allclose(
+        numpy(layer(np.ones((2, 5, 7), "int32"))),
+        numpy(layer(np.ones((2, 5, 7), "float32"))),
+        rtol=1e-6,
+    )
+
+
+def test_16_bits_stay_near_float32():
+    """Logits, softmax and squash are computed in float32 inside."""
+    inputs = np.random.default_rng(0).normal(size=(2, 1152, 8)) * 0.3
+    exact = CapsuleLayer(10, 16)
+    exact.build(inputs.shape)
+    for policy, tolerance in (
+        ("mixed_float16", 2e-3),
+        ("mixed_bfloat16", 1e-2),
+    ):
+        rounded = CapsuleLayer(10, 16, dtype=policy)
+        rounded.build(inputs.shape)
+        rounded.set_weights(exact.get_weights())
+        np.testing.assert_allclose(
+            numpy(ops.cast(rounded(inputs), "float32")),
+            numpy(exact(inputs)),
+            atol=tolerance,
+        )

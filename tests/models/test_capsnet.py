@@ -989,14 +989,18 @@ def test_rejects_images_of_another_shape(method, shape):
         METHODS[method](model, np.zeros(shape, "float32"))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_rejects_images_of_another_shape_later(method):
+@pytest.mark.parametrize(
+    "method, shape",
+    [(method, (7, 7, 8, 1)) for method in METHODS]
+    + [("predict", (7, 8, 8, 2))],
+    ids=str,
+)
+def test_rejects_images_of_another_shape_later(method, shape):
     """TensorFlow does not fix the shape of a second batch in advance."""
     model = compiled(small())
     METHODS[method](model, IMAGES)
-    for shape in ((7, 7, 8, 1), (7, 8, 8, 2)):
-        with pytest.raises(SHAPE_ERRORS, match="[Ss]hape"):
-            METHODS[method](model, np.zeros(shape, "float32"))
+    with pytest.raises(SHAPE_ERRORS, match="[Ss]hape"):
+        METHODS[method](model, np.zeros(shape, "float32"))
 
 
 @pytest.mark.parametrize("used", [False, True], ids=["new", "used"])
@@ -1010,16 +1014,13 @@ def test_decode_rejects_capsules_of_another_shape(shape, used):
             model.decode(np.zeros(shape, "float32"), labels)
 
 
-def test_rejects_one_hot_labels_of_other_classes():
-    model = compiled(small())
-    for labels in (np.eye(4)[LABELS], np.eye(3)[LABELS][:, :2]):
-        with pytest.raises(ValueError, match="class scores of shape"):
-            model.reconstruct(IMAGES, labels)
-        with pytest.raises(ValueError, match="class scores of shape"):
-            model.evaluate(IMAGES, labels, verbose=0)
-    # On JAX, Keras leaves a model without weights if `fit` fails.
+@pytest.mark.parametrize("num_classes", [2, 4])
+@pytest.mark.parametrize("method", ["fit", "evaluate", "reconstruct"])
+def test_rejects_one_hot_labels_of_other_classes(method, num_classes):
+    model = compiled(small(), **QUICK)
+    labels = np.eye(num_classes)[LABELS % num_classes]
     with pytest.raises(ValueError, match="class scores of shape"):
-        model.fit(IMAGES, np.eye(4)[LABELS], verbose=0)
+        getattr(model, method)(IMAGES, labels)
 
 
 @pytest.mark.parametrize(
@@ -1089,3 +1090,43 @@ def test_terminate_on_nan_stops(units):
     assert model.stop_training
     assert len(history.epoch) == 1
     assert np.isnan(float(history.history["loss"][0]))
+
+
+@pytest.mark.parametrize("place", [(0, 0), (10, 10), (27, 27)], ids=str)
+def test_no_pixel_escapes(place):
+    """The default network's windows leave out the last row and column."""
+    model = CapsNet(filters=2, num_primary_capsules=1, decoder_units=None)
+    images = np.zeros((2, 28, 28, 1), "float32")
+    images[1, place[0], place[1]] = np.nan
+    scores = model.predict(images, verbose=0)
+    assert np.isfinite(scores[0]).all()
+    assert np.isnan(scores[1]).all()
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "mixed_bfloat16"])
+def test_trains_in_every_dtype(dtype):
+    model = compiled(small(dtype=dtype))
+    history = model.fit(IMAGES, LABELS, verbose=0).history
+    assert np.isfinite(history["loss"][0])
+
+
+def test_integer_images_are_numbers_too():
+    model = small()
+    images = (IMAGES > 0.5).astype("uint8")
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0),
+        model.predict(images.astype("float32"), verbose=0),
+        atol=1e-6,
+    )
+
+
+def test_compiling_without_a_loss_raises():
+    model = small()
+    model.compile("adam")
+    with pytest.raises(ValueError, match="No loss to compute"):
+        model.fit(IMAGES, LABELS, verbose=0)
+
+
+def test_encode_of_something_else_raises():
+    with pytest.raises(ValueError, match="an array, a list or a tensor"):
+        small().encode(iter(IMAGES))

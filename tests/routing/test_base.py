@@ -98,3 +98,9 @@ def test_one_instance_may_serve_several_layers():
         layer.build((None, 7, 2))
     first, second = (layer.routing_weights["gate"] for layer in layers)
     assert (first.shape[0], second.shape[0]) == (3, 5)
+
+
+def test_a_routing_without_coupling_has_none_to_return():
+    layer = CapsuleLayer(3, 2, routing=GatedMean())
+    with pytest.raises(ValueError, match="no coupling coefficients to return"):
+        layer(np.ones((2, 5, 3), "float32"), return_coupling=True)
