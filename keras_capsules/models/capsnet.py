@@ -275,11 +275,10 @@ class CapsNet(keras.Model):
     def call(self, inputs, training=None):
         if None in inputs.shape[1:]:
             # TensorFlow opens the sizes after batches of different ones, and
-            # a wrong one may fit the primary capsules by chance.
-            batch, _, _, channels = ops.shape(inputs)
-            height, width, _ = self.image_shape
-            inputs = ops.broadcast_to(inputs, (batch, height, width, channels))
-            inputs = ops.reshape(inputs, (batch, *self.image_shape))
+            # a wrong one may fit the convolutions by chance. This fails at run
+            # time for all sizes but 1.
+            shape = (ops.shape(inputs)[0], *self.image_shape)
+            inputs = ops.broadcast_to(inputs, shape)
         capsules = self.encoder(inputs, training=training)
         # Fused convolutions make zeros of values that are no numbers.
         finite = ops.all(ops.isfinite(inputs), axis=(1, 2, 3), keepdims=True)
