@@ -273,7 +273,13 @@ class CapsNet(keras.Model):
         )
 
     def call(self, inputs, training=None):
-        if None in inputs.shape[1:]:
+        given = tuple(inputs.shape[1:])
+        if None not in given and given != self.image_shape:
+            raise ValueError(
+                f"Expected images of shape {self.image_shape}. Received: "
+                f"inputs.shape={tuple(inputs.shape)}"
+            )
+        if None in given:
             # TensorFlow opens the sizes after batches of different ones, and
             # a wrong one may fit the convolutions by chance. This fails at run
             # time for all sizes but 1.
