@@ -1103,7 +1103,14 @@ def test_no_pixel_escapes(place):
     assert np.isnan(scores[1]).all()
 
 
-@pytest.mark.parametrize("dtype", ["float64", "float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param("float64", marks=only_tensorflow),
+        "float32",
+        "mixed_bfloat16",
+    ],
+)
 def test_trains_in_every_dtype(dtype):
     model = compiled(small(dtype=dtype))
     history = model.fit(IMAGES, LABELS, verbose=0).history
