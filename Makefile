@@ -20,7 +20,7 @@ demo: .venv/ready
 test: test-tensorflow test-jax
 
 test-tensorflow test-jax: test-%: .venv/ready
-	KERAS_BACKEND=$* $(BIN)/python -m pytest -n 2 --dist loadfile
+	KERAS_BACKEND=$* $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/ready
 	$(BIN)/ruff check .

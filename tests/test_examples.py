@@ -16,6 +16,7 @@ import keras_capsules
 from keras_capsules import datasets
 
 pytestmark = [
+    pytest.mark.usefixtures("optimized"),
     pytest.mark.skipif(
         keras.backend.backend() == "torch",
         reason="Keras makes no SavedModels of PyTorch models",
@@ -36,7 +37,7 @@ WRITTEN = {
 
 
 @pytest.fixture(scope="module")
-def quickstart():
+def quickstart(optimized):
     spec = importlib.util.spec_from_file_location(
         "quickstart", EXAMPLES / "quickstart.py"
     )

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 
+import keras
 import pytest
 
 import keras_capsules
@@ -142,6 +143,7 @@ def test_docstring_examples_run(block, tmp_path, monkeypatch):
     exec(compile(block, "example", "exec"), {"__name__": "example"})
 
 
+@pytest.mark.usefixtures("optimized")
 def test_readme_blocks_run(tmp_path, monkeypatch):
     """One after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
@@ -162,6 +164,9 @@ def test_the_readme_names_what_there_is():
         assert (REPOSITORY / link).exists(), f"{link} is no file"
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="measures TensorFlow"
+)
 def test_benchmark_runs(tmp_path):
     script = REPOSITORY / "benchmarks" / "speed.py"
     options = ["--repeats", "1", "--batch", "2", "--skip-steps"]

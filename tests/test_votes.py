@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 import pytest
+from blocks import BLOCKS
+from blocks import set_blocks
 from gradients import assert_close
 from gradients import check_slopes
 from gradients import evaluate
@@ -11,7 +13,6 @@ from gradients import needs_float64
 from gradients import second_gradient
 from keras import ops
 
-from keras_capsules import votes as votes_module
 from keras_capsules.votes import Votes
 
 # Distinct primes, so that no axis can be taken for another.
@@ -32,10 +33,10 @@ def rows(request):
     return request.param
 
 
-@pytest.fixture(params=[32, 2], ids=["unrolled", "loop"])
-def unrolled(request, monkeypatch):
-    """The loop over parents, written out or left to the backend."""
-    monkeypatch.setattr(votes_module, "_MAX_UNROLLED", request.param)
+@pytest.fixture(params=BLOCKS)
+def blocks(request, monkeypatch):
+    """How parents are taken together."""
+    set_blocks(monkeypatch, request.param)
 
 
 def make_arrays(rows, dtype="float64", seed=0):
@@ -43,8 +44,8 @@ def make_arrays(rows, dtype="float64", seed=0):
     shapes = {
         "u": (BATCH, INPUTS, rows, DIM),
         "w": (INPUTS, DIM, OUTPUTS, OUT_DIM),
-        "c": (BATCH, OUTPUTS, INPUTS),
-        "t": (BATCH, OUTPUTS, rows, OUT_DIM),
+        "c": (OUTPUTS, BATCH, INPUTS),
+        "t": (OUTPUTS, BATCH, rows, OUT_DIM),
     }
     return {
         name: random.normal(size=shape).astype(dtype)
@@ -56,11 +57,11 @@ def expected(method, u, w, c, t):
     """What each method should give, from the vote tensor, with NumPy."""
     votes = np.einsum("bipd,idje->bijpe", u, w)
     return {
-        "mix": lambda: np.einsum("bji,bijpe->bjpe", c, votes),
-        "agreement": lambda: np.einsum("bijpe,bjpe->bji", votes, t),
-        "pull": lambda: np.einsum("bji,idje,bjpe->bipd", c, w, t),
-        "outer": lambda: np.einsum("bji,bipd,bjpe->idje", c, u, t),
-        "sum": lambda: votes.sum(axis=1),
+        "mix": lambda: np.einsum("jbi,bijpe->jbpe", c, votes),
+        "agreement": lambda: np.einsum("bijpe,jbpe->jbi", votes, t),
+        "pull": lambda: np.einsum("jbi,idje,jbpe->bipd", c, w, t),
+        "outer": lambda: np.einsum("jbi,bipd,jbpe->idje", c, u, t),
+        "sum": lambda: np.einsum("bijpe->jbpe", votes),
         "dense": lambda: votes,
     }[method]()
 
@@ -70,7 +71,7 @@ def apply(method, u, w, *operands):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_values_equal_the_vote_tensor(method, rows, unrolled):
+def test_values_equal_the_vote_tensor(method, rows, blocks):
     arrays = make_arrays(rows)
     operands = [arrays[name] for name in OPERANDS[method]]
 
@@ -82,7 +83,7 @@ def test_values_equal_the_vote_tensor(method, rows, unrolled):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_float32_equals_the_vote_tensor(method, unrolled):
+def test_float32_equals_the_vote_tensor(method, blocks):
     arrays = make_arrays(1, "float32")
     operands = [arrays[name] for name in "uw" + OPERANDS[method]]
     exact = expected(method, **make_arrays(1))
@@ -98,13 +99,13 @@ def test_float32_equals_the_vote_tensor(method, unrolled):
     assert_close(value, exact, 1e-5)
     # The form is linear in each operand, so that its gradient by one of them
     # is the form again; einsum finds it from the letters.
-    letters = {"u": "bipd", "w": "idje", "c": "bji", "t": "bjpe"}
+    letters = {"u": "bipd", "w": "idje", "c": "jbi", "t": "jbpe"}
     out = {
-        "mix": "bjpe",
-        "agreement": "bji",
+        "mix": "jbpe",
+        "agreement": "jbi",
         "pull": "bipd",
         "outer": "idje",
-        "sum": "bjpe",
+        "sum": "jbpe",
         "dense": "bijpe",
     }[method]
     names = "uw" + OPERANDS[method]
@@ -126,7 +127,7 @@ def test_float32_equals_the_vote_tensor(method, unrolled):
 
 @needs_float64
 @pytest.mark.parametrize("method", ["mix", "agreement", "pull", "outer"])
-def test_gradients_equal_numeric_ones(method, rows, unrolled):
+def test_gradients_equal_numeric_ones(method, rows, blocks):
     arrays = make_arrays(rows)
     operands = [arrays[name] for name in "uw" + OPERANDS[method]]
 
@@ -148,7 +149,7 @@ def test_gradients_equal_numeric_ones(method, rows, unrolled):
         if (method, which) not in (("pull", 0), ("outer", 1))
     ],
 )
-def test_second_derivatives_equal_the_vote_tensor(method, which, unrolled):
+def test_second_derivatives_equal_the_vote_tensor(method, which, blocks):
     arrays = make_arrays(1, "float32")
     operands = [arrays[name] for name in "uw" + OPERANDS[method]]
     direction = np.random.default_rng(2).normal(size=operands[which].shape)
@@ -174,21 +175,21 @@ def _dense_apply(method, u, w, *operands):
     c, t = named.get("c"), named.get("t")
     votes = Votes(u, w).dense()
     if method == "mix":
-        return ops.einsum("bji,bijpe->bjpe", c, votes)
+        return ops.einsum("jbi,bijpe->jbpe", c, votes)
     if method == "agreement":
-        return ops.einsum("bijpe,bjpe->bji", votes, t)
+        return ops.einsum("bijpe,jbpe->jbi", votes, t)
     if method == "pull":
-        weights = ops.einsum("bji,bjpe->bijpe", c, t)
+        weights = ops.einsum("jbi,jbpe->bijpe", c, t)
         return ops.einsum("bijpe,idje->bipd", weights, w)
-    weights = ops.einsum("bji,bjpe->bijpe", c, t)
+    weights = ops.einsum("jbi,jbpe->bijpe", c, t)
     return ops.einsum("bijpe,bipd->idje", weights, u)
 
 
-def test_a_batch_of_none_and_of_one(unrolled):
+def test_a_batch_of_none_and_of_one(blocks):
     arrays = make_arrays(1, "float32")
     for batch in (0, 1):
         few = {
-            name: array if name == "w" else array[:batch]
+            name: {"u": array[:batch], "w": array}.get(name, array[:, :batch])
             for name, array in arrays.items()
         }
         for method in METHODS:

@@ -161,14 +161,15 @@ class CapsuleLayer(keras.layers.Layer):
         )
         bias = None
         if self.bias is not None:
-            bias = ops.convert_to_tensor(self.bias)[:, None]  # [j, p, e]
+            bias = ops.convert_to_tensor(self.bias)
+            bias = bias[:, None, None]  # [j, 1, p, e]
         routed = self.routing(
             votes,
             bias=bias,
             weights=self.routing_weights,
             training=bool(training),
         )
-        poses = ops.squeeze(routed.poses, axis=2)  # [b, j, e]
+        poses = ops.transpose(routed.poses[:, :, 0], (1, 0, 2))  # [b, j, e]
         if not return_coupling:
             return poses
         if routed.coupling is None:
@@ -176,7 +177,7 @@ class CapsuleLayer(keras.layers.Layer):
                 "This routing has no coupling coefficients to return. "
                 f"Received: return_coupling=True, routing={self.routing!r}"
             )
-        return poses, ops.transpose(routed.coupling, (0, 2, 1))
+        return poses, ops.transpose(routed.coupling, (1, 2, 0))  # [b, i, j]
 
     def compute_output_shape(self, input_shape):
         self._check_input_shape(input_shape)

@@ -7,10 +7,10 @@ Routed = collections.namedtuple("Routed", ["poses", "activations", "coupling"])
 Routed.__doc__ = """What a routing returns.
 
 Attributes:
-    poses: Poses of the output capsules, `[b, j, p, e]`.
-    activations: Their activations, `[b, j]`, or `None` where the length of
+    poses: Poses of the output capsules, `[j, b, p, e]`.
+    activations: Their activations, `[j, b]`, or `None` where the length of
         the pose is the activation.
-    coupling: Coupling coefficients of the last iteration, `[b, j, i]`: the
+    coupling: Coupling coefficients of the last iteration, `[j, b, i]`: the
         share of input capsule i's vote that went to output capsule j, or
         `None` if the routing has none.
 """
@@ -41,9 +41,9 @@ class Routing(abc.ABC):
     @keras.saving.register_keras_serializable(package="my_package")
     class MeanRouting(Routing):
         def call(self, votes, activations=None, bias=None, **kwargs):
-            total = votes.sum()  # [b, j, p, e]
+            total = votes.sum()  # [j, b, p, e]
             coupling = keras.ops.full(
-                (len(total), votes.num_outputs, votes.num_inputs),
+                (votes.num_outputs, total.shape[1], votes.num_inputs),
                 1 / votes.num_inputs,
             )
             return Routed(total / votes.num_inputs, None, coupling)
@@ -85,7 +85,7 @@ class Routing(abc.ABC):
             votes: A `keras_capsules.votes.Votes`.
             activations: Activations of the input capsules, `[b, i]`, or
                 `None` where a capsule's length is its activation.
-            bias: The layer's bias, `[j, p, e]`, or `None`.
+            bias: The layer's bias, `[j, 1, p, e]`, or `None`.
             weights: What `build` returned.
             training: Whether the layer is called in training.
 

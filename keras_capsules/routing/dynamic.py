@@ -90,14 +90,14 @@ class DynamicRouting(Routing):
         # First iteration: every parent gets the same share of every child.
         dtype = votes.poses.dtype
         share = 1.0 / (votes.num_outputs + self.leaky)
-        outputs = self._squash(votes.sum() * share, bias)  # [b, j, p, e]
+        outputs = self._squash(votes.sum() * share, bias)  # [j, b, p, e]
         if self.num_iterations == 1:
-            shape = (ops.shape(outputs)[0], votes.num_outputs, votes.num_inputs)
+            shape = (votes.num_outputs, ops.shape(outputs)[1], votes.num_inputs)
             uniform = ops.full(shape, share, dtype)
             return Routed(ops.cast(outputs, dtype), None, uniform)
         total = outputs
         for iteration in range(1, self.num_iterations):
-            logits = votes.agreement(ops.cast(total, dtype))  # [b, j, i]
+            logits = votes.agreement(ops.cast(total, dtype))  # [j, b, i]
             coupling = self._softmax(logits)
             if self.stop_gradient:
                 coupling = ops.stop_gradient(coupling)
@@ -107,21 +107,21 @@ class DynamicRouting(Routing):
         return Routed(ops.cast(outputs, dtype), None, coupling)
 
     def _softmax(self, logits):
-        """Softmax over the parents, in at least float32; `[b, j, i]`."""
-        # By hand, for over an inner axis it is a few times faster than
+        """Softmax over the parents, in at least float32; `[j, b, i]`."""
+        # By hand, which over a leading axis is a few times faster than
         # `ops.softmax`, which moves that axis to the end and back.
         dtype = logits.dtype
         logits = ops.cast(logits, at_least_float32(dtype))
         highest = ops.max(
             ops.stop_gradient(logits),
-            axis=1,
+            axis=0,
             keepdims=True,
             initial=-math.inf,  # for an empty batch
         )
         if self.leaky:
             highest = ops.maximum(highest, 0.0)
         powers = ops.exp(logits - highest)
-        total = ops.sum(powers, axis=1, keepdims=True)
+        total = ops.sum(powers, axis=0, keepdims=True)
         if self.leaky:
             total = total + ops.exp(-highest)
         return ops.cast(powers / total, dtype)

@@ -365,7 +365,7 @@ class WeightedSum(Routing):
     ):
         self.called_with = (activations, bias, training)
         share = ops.convert_to_tensor(weights["share"])
-        share = ops.repeat(share[None], ops.shape(votes.poses)[0], axis=0)
+        share = ops.repeat(share[:, None], ops.shape(votes.poses)[0], axis=1)
         poses = votes.mix(share)
         return Routed(poses if bias is None else poses + bias, None, share)
 
@@ -384,7 +384,7 @@ def test_routing_with_weights(tmp_path):
     np.testing.assert_allclose(numpy(coupling)[1], share.T, rtol=1e-6)
     activations, seen, _ = layer.routing.called_with
     assert activations is None
-    assert seen.shape == (5, 1, 2)
+    assert seen.shape == (5, 1, 1, 2)
     check_saving(
         keras.Sequential([keras.Input((7, 3)), layer]), poses, tmp_path
     )

@@ -23,7 +23,8 @@ class GatedMean(Routing):
         return {"gate": layer.add_weight(name="gate", shape=shape)}
 
     def call(self, votes, activations=None, bias=None, weights=None, **kwargs):
-        total = votes.sum() * keras.ops.convert_to_tensor(weights["gate"])
+        gate = keras.ops.convert_to_tensor(weights["gate"])  # [j, p, e]
+        total = votes.sum() * gate[:, None]
         return Routed(self.gain * total, None, None)
 
     def get_config(self):

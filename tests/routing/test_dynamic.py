@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from blocks import BLOCKS
+from blocks import set_blocks
 from gradients import KEEPS_FLOAT64
 from gradients import assert_close
 from gradients import check_slopes
@@ -11,7 +13,6 @@ from gradients import needs_float64
 from gradients import second_gradient
 from keras import ops
 
-from keras_capsules import votes as votes_module
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.votes import Votes
 
@@ -29,6 +30,8 @@ def make_arrays(rows=1, seed=0):
 
 
 def route(poses, kernel, bias=None, **options):
+    if bias is not None:
+        bias = ops.convert_to_tensor(bias)[:, None]  # [j, 1, p, e]
     return DynamicRouting(**options)(Votes(poses, kernel), bias=bias)
 
 
@@ -48,7 +51,8 @@ def oracle(poses, kernel, bias=0.0, num_iterations=3, leaky=False):
             logits = logits + (votes * v).sum(axis=(2, 3))
         all_poses.append(v)
         all_coupling.append(coupling.T)
-    return np.stack(all_poses), np.stack(all_coupling)
+    # Parents first, as our routings return them.
+    return np.stack(all_poses, axis=1), np.stack(all_coupling, axis=1)
 
 
 # From the votes sin(1), ..., sin(18), of shape [1, 3, 2, 3], in float64.
@@ -88,7 +92,7 @@ def test_golden_values(options, bias, golden):
 
     value = evaluate(poses, *golden_votes())
 
-    np.testing.assert_allclose(value[0, :, 0], golden, atol=1e-6)
+    np.testing.assert_allclose(value[:, 0, 0], golden, atol=1e-6)
 
 
 def test_golden_coupling():
@@ -135,11 +139,11 @@ def test_gradients_equal_numeric_ones(num_iterations, leaky):
     check_slopes(loss, gradients, *arrays, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("unrolled", [32, 2], ids=["unrolled", "loop"])
+@pytest.mark.parametrize("blocks", BLOCKS)
 def test_float32_gradients_equal_those_through_the_vote_tensor(
-    unrolled, monkeypatch
+    blocks, monkeypatch
 ):
-    monkeypatch.setattr(votes_module, "_MAX_UNROLLED", unrolled)
+    set_blocks(monkeypatch, blocks)
     arrays = [array.astype("float32") for array in make_arrays()]
 
     def loss(*x):
@@ -164,7 +168,7 @@ def _dense_route(poses, kernel, bias, num_iterations=3):
         squared = ops.sum(s * s, axis=(2, 3), keepdims=True) + 1e-7
         v = s * ops.sqrt(squared) / (1 + squared)
         logits = logits + ops.einsum("bijpe,bjpe->bij", votes, v)
-    return v
+    return ops.transpose(v, (1, 0, 2, 3))  # [j, b, p, e]
 
 
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["poses", "kernel", "bias"])
@@ -198,7 +202,7 @@ def test_stop_gradient_leaves_the_values_and_holds_the_coupling_constant():
 
     def loss_at_constant_coupling(poses, kernel, bias):
         votes = Votes(poses, kernel)
-        s = votes.mix(ops.convert_to_tensor(coupling)) + bias
+        s = votes.mix(ops.convert_to_tensor(coupling)) + bias[:, None]
         squared = ops.sum(s * s, axis=(2, 3), keepdims=True) + 1e-7
         return ops.sum(ops.sin(s * ops.sqrt(squared) / (1 + squared)))
 
@@ -214,11 +218,11 @@ def test_stop_gradient_leaves_the_values_and_holds_the_coupling_constant():
 
 def test_coupling_is_shared_out_among_the_parents():
     arrays = make_arrays()
-    whole = evaluate(lambda *x: route(*x).coupling, *arrays).sum(axis=1)
+    whole = evaluate(lambda *x: route(*x).coupling, *arrays).sum(axis=0)
     assert_close(whole, np.ones_like(whole))
     leaky = evaluate(lambda *x: route(*x, leaky=True).coupling, *arrays)
     assert (leaky > 0).all()
-    assert (leaky.sum(axis=1) < 1).all()
+    assert (leaky.sum(axis=0) < 1).all()
 
 
 def test_the_order_of_input_capsules_does_not_matter():
@@ -242,7 +246,7 @@ def test_examples_do_not_influence_each_other():
 
     assert_close(
         evaluate(value, poses[1:], kernel, bias),
-        evaluate(value, poses, kernel, bias)[1:],
+        evaluate(value, poses, kernel, bias)[:, 1:],
     )
 
 
