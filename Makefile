@@ -11,7 +11,7 @@ help:
 	@echo "make test       all tests, on TensorFlow and on JAX"
 	@echo "make lint       check the style of the code"
 	@echo "make format     bring the code into that style"
-	@echo "make benchmark  measure speed; tables, and JSON in benchmarks/results"
+	@echo "make benchmark  measure speed and memory, into benchmarks/results"
 	@echo "make clean      remove .venv and what the examples wrote"
 
 demo: .venv/ready
@@ -32,6 +32,9 @@ format: .venv/ready
 
 benchmark: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/speed.py
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/memory.py
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/growth.py
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/network.py
 
 clean:
 	rm -rf .venv outputs

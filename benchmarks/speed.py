@@ -1,174 +1,147 @@
-"""How fast routing is, beside the textbook form, in one process.
+"""How fast routing is, beside the textbook forms, in one process.
 
     python benchmarks/speed.py
 
-Prints two tables and writes `benchmarks/results/speed.json`:
-
-1. Dynamic routing with three iterations at the shape of the MNIST CapsNet, as
-   our operator and as its textbook form, which makes the tensor of votes.
-2. A training step of CapsNet as `compile()` makes it by default on this
-   machine, and compiled with XLA.
-
-The forms are timed in turn, and medians are reported: on a machine that does
-other work as well, ratios hold where times do not.
+Prints tables and writes `benchmarks/results/speed.json`: dynamic routing with
+three iterations and self-attention routing at the shape of the MNIST CapsNet,
+forward and with gradients, as our operator and as the textbook form, which
+makes the tensor of all votes, in a TensorFlow graph, compiled with XLA, and,
+where PyTorch is installed, there as well. The limit is the time that the
+processor's matrix products would take for the layer's arithmetic.
 """
 
-import argparse
-import json
-import pathlib
-import platform
-import statistics
-import subprocess
-import time
+import importlib.util
 
-import keras
+import harness
 import numpy as np
 import tensorflow as tf
 
-from keras_capsules import MarginLoss
-from keras_capsules.models import CapsNet
 from keras_capsules.routing import DynamicRouting
+from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.votes import Votes
 
-BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 128, 1152, 8, 10, 16
+INPUTS, DIM, OUTPUTS, OUT_DIM = 1152, 8, 10, 16
 
 
-def main(argv=None):
-    parser = argparse.ArgumentParser(description="Measures speed.")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--output", default=pathlib.Path(__file__).parent)
-    parser.add_argument("--skip-steps", action="store_true")
-    arguments = parser.parse_args(argv)
-    if keras.backend.backend() != "tensorflow":
-        parser.error("this measures TensorFlow: set KERAS_BACKEND=tensorflow")
-    results = {
-        "routing_ms": routing(arguments.batch, arguments.repeats),
-        "machine": platform.processor() or platform.machine(),
-        "tensorflow": tf.__version__,
-        "keras": keras.__version__,
-        "commit": commit(),
-    }
-    show("Dynamic routing", results["routing_ms"])
-    if not arguments.skip_steps:
-        results["step_ms"] = steps(arguments.batch, arguments.repeats)
-        show("Training step of CapsNet", results["step_ms"])
-    path = pathlib.Path(arguments.output) / "results" / "speed.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"\nwritten to {path}")
-
-
-def routing(batch, repeats):
-    """Median milliseconds of each form, forward and with gradients."""
-    random = np.random.default_rng(0)
-    poses = random.normal(size=(batch, INPUTS, 1, DIM), scale=0.2)
-    kernel = random.normal(size=(INPUTS, DIM, OUTPUTS, OUT_DIM), scale=0.1)
-    inputs = [tf.constant(x, "float32") for x in (poses, kernel)]
-
-    def operator(poses, kernel, **options):
-        return DynamicRouting(**options)(Votes(poses, kernel)).poses
-
-    def stopped(poses, kernel):
-        return operator(poses, kernel, stop_gradient=True)
-
-    def gradients(function):
-        def forward_and_gradients(*inputs):
-            with tf.GradientTape() as tape:
-                tape.watch(inputs)
-                loss = tf.reduce_sum(tf.square(function(*inputs)))
-            return tape.gradient(loss, inputs)
-
-        return forward_and_gradients
+def main():
+    arguments = harness.parse(__doc__, repeats=15, batch=128)
+    poses, kernel = harness.inputs(
+        arguments.batch, INPUTS, DIM, OUTPUTS, OUT_DIM
+    )
+    flops = 2 * arguments.batch * INPUTS * DIM * OUTPUTS * OUT_DIM
+    rate = matrix_product_rate(arguments.repeats)
+    results = {"batch": arguments.batch, "gflops_of_products": round(rate)}
 
     forms = {
-        "textbook": tf.function(textbook),
-        "textbook, XLA": tf.function(textbook, jit_compile=True),
-        "operator": tf.function(operator),
-        "operator, coupling's gradient stopped": tf.function(stopped),
+        "textbook": harness.textbook_dynamic,
+        "textbook, XLA": harness.textbook_dynamic,
+        "operator": harness.dynamic(),
+        "operator, stop_gradient": harness.dynamic(stop_gradient=True),
     }
-    with_gradients = {
-        name: tf.function(
-            gradients(form.python_function), jit_compile="XLA" in name
+    rows = measure(forms, poses, kernel, arguments.repeats)
+    if importlib.util.find_spec("torch"):
+        rows |= measure_torch(poses, kernel, arguments.repeats)
+    # Forward one product for the first iteration and two for each other; in
+    # the gradient two for the first, for an agreement 3 and for a mixture 2.
+    rows["limit of matrix products"] = {
+        "forward": round(5 * flops / rate / 1e6, 2),
+        "with gradients": round(17 * flops / rate / 1e6, 2),
+    }
+    harness.show("Dynamic routing, 3 iterations", rows)
+    results["dynamic_ms"] = rows
+
+    bias = tf.zeros((OUTPUTS, INPUTS))
+
+    def self_attention(poses, kernel):
+        return SelfAttentionRouting()(
+            Votes(poses, kernel), weights={"coupling_bias": bias}
+        ).poses
+
+    forms = {
+        "textbook": harness.textbook_self_attention,
+        "textbook, XLA": harness.textbook_self_attention,
+        "operator": self_attention,
+    }
+    rows = measure(forms, poses, kernel, arguments.repeats)
+    harness.show("Self-attention routing", rows)
+    results["self_attention_ms"] = rows
+    results["largest_difference"] = difference(poses, kernel)
+    harness.write("speed", results, arguments.output)
+
+
+def measure(forms, poses, kernel, repeats):
+    """Medians of each form, forward and with gradients, in graphs."""
+    rows = {name: {} for name in forms}
+    for column, wrap in (
+        ("forward", lambda form: form),
+        ("with gradients", harness.with_gradients),
+    ):
+        graphs = {
+            name: tf.function(wrap(form), jit_compile="XLA" in name)
+            for name, form in forms.items()
+        }
+        calls = {
+            name: lambda graph=graph: graph(poses, kernel)
+            for name, graph in graphs.items()
+        }
+        for name, value in harness.medians(calls, repeats).items():
+            rows[name][column] = value
+    return rows
+
+
+def measure_torch(poses, kernel, repeats):
+    """The textbook form in PyTorch, eager and compiled."""
+    import torch
+
+    u, w = (torch.tensor(x.numpy()) for x in (poses[:, :, 0], kernel))
+
+    def textbook(u, w):
+        votes = torch.einsum("bid,idje->bije", u, w)
+        logits = torch.zeros(votes.shape[:3])
+        for iteration in range(3):
+            coupling = torch.softmax(logits, 2)
+            s = torch.einsum("bij,bije->bje", coupling, votes)
+            squared = (s * s).sum(-1, keepdim=True) + 1e-7
+            v = s * squared.sqrt() / (1 + squared)
+            if iteration < 2:
+                logits = logits + torch.einsum("bije,bje->bij", votes, v)
+        return v
+
+    def gradients(form):
+        def step():
+            inputs = [x.detach().requires_grad_() for x in (u, w)]
+            return torch.autograd.grad(form(*inputs).square().sum(), inputs)
+
+        return step
+
+    forms = {
+        "textbook, PyTorch": textbook,
+        "textbook, torch.compile": torch.compile(textbook),
+    }
+    with torch.no_grad():
+        forward = harness.medians(
+            {k: lambda f=f: f(u, w) for k, f in forms.items()}, repeats
         )
-        for name, form in forms.items()
-    }
-    forward = medians(forms, inputs, repeats)
-    backward = medians(with_gradients, inputs, repeats)
+    both = harness.medians({k: gradients(f) for k, f in forms.items()}, repeats)
     return {
-        name: {"forward": forward[name], "with gradients": backward[name]}
+        name: {"forward": forward[name], "with gradients": both[name]}
         for name in forms
     }
 
 
-def textbook(poses, kernel, num_iterations=3):
-    """Dynamic routing as papers write it, with the tensor of all votes."""
-    votes = tf.einsum("bipd,idje->bije", poses, kernel)
-    logits = tf.zeros(tf.shape(votes)[:3])
-    for iteration in range(num_iterations):
-        coupling = tf.nn.softmax(logits, axis=2)
-        s = tf.einsum("bij,bije->bje", coupling, votes)
-        squared = tf.reduce_sum(s * s, axis=-1, keepdims=True) + 1e-7
-        v = s * tf.sqrt(squared) / (1 + squared)
-        if iteration + 1 < num_iterations:
-            logits += tf.einsum("bije,bje->bij", votes, v)
-    return v
+def matrix_product_rate(repeats, size=2048):
+    """What the processor's float32 matrix products reach, in GFLOP/s."""
+    matrix = tf.ones((size, size))
+    product = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix)))
+    (time,) = harness.medians({"product": product}, repeats).values()
+    return 2 * size**3 / time / 1e6
 
 
-def steps(batch, repeats):
-    """Median milliseconds of a training step, by default and with XLA."""
-    random = np.random.default_rng(0)
-    images = random.uniform(size=(batch, 28, 28, 1)).astype("float32")
-    labels = random.integers(10, size=batch)
-    trainers = {}
-    for name, jit_compile in (("default", "auto"), ("XLA", True)):
-        model = CapsNet()
-        model.compile("adam", MarginLoss(), jit_compile=jit_compile)
-        trainers[name] = model.train_on_batch
-    repeats = max(1, repeats // 5)  # a step with XLA takes very long
-    return {
-        name: {"step": value}
-        for name, value in medians(trainers, (images, labels), repeats).items()
-    }
-
-
-def medians(functions, inputs, repeats):
-    """Times functions in turn and returns each one's median, in ms."""
-    times = {name: [] for name in functions}
-    for repeat in range(repeats + 1):
-        for name, function in functions.items():
-            started = time.perf_counter()
-            for output in tf.nest.flatten(function(*inputs)):
-                np.asarray(output)  # waits for the result
-            if repeat:  # the first call traces and compiles
-                times[name].append(1e3 * (time.perf_counter() - started))
-    return {
-        name: round(statistics.median(each), 2) for name, each in times.items()
-    }
-
-
-def show(title, table):
-    columns = list(next(iter(table.values())))
-    first = next(iter(table.values()))
-    print(f"\n{title} (ms, and how many times as fast as the first row)")
-    print(f"{'':40}" + "".join(f"{column:>22}" for column in columns))
-    for name, row in table.items():
-        cells = (f"{row[c]:.1f}  x{first[c] / row[c]:.1f}" for c in columns)
-        print(f"{name:40}" + "".join(f"{cell:>22}" for cell in cells))
-
-
-def commit():
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
-            capture_output=True,
-            check=True,
-            text=True,
-            cwd=pathlib.Path(__file__).parent,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip()
+def difference(poses, kernel):
+    """How far the operator's values are from the textbook's at most."""
+    ours = harness.ours(DynamicRouting())(poses, kernel)[:, :, 0]
+    theirs = tf.transpose(harness.textbook_dynamic(poses, kernel), (1, 0, 2))
+    return float(np.abs(ours - theirs).max())
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import margin_loss
 from keras_capsules.models import CapsNet
 from keras_capsules.routing import DynamicRouting
+from keras_capsules.routing import SelfAttentionRouting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,6 +174,14 @@ LAYERS = [
         (2, 37, 2),
         num_weights=2,
     ),
+    Row(
+        "self-attention",
+        CapsuleLayer,
+        {"num_capsules": 3, "capsule_dim": 5, "routing": "self_attention"},
+        (2, 7, 2),
+        (2, 3, 5),
+        num_weights=3,
+    ),
     Row("matrix", CapsuleLength, {}, (2, 3), (2,)),
     Row("capsules", CapsuleLength, {}, (2, 3, 5), (2, 3)),
     Row("grid", CapsuleLength, {}, (2, 3, 1, 5, 2), (2, 3, 1, 5)),
@@ -236,6 +245,8 @@ ROUTINGS = [
         DynamicRouting,
         {"num_iterations": 2, "leaky": True, "stop_gradient": True},
     ),
+    (SelfAttentionRouting, {}),
+    (SelfAttentionRouting, {"use_coupling_bias": False}),
 ]
 
 ACTIVATIONS = [squash, exponential_squash]

@@ -3,14 +3,12 @@
 import ast
 import importlib
 import inspect
-import os
 import pathlib
 import pkgutil
 import re
 import subprocess
 import sys
 
-import keras
 import pytest
 
 import keras_capsules
@@ -162,20 +160,3 @@ def test_the_readme_names_what_there_is():
                 assert name in text, f"README.md does not mention {name}"
     for link in re.findall(r"\]\((?!http|#)([^)]+)\)", text):
         assert (REPOSITORY / link).exists(), f"{link} is no file"
-
-
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="measures TensorFlow"
-)
-def test_benchmark_runs(tmp_path):
-    script = REPOSITORY / "benchmarks" / "speed.py"
-    options = ["--repeats", "1", "--batch", "2", "--skip-steps"]
-    result = subprocess.run(
-        [sys.executable, str(script), *options, "--output", str(tmp_path)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "KERAS_BACKEND": "tensorflow"},
-    )
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "results" / "speed.json").is_file()
-    assert "textbook" in result.stdout

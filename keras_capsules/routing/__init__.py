@@ -5,8 +5,14 @@ import keras
 from keras_capsules.routing.base import Routed as Routed
 from keras_capsules.routing.base import Routing as Routing
 from keras_capsules.routing.dynamic import DynamicRouting as DynamicRouting
+from keras_capsules.routing.self_attention import (
+    SelfAttentionRouting as SelfAttentionRouting,
+)
 
-_ROUTINGS = {"dynamic": DynamicRouting}
+_ROUTINGS = {
+    "dynamic": DynamicRouting,
+    "self_attention": SelfAttentionRouting,
+}
 
 
 def get(identifier):

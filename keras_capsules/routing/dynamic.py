@@ -1,7 +1,5 @@
 """Routing by agreement, as in the paper that began it."""
 
-import math
-
 import keras
 from keras import ops
 
@@ -9,6 +7,7 @@ from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_integer
 from keras_capsules.activations import squash
+from keras_capsules.routing._coupling import softmax_over_parents
 from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
 
@@ -98,33 +97,13 @@ class DynamicRouting(Routing):
         total = outputs
         for iteration in range(1, self.num_iterations):
             logits = votes.agreement(ops.cast(total, dtype))  # [j, b, i]
-            coupling = self._softmax(logits)
+            coupling = softmax_over_parents(logits, self.leaky)
             if self.stop_gradient:
                 coupling = ops.stop_gradient(coupling)
             outputs = self._squash(votes.mix(coupling), bias)
             if iteration + 1 < self.num_iterations:
                 total = total + outputs
         return Routed(ops.cast(outputs, dtype), None, coupling)
-
-    def _softmax(self, logits):
-        """Softmax over the parents, in at least float32; `[j, b, i]`."""
-        # By hand, which over a leading axis is a few times faster than
-        # `ops.softmax`, which moves that axis to the end and back.
-        dtype = logits.dtype
-        logits = ops.cast(logits, at_least_float32(dtype))
-        highest = ops.max(
-            ops.stop_gradient(logits),
-            axis=0,
-            keepdims=True,
-            initial=-math.inf,  # for an empty batch
-        )
-        if self.leaky:
-            highest = ops.maximum(highest, 0.0)
-        powers = ops.exp(logits - highest)
-        total = ops.sum(powers, axis=0, keepdims=True)
-        if self.leaky:
-            total = total + ops.exp(-highest)
-        return ops.cast(powers / total, dtype)
 
     def _squash(self, poses, bias):
         # In at least float32, as is the sum of outputs that makes the logits;

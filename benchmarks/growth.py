@@ -1,0 +1,133 @@
+"""How time and memory of a capsule layer grow with its sizes.
+
+    python benchmarks/growth.py
+
+Doubles one size at a time, over a factor of 16, and measures a step of dynamic
+routing, forward and with gradients to poses and kernel: seconds, and the peak
+memory above poses and kernel. Fits the slope of both on logarithmic scales.
+Then traces layers of 100 and of 1,000 output capsules. Prints tables, and
+writes `benchmarks/results/growth.json` and `growth.png`. Linux only.
+"""
+
+import time
+
+import harness
+import matplotlib
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+
+NAMES = ("batch", "input capsules", "input pose", "output capsules", "pose")
+# Large enough that no measurement is mostly overhead, small for the whole to
+# take a few minutes.
+BASE = (32, 512, 8, 16, 16)
+SWEEPS = {
+    "batch": (16, 32, 64, 128, 256),
+    "input capsules": (256, 512, 1024, 2048, 4096),
+    "output capsules": (8, 16, 32, 64, 128),
+    "pose": (8, 16, 32, 64, 128),
+}
+
+
+def main():
+    arguments = harness.parse(__doc__, repeats=7, shrink=1)
+    sweeps = {}
+    for name, sizes in SWEEPS.items():
+        sizes = [max(2, size // arguments.shrink) for size in sizes]
+        rows = [measure(name, size, arguments.repeats) for size in sizes]
+        sweeps[name] = {
+            "sizes": sizes,
+            "ms": [row[0] for row in rows],
+            "mib": [row[1] for row in rows],
+            "operands_mib": [row[2] for row in rows],
+            "slope_of_time": slope(sizes, [row[0] for row in rows]),
+            "slope_of_memory": slope(sizes, [row[1] for row in rows]),
+        }
+        print(f"\n{name}: {sweeps[name]}")
+    results = {"base": dict(zip(NAMES, BASE, strict=True)), "sweeps": sweeps}
+    results["tracing"] = {
+        number: trace(number)
+        for number in (100 // arguments.shrink, 1000 // arguments.shrink)
+    }
+    print(f"\ntracing, by output capsules: {results['tracing']}")
+    draw(sweeps, arguments.output)
+    harness.write("growth", results, arguments.output)
+
+
+def make_step(shape):
+    """A step in a graph for any batch size, and its arguments."""
+    poses, kernel = harness.inputs(*shape)
+    step = tf.function(
+        harness.with_gradients(harness.dynamic()),
+        input_signature=[
+            tf.TensorSpec((None, *poses.shape[1:])),
+            tf.TensorSpec(kernel.shape),
+        ],
+    )
+    return step, poses, kernel
+
+
+def measure(name, size, repeats):
+    """Median ms of a step, its peak MiB, and MiB of what it takes."""
+    shape = [
+        size if each == name else base
+        for each, base in zip(NAMES, BASE, strict=True)
+    ]
+    step, poses, kernel = make_step(shape)
+    step(poses[:1], kernel)  # traces
+    peak = np.median(
+        [harness.peak_memory(lambda: step(poses, kernel)) for _ in range(3)]
+    )
+    (ms,) = harness.medians(
+        {"step": lambda: step(poses, kernel)}, repeats
+    ).values()
+    operands = 4 * (tf.size(poses) + tf.size(kernel)) / harness.MEBIBYTE
+    return ms, float(peak), round(float(operands), 2)
+
+
+def slope(sizes, values):
+    """The exponent of growth, by least squares."""
+    return round(float(np.polyfit(np.log(sizes), np.log(values), 1)[0]), 3)
+
+
+def trace(num_outputs):
+    """Seconds to trace a step, and how many operations its graph has."""
+    _, *sizes = BASE
+    step, _, _ = make_step((2, sizes[0], sizes[1], max(2, num_outputs), 16))
+    started = time.perf_counter()
+    graph = step.get_concrete_function().graph
+    seconds = time.perf_counter() - started
+    definition = graph.as_graph_def()
+    number = len(definition.node) + sum(
+        len(function.node_def) for function in definition.library.function
+    )
+    return {"seconds": round(seconds, 2), "operations": number}
+
+
+def draw(sweeps, folder):
+    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    for name, sweep in sweeps.items():
+        relative = np.array(sweep["sizes"]) / sweep["sizes"][0]
+        for axis, key, which in zip(
+            axes, ("ms", "mib"), ("time", "memory"), strict=True
+        ):
+            values = np.array(sweep[key]) / sweep[key][0]
+            label = f"{name}, slope {sweep[f'slope_of_{which}']:.2f}"
+            axis.loglog(relative, values, "o-", label=label)
+    for axis, title in zip(axes, ("time", "peak memory"), strict=True):
+        axis.loglog([1, 16], [1, 16], "k:", label="proportional")
+        axis.set_xlabel("size, times the smallest")
+        axis.set_ylabel(f"{title} of a training step, times the smallest")
+        axis.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
+        axis.set_yticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
+        axis.minorticks_off()
+        axis.legend()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "growth.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main()

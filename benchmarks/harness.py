@@ -1,0 +1,228 @@
+"""What the benchmarks share: forms of routing, timing, memory, and reports."""
+
+import argparse
+import ctypes
+import datetime
+import json
+import os
+import pathlib
+import platform
+import re
+import statistics
+import subprocess
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_capsules.routing import DynamicRouting
+from keras_capsules.routing import Routed
+from keras_capsules.routing import Routing
+from keras_capsules.votes import Votes
+
+RESULTS = pathlib.Path(__file__).parent / "results"
+MEBIBYTE = 2**20
+
+
+def parse(description, repeats, **defaults):
+    """The options that every benchmark has, and numbers of its own."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
+    for name, default in defaults.items():
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=default
+        )
+    return parser.parse_args()
+
+
+# Routing, ours and as papers write it.
+
+
+def inputs(batch, num_inputs, dim, num_outputs, out_dim, seed=0):
+    """Poses `[b, i, 1, d]` and a kernel `[i, d, j, e]`."""
+    random = np.random.default_rng(seed)
+    poses = random.normal(size=(batch, num_inputs, 1, dim), scale=0.2)
+    shape = num_inputs, dim, num_outputs, out_dim
+    kernel = random.normal(size=shape, scale=0.1)
+    return [tf.constant(each, "float32") for each in (poses, kernel)]
+
+
+def ours(routing):
+    """A routing as a function of poses and kernel."""
+    return lambda poses, kernel: routing(Votes(poses, kernel)).poses
+
+
+def textbook_dynamic(poses, kernel, num_iterations=3, stop_gradient=False):
+    """Dynamic routing as papers write it, with the tensor of all votes."""
+    votes = tf.einsum("bipd,idje->bije", poses, kernel)
+    logits = tf.zeros(tf.shape(votes)[:3])
+    for iteration in range(num_iterations):
+        coupling = tf.nn.softmax(logits, axis=2)
+        if stop_gradient:
+            coupling = tf.stop_gradient(coupling)
+        s = tf.einsum("bij,bije->bje", coupling, votes)
+        squared = tf.reduce_sum(s * s, axis=-1, keepdims=True) + 1e-7
+        v = s * tf.sqrt(squared) / (1 + squared)
+        if iteration + 1 < num_iterations:
+            logits += tf.einsum("bije,bje->bij", votes, v)
+    return v
+
+
+def textbook_self_attention(poses, kernel):
+    """Self-attention routing with the votes, and the attention summed."""
+    votes = tf.einsum("bipd,idje->bjie", poses, kernel)
+    total = tf.reduce_sum(votes, axis=2, keepdims=True)
+    logits = tf.einsum("bjie,bjke->bji", votes, total)
+    logits /= tf.sqrt(float(votes.shape[-1]))
+    coupling = tf.nn.softmax(logits, axis=1)
+    s = tf.reduce_sum(coupling[..., None] * votes, axis=2)
+    length = tf.sqrt(tf.reduce_sum(s * s, axis=-1, keepdims=True) + 1e-7)
+    return (1 - tf.exp(-length)) * s / length
+
+
+@keras.saving.register_keras_serializable(package="benchmarks")
+class TextbookRouting(Routing):
+    """Dynamic routing in a network, with the tensor of all votes."""
+
+    def call(self, votes, bias=None, **kwargs):
+        dense = votes.dense()[:, :, :, 0]  # [b, i, j, e]
+        logits = keras.ops.zeros_like(dense[..., 0])
+        for iteration in range(3):
+            coupling = keras.ops.softmax(logits, axis=2)
+            s = keras.ops.einsum("bij,bije->bje", coupling, dense)
+            s = s + keras.ops.reshape(bias, s.shape[1:])
+            squared = keras.ops.sum(s * s, axis=-1, keepdims=True) + 1e-7
+            v = s * keras.ops.sqrt(squared) / (1 + squared)
+            if iteration < 2:
+                logits += keras.ops.einsum("bije,bje->bij", dense, v)
+        poses = keras.ops.transpose(v, (1, 0, 2))[:, :, None]
+        return Routed(poses, None, None)
+
+
+def with_gradients(function):
+    """The gradients of a loss of `function`, to all that it takes."""
+
+    def step(*inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            loss = tf.reduce_sum(tf.square(function(*inputs)))
+        return tape.gradient(loss, inputs)
+
+    return step
+
+
+def dynamic(**options):
+    return ours(DynamicRouting(**options))
+
+
+# Measuring.
+
+
+def medians(functions, repeats):
+    """Times functions in turn, so that a drifting machine is fair to all.
+
+    Args:
+        functions: Dictionary of functions without arguments.
+        repeats: Integer, how often each is timed, after one call that is not.
+
+    Returns:
+        Dictionary of medians in ms.
+    """
+    times = {name: [] for name in functions}
+    for repeat in range(repeats + 1):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            for output in keras.tree.flatten(function()):
+                np.asarray(output)  # waits for the result
+            if repeat:  # the first call traces and compiles
+                times[name].append(1e3 * (time.perf_counter() - started))
+    return {
+        name: round(statistics.median(each), 3) for name, each in times.items()
+    }
+
+
+def peak_memory(function):
+    """Peak memory while `function` runs, in MiB above that before it.
+
+    Call it once with small inputs before, for what tracing takes stays.
+    """
+    # What was freed goes back to the system, so that it counts when it is
+    # used again, and the peak is forgotten. Both are Linux's.
+    ctypes.CDLL(None).malloc_trim(0)
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    before = _status("VmRSS")
+    result = function()
+    keras.tree.map_structure(np.asarray, result)
+    return round((_status("VmHWM") - before) / 1024, 1)
+
+
+def _status(name):
+    text = pathlib.Path("/proc/self/status").read_text()
+    return int(re.search(rf"{name}:\s+(\d+) kB", text)[1])
+
+
+# Reporting.
+
+
+def show(title, rows, unit="ms"):
+    """Prints `{row: {column: number}}`, and ratios to the first row."""
+    first = next(iter(rows.values()))
+    print(f"\n{title} ({unit}, and the first row's share of it)")
+    print(f"{'':34}" + "".join(f"{column:>24}" for column in first))
+    for name, row in rows.items():
+        cells = (
+            f"{row[column]:.1f}  x{first[column] / row[column]:.1f}"
+            if row.get(column)
+            else "-"
+            for column in first
+        )
+        print(f"{name:34}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+def write(name, results, folder):
+    """Writes results with what they were measured on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    results = {
+        **results,
+        "command": f"python benchmarks/{name}.py",
+        "date": datetime.date.today().isoformat(),
+        "machine": {"processor": _processor(), "cores": os.cpu_count()},
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+        },
+        "commit": _commit(),
+    }
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    print(f"\nwritten to {path}")
+
+
+def _processor():
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    name = re.search(r"model name\s*: (.*)", text)
+    flags = re.search(r"flags\s*: (.*)", text)
+    found = name[1] if name else platform.machine()
+    if flags and "avx512_bf16" in flags[1]:
+        found += ", AVX512-BF16"
+    return found
+
+
+def _commit():
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            capture_output=True,
+            check=True,
+            text=True,
+            cwd=pathlib.Path(__file__).parent,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,76 @@
+"""How much memory a training step of a capsule layer takes.
+
+    python benchmarks/memory.py
+
+Prints tables and writes `benchmarks/results/memory.json`: the peak memory of
+one step of dynamic routing, forward and with gradients to poses and kernel,
+above that of poses and kernel themselves, as our operator and as the textbook
+form, at the shape of the MNIST CapsNet; and a step of a large layer, whose
+votes alone would take 6.2 GB. Linux only.
+"""
+
+import time
+
+import harness
+import tensorflow as tf
+
+MNIST = (128, 1152, 8, 10, 16)
+LARGE = (128, 3872, 8, 196, 16)
+
+
+def main():
+    arguments = harness.parse(__doc__, repeats=3, large=1)
+    rows = {
+        name: {"peak": measure(form, MNIST, arguments.repeats)[0]}
+        for name, form in {
+            "textbook": harness.textbook_dynamic,
+            "operator": harness.dynamic(),
+            "operator, stop_gradient": harness.dynamic(stop_gradient=True),
+        }.items()
+    }
+    harness.show("A training step, 1152 x 8 to 10 x 16", rows, "MiB")
+    results = {"mnist_mib": rows, "gradients_mib": gradients_size(MNIST)}
+    if arguments.large:
+        peak, seconds = measure(harness.dynamic(), LARGE, 1)
+        batch, inputs, _, outputs, out_dim = LARGE
+        votes = 4 * batch * inputs * outputs * out_dim / harness.MEBIBYTE
+        results["large"] = {
+            "shape": LARGE,
+            "peak_mib": peak,
+            "seconds": round(seconds, 1),
+            "votes_alone_mib": round(votes),
+            "poses_kernel_and_gradients_mib": 2 * gradients_size(LARGE),
+        }
+        print(f"\nA step of 3872 x 8 to 196 x 16: {results['large']}")
+    harness.write("memory", results, arguments.output)
+
+
+def measure(form, shape, repeats):
+    """Median of peaks in MiB, and of seconds, of a step."""
+    poses, kernel = harness.inputs(*shape)
+    step = tf.function(
+        harness.with_gradients(form),
+        input_signature=[
+            tf.TensorSpec((None, *poses.shape[1:])),
+            tf.TensorSpec(kernel.shape),
+        ],
+    )
+    step(poses[:1], kernel)  # traces
+    peaks, times = [], []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        peaks.append(harness.peak_memory(lambda: step(poses, kernel)))
+        times.append(time.perf_counter() - started)
+    middle = repeats // 2
+    return sorted(peaks)[middle], sorted(times)[middle]
+
+
+def gradients_size(shape):
+    """MiB of the gradients to poses and kernel, as large as these."""
+    batch, inputs, dim, outputs, out_dim = shape
+    numbers = inputs * dim * (batch + outputs * out_dim)
+    return round(4 * numbers / harness.MEBIBYTE, 1)
+
+
+if __name__ == "__main__":
+    main()
