@@ -57,35 +57,20 @@ def main():
     harness.write("growth", results, arguments.output)
 
 
-def make_step(shape):
-    """A step in a graph for any batch size, and its arguments."""
-    poses, kernel = harness.inputs(*shape)
-    step = tf.function(
-        harness.with_gradients(harness.dynamic()),
-        input_signature=[
-            tf.TensorSpec((None, *poses.shape[1:])),
-            tf.TensorSpec(kernel.shape),
-        ],
-    )
-    return step, poses, kernel
-
-
 def measure(name, size, repeats):
     """Median ms of a step, its peak MiB, and MiB of what it takes."""
     shape = [
         size if each == name else base
         for each, base in zip(NAMES, BASE, strict=True)
     ]
-    step, poses, kernel = make_step(shape)
-    step(poses[:1], kernel)  # traces
-    peak = np.median(
-        [harness.peak_memory(lambda: step(poses, kernel)) for _ in range(3)]
-    )
+    peak, _ = harness.peak_memory(shape)
+    poses, kernel = harness.inputs(*shape)
+    step = harness.make_step(harness.dynamic(), shape)
     (ms,) = harness.medians(
         {"step": lambda: step(poses, kernel)}, repeats
     ).values()
     operands = 4 * (tf.size(poses) + tf.size(kernel)) / harness.MEBIBYTE
-    return ms, float(peak), round(float(operands), 2)
+    return ms, peak, round(float(operands), 2)
 
 
 def slope(sizes, values):
@@ -96,7 +81,8 @@ def slope(sizes, values):
 def trace(num_outputs):
     """Seconds to trace a step, and how many operations its graph has."""
     _, *sizes = BASE
-    step, _, _ = make_step((2, sizes[0], sizes[1], max(2, num_outputs), 16))
+    shape = (2, *sizes[:2], max(2, num_outputs), sizes[3])
+    step = harness.make_step(harness.dynamic(), shape)
     started = time.perf_counter()
     graph = step.get_concrete_function().graph
     seconds = time.perf_counter() - started

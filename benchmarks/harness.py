@@ -1,9 +1,9 @@
 """What the benchmarks share: forms of routing, timing, memory, and reports."""
 
 import argparse
-import ctypes
 import datetime
 import json
+import multiprocessing
 import os
 import pathlib
 import platform
@@ -71,13 +71,12 @@ def textbook_dynamic(poses, kernel, num_iterations=3, stop_gradient=False):
 
 
 def textbook_self_attention(poses, kernel):
-    """Self-attention routing with the votes, and the attention summed."""
+    """Self-attention routing as its authors' code has it, with the votes."""
     votes = tf.einsum("bipd,idje->bjie", poses, kernel)
-    total = tf.reduce_sum(votes, axis=2, keepdims=True)
-    logits = tf.einsum("bjie,bjke->bji", votes, total)
+    logits = tf.einsum("...ij,...kj->...i", votes, votes)[..., None]
     logits /= tf.sqrt(float(votes.shape[-1]))
     coupling = tf.nn.softmax(logits, axis=1)
-    s = tf.reduce_sum(coupling[..., None] * votes, axis=2)
+    s = tf.reduce_sum(votes * coupling, axis=-2)
     length = tf.sqrt(tf.reduce_sum(s * s, axis=-1, keepdims=True) + 1e-7)
     return (1 - tf.exp(-length)) * s / length
 
@@ -143,19 +142,52 @@ def medians(functions, repeats):
     }
 
 
-def peak_memory(function):
-    """Peak memory while `function` runs, in MiB above that before it.
+def peak_memory(shape, **options):
+    """What `step_memory` returns, from a process of its own.
 
-    Call it once with small inputs before, for what tracing takes stays.
+    What one measurement has freed, another could use again unnoticed.
     """
-    # What was freed goes back to the system, so that it counts when it is
-    # used again, and the peak is forgotten. Both are Linux's.
-    ctypes.CDLL(None).malloc_trim(0)
-    pathlib.Path("/proc/self/clear_refs").write_text("5")
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(step_memory, (shape,), options)
+
+
+def step_memory(shape, **options):
+    """Peak memory of a training step of dynamic routing.
+
+    Args:
+        shape: Arguments of `inputs`.
+        **options: Of `DynamicRouting`; `textbook=True` for the other form.
+
+    Returns:
+        Peak MiB above that before the step, in which the graph, poses and
+        kernel are there already, and the gradients to these are not; and the
+        seconds of the step.
+    """
+    textbook = options.pop("textbook", False)
+    poses, kernel = inputs(*shape)
+    step = make_step(
+        textbook_dynamic if textbook else dynamic(**options), shape
+    )
+    step(poses[:1], kernel)  # traces
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     before = _status("VmRSS")
-    result = function()
-    keras.tree.map_structure(np.asarray, result)
-    return round((_status("VmHWM") - before) / 1024, 1)
+    started = time.perf_counter()
+    keras.tree.map_structure(np.asarray, step(poses, kernel))
+    seconds = time.perf_counter() - started
+    return round((_status("VmHWM") - before) / 1024, 1), round(seconds, 2)
+
+
+def make_step(form, shape):
+    """A form with gradients, in a graph for any batch size."""
+    _, num_inputs, dim, num_outputs, out_dim = shape
+    return tf.function(
+        with_gradients(form),
+        input_signature=[
+            tf.TensorSpec((None, num_inputs, 1, dim)),
+            tf.TensorSpec((num_inputs, dim, num_outputs, out_dim)),
+        ],
+    )
 
 
 def _status(name):

@@ -4,15 +4,15 @@
 
 Prints tables and writes `benchmarks/results/memory.json`: the peak memory of
 one step of dynamic routing, forward and with gradients to poses and kernel,
-above that of poses and kernel themselves, as our operator and as the textbook
-form, at the shape of the MNIST CapsNet; and a step of a large layer, whose
-votes alone would take 6.2 GB. Linux only.
+above that of poses and kernel themselves and with that of the gradients to
+them, as our operator and as the textbook form, at the shape of the MNIST
+CapsNet; and a step of a large layer, whose votes alone would take 6.2 GB. Each
+is measured in a process of its own. Linux only.
 """
 
-import time
+import statistics
 
 import harness
-import tensorflow as tf
 
 MNIST = (128, 1152, 8, 10, 16)
 LARGE = (128, 3872, 8, 196, 16)
@@ -20,49 +20,32 @@ LARGE = (128, 3872, 8, 196, 16)
 
 def main():
     arguments = harness.parse(__doc__, repeats=3, large=1)
-    rows = {
-        name: {"peak": measure(form, MNIST, arguments.repeats)[0]}
-        for name, form in {
-            "textbook": harness.textbook_dynamic,
-            "operator": harness.dynamic(),
-            "operator, stop_gradient": harness.dynamic(stop_gradient=True),
-        }.items()
-    }
+    rows = {}
+    for name, options in {
+        "textbook": {"textbook": True},
+        "operator": {},
+        "operator, stop_gradient": {"stop_gradient": True},
+    }.items():
+        found = [
+            harness.peak_memory(MNIST, **options)[0]
+            for _ in range(arguments.repeats)
+        ]
+        rows[name] = {"peak": statistics.median(found)}
     harness.show("A training step, 1152 x 8 to 10 x 16", rows, "MiB")
     results = {"mnist_mib": rows, "gradients_mib": gradients_size(MNIST)}
     if arguments.large:
-        peak, seconds = measure(harness.dynamic(), LARGE, 1)
+        peak, seconds = harness.peak_memory(LARGE)
         batch, inputs, _, outputs, out_dim = LARGE
         votes = 4 * batch * inputs * outputs * out_dim / harness.MEBIBYTE
         results["large"] = {
             "shape": LARGE,
             "peak_mib": peak,
-            "seconds": round(seconds, 1),
+            "seconds": seconds,
             "votes_alone_mib": round(votes),
             "poses_kernel_and_gradients_mib": 2 * gradients_size(LARGE),
         }
         print(f"\nA step of 3872 x 8 to 196 x 16: {results['large']}")
     harness.write("memory", results, arguments.output)
-
-
-def measure(form, shape, repeats):
-    """Median of peaks in MiB, and of seconds, of a step."""
-    poses, kernel = harness.inputs(*shape)
-    step = tf.function(
-        harness.with_gradients(form),
-        input_signature=[
-            tf.TensorSpec((None, *poses.shape[1:])),
-            tf.TensorSpec(kernel.shape),
-        ],
-    )
-    step(poses[:1], kernel)  # traces
-    peaks, times = [], []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        peaks.append(harness.peak_memory(lambda: step(poses, kernel)))
-        times.append(time.perf_counter() - started)
-    middle = repeats // 2
-    return sorted(peaks)[middle], sorted(times)[middle]
 
 
 def gradients_size(shape):

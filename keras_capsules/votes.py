@@ -29,6 +29,7 @@ import functools
 import math
 import operator
 
+import keras
 from keras import ops
 
 # What a block of parents should fit in: a second-level cache of 1 MiB, which
@@ -42,6 +43,10 @@ _USUAL_BATCH = 128
 # through; beyond, it is a loop of the backend's, so that graphs and tracing
 # times do not grow with the number of parents.
 _MAX_UNROLLED = 16
+
+# TensorFlow's graphs begin whatever can be begun, so that the products of all
+# blocks would be at hand at once; these are all that may be.
+_SIDE_BY_SIDE = 2
 
 
 class Votes:
@@ -258,7 +263,7 @@ def _join_blocks(function, tensors, block):
     """Joins `function` of blocks of `tensors` along the parents, axis 0."""
     number = _number(tensors)
     if number <= block * _MAX_UNROLLED:
-        parts = [function(each) for each in _slices(tensors, block)]
+        parts = _unrolled(function, tensors, block)
         return ops.concatenate(parts, axis=0) if len(parts) > 1 else parts[0]
     first, rest = _first_and_rest(tensors, block)
     first = function(first)
@@ -271,14 +276,36 @@ def _sum_blocks(function, tensors, block):
     """Sums `function` of blocks of `tensors`."""
     number = _number(tensors)
     if number <= block * _MAX_UNROLLED:
-        parts = (function(each) for each in _slices(tensors, block))
-        return functools.reduce(operator.add, parts)
+        return functools.reduce(
+            operator.add, _unrolled(function, tensors, block)
+        )
     first, rest = _first_and_rest(tensors, block)
 
     def add(step, total):
         return total + function({name: x[step] for name, x in rest.items()})
 
     return ops.fori_loop(0, _number(rest), add, function(first))
+
+
+def _unrolled(function, tensors, block):
+    """A list of `function` of blocks of `tensors`."""
+    results = []
+    for slices in _slices(tensors, block):
+        if len(results) >= _SIDE_BY_SIDE:
+            slices = _after(results[-_SIDE_BY_SIDE], slices)
+        results.append(function(slices))
+    return results
+
+
+def _after(earlier, tensors):
+    """The same tensors, from the moment that `earlier` is known."""
+    if keras.backend.backend() != "tensorflow":
+        return tensors  # others order their work by the memory that it takes
+    zero = ops.cast(ops.sum(earlier[:0]), "int32")
+    return {
+        name: ops.slice(x, [zero] + [0] * (len(x.shape) - 1), _sizes(x))
+        for name, x in tensors.items()
+    }
 
 
 def _number(tensors):
