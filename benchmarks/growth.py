@@ -33,10 +33,15 @@ SWEEPS = {
 
 
 def main():
-    arguments = harness.parse(__doc__, repeats=7, shrink=1)
+    arguments = harness.parse(
+        __doc__, repeats=7, shrink=1, points=5, sweeps=len(SWEEPS)
+    )
     sweeps = {}
-    for name, sizes in SWEEPS.items():
-        sizes = [max(2, size // arguments.shrink) for size in sizes]
+    for name in list(SWEEPS)[: arguments.sweeps]:
+        sizes = [
+            max(2, size // arguments.shrink)
+            for size in SWEEPS[name][: arguments.points]
+        ]
         rows = [measure(name, size, arguments.repeats) for size in sizes]
         sweeps[name] = {
             "sizes": sizes,

@@ -13,7 +13,10 @@ BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 RUNS = {
     "speed": (["--batch=2"], {"dynamic_ms", "self_attention_ms"}),
     "memory": (["--large=0"], {"mnist_mib", "gradients_mib"}),
-    "growth": (["--shrink=8"], {"sweeps", "tracing"}),
+    "growth": (
+        ["--shrink=2", "--points=2", "--sweeps=1"],
+        {"sweeps", "tracing"},
+    ),
     "network": (
         ["--batch=2", "--filters=4", "--xla-repeats=0"],
         {"step_ms", "latency_ms", "ratios"},
