@@ -2,11 +2,12 @@
 
     python benchmarks/growth.py
 
-Quadruples one size at a time, over a factor of 16, and measures a step of dynamic
-routing, forward and with gradients to poses and kernel: seconds, and the peak
-memory above poses and kernel. Fits the slope of both on logarithmic scales.
-Then traces layers of 100 and of 1,000 output capsules. Prints tables, and
-writes `benchmarks/results/growth.json` and `growth.png`. Linux only.
+Quadruples one size at a time, over a factor of 16, and measures a step of
+dynamic routing, forward and with gradients to poses and kernel: the time, and
+the peak memory above poses and kernel. Fits the slope of both on logarithmic
+scales. Then traces layers of 100 and of 1,000 output capsules. Prints what it
+finds, and writes `growth.json` and `growth.png` to `benchmarks/results`. Linux
+only.
 """
 
 import time
@@ -111,7 +112,7 @@ def draw(sweeps, folder):
     for axis, title in zip(axes, ("time", "peak memory"), strict=True):
         axis.loglog([1, 16], [1, 16], "k:", label="proportional")
         axis.set_xlabel("size, times the smallest")
-        axis.set_ylabel(f"{title} of a training step, times the smallest")
+        axis.set_ylabel(f"{title} of a step, times the smallest")
         axis.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
         axis.set_yticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
         axis.minorticks_off()
