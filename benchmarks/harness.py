@@ -201,7 +201,7 @@ def _status(name):
 def show(title, rows, unit="ms"):
     """Prints `{row: {column: number}}`, and ratios to the first row."""
     first = next(iter(rows.values()))
-    print(f"\n{title} ({unit}, and the first row's share of it)")
+    print(f"\n{title} ({unit}, and how many times less than the first row)")
     print(f"{'':34}" + "".join(f"{column:>24}" for column in first))
     for name, row in rows.items():
         cells = (
@@ -249,7 +249,7 @@ def _processor():
 def _commit():
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"],
+            ["git", "describe", "--always", "--dirty"],
             capture_output=True,
             check=True,
             text=True,

@@ -45,7 +45,8 @@ _USUAL_BATCH = 128
 _MAX_UNROLLED = 16
 
 # TensorFlow's graphs begin whatever can be begun, so that the products of all
-# blocks would be at hand at once; these are all that may be.
+# blocks that are written out would be at hand at once; of one contraction,
+# these are all that may be. (Its loops run up to 10 steps side by side.)
 _SIDE_BY_SIDE = 2
 
 
@@ -206,8 +207,7 @@ def _contract(missing, u=None, **parents):
         _, dim, inputs, _ = parents["w"].shape
     if not isinstance(batch, int):  # graphs are traced for unknown ones, too
         batch = _USUAL_BATCH
-    size = batch * rows * dim * inputs
-    block = max(1, _CACHE_NUMBERS // max(1, size))
+    block = _block_size(batch * rows * dim * inputs)
 
     def one_block(slices):
         return _contract_block(missing, u=u, **slices)
@@ -215,6 +215,11 @@ def _contract(missing, u=None, **parents):
     if missing == "u":
         return _sum_blocks(one_block, parents, block)
     return _join_blocks(one_block, parents, block)
+
+
+def _block_size(numbers):
+    """How many parents to take at once, if each takes so many numbers."""
+    return max(1, _CACHE_NUMBERS // max(1, numbers))
 
 
 def _contract_block(missing, c=None, u=None, w=None, t=None):

@@ -5,15 +5,16 @@ import pytest
 from keras_capsules import votes
 
 BLOCKS = [
-    pytest.param((2**18, 16), id="whole"),
+    # Parents in a block, and blocks that are written out; of 7 parents.
+    pytest.param((7, 16), id="whole"),
     pytest.param((1, 16), id="one-by-one"),
-    pytest.param((330, 16), id="a-few"),
+    pytest.param((3, 16), id="a-few"),
     pytest.param((1, 2), id="loop"),
-    pytest.param((90, 2), id="loop-and-rest"),
+    pytest.param((3, 2), id="loop-and-rest"),
 ]
 
 
 def set_blocks(monkeypatch, sizes):
-    """Sets the cache size and how many blocks are written out."""
-    monkeypatch.setattr(votes, "_CACHE_NUMBERS", sizes[0])
+    """Sets the parents in a block and how many blocks are written out."""
+    monkeypatch.setattr(votes, "_block_size", lambda numbers: sizes[0])
     monkeypatch.setattr(votes, "_MAX_UNROLLED", sizes[1])

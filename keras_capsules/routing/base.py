@@ -42,8 +42,9 @@ class Routing(abc.ABC):
     class MeanRouting(Routing):
         def call(self, votes, activations=None, bias=None, **kwargs):
             total = votes.sum()  # [j, b, p, e]
+            batch = keras.ops.shape(total)[1]
             coupling = keras.ops.full(
-                (votes.num_outputs, total.shape[1], votes.num_inputs),
+                (votes.num_outputs, batch, votes.num_inputs),
                 1 / votes.num_inputs,
             )
             return Routed(total / votes.num_inputs, None, coupling)

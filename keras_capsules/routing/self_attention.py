@@ -28,10 +28,13 @@ class SelfAttentionRouting(Routing):
     v_j = exponential_squash(s_j)
     ```
 
-    where d is the number of entries of a parent's pose. It costs about half
-    of dynamic routing with three iterations, for one bilinear product of
-    every kind instead of two, and the squash of short poses lets gradients
-    through: it suits small networks.
+    where d is the number of entries of a parent's pose. It takes about half
+    to two thirds of the time of dynamic routing with three iterations, and
+    its squash lets gradients of short poses through: it suits small networks.
+
+    Logits are quadratic in the votes, and computed in the dtype of the poses.
+    Where they overflow (votes of a length of about 1e18 in float32, 100 in
+    float16), the outputs are NaN.
 
     Notation: the self-attention of
     [Mazzia et al., 2021](https://arxiv.org/abs/2101.12491)

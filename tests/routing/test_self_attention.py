@@ -176,8 +176,8 @@ def test_extreme_votes_stay_finite(size):
     value = evaluate(lambda *x: route(*x).poses, poses, *others)
     assert np.isfinite(value).all()
     assert np.linalg.norm(value, axis=-1).max() <= 1 + 1e-6
-    slopes = gradient(lambda *x: ops.sum(route(*x).poses), poses, *others)
-    if size < 1:
+    if size < 1:  # a softmax of huge logits is saturated
+        slopes = gradient(lambda *x: ops.sum(route(*x).poses), poses, *others)
         assert all(np.isfinite(each).all() for each in slopes)
 
 
