@@ -44,6 +44,17 @@ def second_gradient(function, array, direction):
     return gradient(slope, array)
 
 
+def of_one(function, arrays, which):
+    """A scalar function of the operand `which` alone, others as in `arrays`."""
+
+    def scalar(x):
+        changed = [ops.convert_to_tensor(each) for each in arrays]
+        changed[which] = x
+        return ops.sum(ops.sin(function(*changed)))
+
+    return scalar
+
+
 def numeric_gradient(function, *arrays, step=1e-5):
     """Returns what `gradient` returns, by central differences in float64."""
     arrays = [np.array(array, "float64") for array in arrays]

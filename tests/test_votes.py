@@ -1,5 +1,7 @@
 """The operator against the vote tensor written out, in NumPy and in Keras."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from gradients import check_slopes
 from gradients import evaluate
 from gradients import gradient
 from gradients import needs_float64
+from gradients import of_one
 from gradients import second_gradient
 from keras import ops
 
@@ -156,12 +159,7 @@ def test_second_derivatives_equal_the_vote_tensor(method, which, blocks):
     direction = direction.astype("float32")
 
     def loss(form):
-        def of_one(x):
-            changed = [ops.convert_to_tensor(each) for each in operands]
-            changed[which] = x
-            return ops.sum(ops.sin(form(method, *changed)))
-
-        return of_one
+        return of_one(functools.partial(form, method), operands, which)
 
     second = second_gradient(loss(apply), operands[which], direction)
 

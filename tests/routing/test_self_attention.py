@@ -10,6 +10,7 @@ from gradients import check_slopes
 from gradients import evaluate
 from gradients import gradient
 from gradients import needs_float64
+from gradients import of_one
 from gradients import second_gradient
 from keras import ops
 
@@ -138,12 +139,7 @@ def test_second_derivatives_equal_the_dense_form(which):
     direction = direction.astype("float32")
 
     def loss(form):
-        def of_one(x):
-            changed = [ops.convert_to_tensor(each) for each in arrays]
-            changed[which] = x
-            return ops.sum(ops.sin(form(*changed)))
-
-        return of_one
+        return of_one(form, arrays, which)
 
     ours = loss(lambda *x: route(*x).poses)
     assert_close(
