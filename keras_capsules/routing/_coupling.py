@@ -1,4 +1,4 @@
-"""How routing logits become coupling coefficients."""
+"""What routings of vector capsules do alike with logits and with sums."""
 
 import math
 
@@ -38,3 +38,20 @@ def softmax_over_parents(logits, leaky=False):
     if leaky:
         total = total + ops.exp(-highest)
     return ops.cast(powers / total, dtype)
+
+
+def add_bias_and_squash(poses, bias, squash):
+    """Sums of votes `[j, b, p, e]` as capsules, in at least float32.
+
+    Contractions of votes run in the dtype of the poses, and only they.
+
+    Args:
+        poses: Sums of votes.
+        bias: The layer's bias, `[j, 1, p, e]`, or `None`.
+        squash: Function of poses and of their axes.
+    """
+    poses = ops.cast(poses, at_least_float32(poses.dtype))
+    if bias is not None:
+        poses = poses + ops.cast(bias, poses.dtype)
+    # A matrix pose is squashed as the vector of all its numbers.
+    return squash(poses, axis=(2, 3))

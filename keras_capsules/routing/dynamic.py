@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_integer
 from keras_capsules.activations import squash
+from keras_capsules.routing._coupling import add_bias_and_squash
 from keras_capsules.routing._coupling import softmax_over_parents
 from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
@@ -89,7 +89,9 @@ class DynamicRouting(Routing):
         # First iteration: every parent gets the same share of every child.
         dtype = votes.poses.dtype
         share = 1.0 / (votes.num_outputs + self.leaky)
-        outputs = self._squash(votes.sum() * share, bias)  # [j, b, p, e]
+        outputs = add_bias_and_squash(
+            votes.sum() * share, bias, squash
+        )  # [j, b, p, e]
         if self.num_iterations == 1:
             shape = (votes.num_outputs, ops.shape(outputs)[1], votes.num_inputs)
             uniform = ops.full(shape, share, dtype)
@@ -100,19 +102,10 @@ class DynamicRouting(Routing):
             coupling = softmax_over_parents(logits, self.leaky)
             if self.stop_gradient:
                 coupling = ops.stop_gradient(coupling)
-            outputs = self._squash(votes.mix(coupling), bias)
+            outputs = add_bias_and_squash(votes.mix(coupling), bias, squash)
             if iteration + 1 < self.num_iterations:
                 total = total + outputs
         return Routed(ops.cast(outputs, dtype), None, coupling)
-
-    def _squash(self, poses, bias):
-        # In at least float32, as is the sum of outputs that makes the logits;
-        # contractions of votes run in the dtype of the poses.
-        poses = ops.cast(poses, at_least_float32(poses.dtype))
-        if bias is not None:
-            poses = poses + ops.cast(bias, poses.dtype)
-        # A matrix pose is squashed as the vector of all its numbers.
-        return squash(poses, axis=(2, 3))
 
     def get_config(self):
         return {

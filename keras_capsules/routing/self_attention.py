@@ -5,9 +5,9 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_boolean
 from keras_capsules.activations import exponential_squash
+from keras_capsules.routing._coupling import add_bias_and_squash
 from keras_capsules.routing._coupling import softmax_over_parents
 from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
@@ -101,11 +101,9 @@ class SelfAttentionRouting(Routing):
         if weights:
             extra = ops.convert_to_tensor(weights["coupling_bias"])
             shares = shares + ops.cast(extra, dtype)[:, None]
-        poses = votes.mix(shares)  # [j, b, p, e]
-        poses = ops.cast(poses, at_least_float32(dtype))
-        if bias is not None:
-            poses = poses + ops.cast(bias, poses.dtype)
-        poses = exponential_squash(poses, axis=(2, 3))
+        poses = add_bias_and_squash(
+            votes.mix(shares), bias, exponential_squash
+        )  # [j, b, p, e]
         return Routed(ops.cast(poses, dtype), None, coupling)
 
     def get_config(self):
