@@ -13,10 +13,6 @@ only.
 import time
 
 import harness
-import matplotlib
-
-matplotlib.use("agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf

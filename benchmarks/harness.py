@@ -13,8 +13,13 @@ import subprocess
 import time
 
 import keras
+import matplotlib
 import numpy as np
 import tensorflow as tf
+
+matplotlib.use("agg")
+
+import matplotlib.pyplot as plt
 
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import Routed
@@ -211,6 +216,36 @@ def show(title, rows, unit="ms"):
             for column in first
         )
         print(f"{name:34}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+def draw(name, panels, folder, unit="ms"):
+    """Draws tables as bars, one beside the other: `{title: rows}` of `show`."""
+    heights = [len(rows) for rows in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels),
+        figsize=(9, 0.8 + 0.5 * sum(heights)),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, (title, rows) in zip(axes[:, 0], panels.items(), strict=True):
+        columns = list(next(iter(rows.values())))
+        places = np.arange(len(rows))
+        height = 0.8 / len(columns)
+        for number, column in enumerate(columns):
+            values = [row.get(column) or np.nan for row in rows.values()]
+            offset = (number - (len(columns) - 1) / 2) * height
+            bars = axis.barh(places + offset, values, height, label=column)
+            axis.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
+        axis.set_yticks(places, list(rows))
+        axis.invert_yaxis()
+        axis.set_title(title)
+        axis.set_xlabel(unit)
+        axis.margins(x=0.1)
+        if len(columns) > 1:
+            axis.legend()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", dpi=120)
 
 
 def write(name, results, folder):

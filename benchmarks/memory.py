@@ -2,12 +2,12 @@
 
     python benchmarks/memory.py
 
-Prints tables and writes `benchmarks/results/memory.json`: the peak memory of
-one step of dynamic routing, forward and with gradients to poses and kernel,
-above that of poses and kernel themselves and with that of the gradients to
-them, as our operator and as the textbook form, at the shape of the MNIST
-CapsNet; and a step of a large layer, whose votes alone would take 6.2 GB. Each
-is measured in a process of its own. Linux only.
+Prints tables and writes `memory.json` and `memory.png` to `benchmarks/results`:
+the peak memory of one step of dynamic routing, forward and with gradients to
+poses and kernel, above that of poses and kernel themselves and with that of the
+gradients to them, as our operator and as the textbook form, at the shape of the
+MNIST CapsNet; and a step of a large layer, whose votes alone would take 6.2 GB.
+Each is measured in a process of its own. Linux only.
 """
 
 import statistics
@@ -31,8 +31,10 @@ def main():
             for _ in range(arguments.repeats)
         ]
         rows[name] = {"peak": statistics.median(found)}
-    harness.show("A training step, 1152 x 8 to 10 x 16", rows, "MiB")
+    title = "A training step, 1152 x 8 to 10 x 16"
+    harness.show(title, rows, "MiB")
     results = {"mnist_mib": rows, "gradients_mib": gradients_size(MNIST)}
+    panels = {title: rows}
     if arguments.large:
         peak, seconds = harness.peak_memory(LARGE)
         batch, inputs, _, outputs, out_dim = LARGE
@@ -45,6 +47,11 @@ def main():
             "poses_and_kernel_mib": gradients_size(LARGE),
         }
         print(f"\nA step of 3872 x 8 to 196 x 16: {results['large']}")
+        panels["A training step, 3872 x 8 to 196 x 16"] = {
+            "votes alone, float32": {"peak": votes},
+            "operator, all that a step takes": {"peak": peak},
+        }
+    harness.draw("memory", panels, arguments.output, "MiB")
     harness.write("memory", results, arguments.output)
 
 

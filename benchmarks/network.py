@@ -2,11 +2,12 @@
 
     python benchmarks/network.py
 
-Prints tables and writes `benchmarks/results/network.json`: a training step of
-CapsNet without decoder, beside the same network with average pooling and a
-dense layer in the place of its class capsules, in float32 and in bfloat16; as
-Keras compiles it by default on this machine, and with XLA; and the latency of
-a single image, with our routing and with the textbook form.
+Prints tables and writes `network.json` and `network.png` to
+`benchmarks/results`: a training step of CapsNet without decoder, beside the
+same network with average pooling and a dense layer in the place of its class
+capsules, in float32 and in bfloat16; as Keras compiles it by default on this
+machine, and with XLA; and the latency of a single image, with our routing and
+with the textbook form.
 """
 
 import pathlib
@@ -70,9 +71,8 @@ def main():
         )
         results["compiled_ms"] = {"batch": few, **xla}
         results["ratios"]["XLA to the default"] = xla["XLA"] / xla["default"]
-    harness.show(
-        "A training step of CapsNet", {k: {"step": v} for k, v in times.items()}
-    )
+    steps = {name: {"step": value} for name, value in times.items()}
+    harness.show("A training step of CapsNet", steps)
     print("\n", results.get("compiled_ms"), results["ratios"])
 
     latencies = latency(
@@ -85,6 +85,8 @@ def main():
     )
     results["latency_ms"] = latencies
     harness.show("A single image", latencies)
+    panels = {"A training step of CapsNet": steps, "A single image": latencies}
+    harness.draw("network", panels, arguments.output)
     results["ratios"] = {k: round(v, 3) for k, v in results["ratios"].items()}
     harness.write("network", results, arguments.output)
 
