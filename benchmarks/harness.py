@@ -1,6 +1,7 @@
 """What the benchmarks share: forms of routing, timing, memory, and reports."""
 
 import argparse
+import ctypes
 import datetime
 import json
 import multiprocessing
@@ -175,6 +176,8 @@ def step_memory(shape, **options):
         textbook_dynamic if textbook else dynamic(**options), shape
     )
     step(poses[:1], kernel)  # traces
+    # Memory that was freed before would be used again unnoticed.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     before = _status("VmRSS")
     started = time.perf_counter()

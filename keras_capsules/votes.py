@@ -25,29 +25,11 @@ Axes: b batch, i input capsule, j output capsule (parent), p pose row, d input
 dimension, e output dimension. Vector capsules have p = 1.
 """
 
-import functools
-import math
-import operator
-
-import keras
 from keras import ops
 
-# What a block of parents should fit in: a second-level cache of 1 MiB, which
-# current processors have per core, in numbers of 4 bytes.
-_CACHE_NUMBERS = 2**18
-
-# The batch size to reckon with where it is not known yet.
-_USUAL_BATCH = 128
-
-# Up to so many blocks are written out, so that the graph has no loop to step
-# through; beyond, it is a loop of the backend's, so that graphs and tracing
-# times do not grow with the number of parents.
-_MAX_UNROLLED = 16
-
-# TensorFlow's graphs begin whatever can be begun, so that the products of all
-# blocks that are written out would be at hand at once; of one contraction,
-# these are all that may be. (Its loops run up to 10 steps side by side.)
-_SIDE_BY_SIDE = 2
+from keras_capsules._blocks import USUAL_BATCH
+from keras_capsules._blocks import block_size
+from keras_capsules._blocks import over_blocks
 
 
 class Votes:
@@ -206,20 +188,16 @@ def _contract(missing, u=None, **parents):
         _, batch, rows, _ = parents["t"].shape
         _, dim, inputs, _ = parents["w"].shape
     if not isinstance(batch, int):  # graphs are traced for unknown ones, too
-        batch = _USUAL_BATCH
-    block = _block_size(batch * rows * dim * inputs)
+        batch = USUAL_BATCH
 
     def one_block(slices):
-        return _contract_block(missing, u=u, **slices)
+        value = _contract_block(missing, u=u, **slices)
+        return ((), (value,)) if missing == "u" else ((value,), ())
 
-    if missing == "u":
-        return _sum_blocks(one_block, parents, block)
-    return _join_blocks(one_block, parents, block)
-
-
-def _block_size(numbers):
-    """How many parents to take at once, if each takes so many numbers."""
-    return max(1, _CACHE_NUMBERS // max(1, numbers))
+    block = block_size(batch * rows * dim * inputs)
+    begin = "c" if u is not None and missing != "c" else "t"
+    (result,) = over_blocks(one_block, parents, block, begin)
+    return result
 
 
 def _contract_block(missing, c=None, u=None, w=None, t=None):
@@ -262,86 +240,3 @@ def _matmul(first, second, transpose_first=False, transpose_second=False):
         second = ops.transpose(second, axes)
     product = ops.matmul(first, second)
     return product[None] if single else product
-
-
-def _join_blocks(function, tensors, block):
-    """Joins `function` of blocks of `tensors` along the parents, axis 0."""
-    number = _number(tensors)
-    if number <= block * _MAX_UNROLLED:
-        parts = _unrolled(function, tensors, block)
-        return ops.concatenate(parts, axis=0) if len(parts) > 1 else parts[0]
-    first, rest = _first_and_rest(tensors, block)
-    first = function(first)
-    size = number - first.shape[0]
-    rest = ops.reshape(ops.map(function, rest), (size, *_sizes(first)[1:]))
-    return ops.concatenate([first, rest], axis=0)
-
-
-def _sum_blocks(function, tensors, block):
-    """Sums `function` of blocks of `tensors`."""
-    number = _number(tensors)
-    if number <= block * _MAX_UNROLLED:
-        return functools.reduce(
-            operator.add, _unrolled(function, tensors, block)
-        )
-    first, rest = _first_and_rest(tensors, block)
-
-    def add(step, total):
-        return total + function({name: x[step] for name, x in rest.items()})
-
-    return ops.fori_loop(0, _number(rest), add, function(first))
-
-
-def _unrolled(function, tensors, block):
-    """A list of `function` of blocks of `tensors`."""
-    results = []
-    for slices in _slices(tensors, block):
-        if len(results) >= _SIDE_BY_SIDE:
-            slices = _after(results[-_SIDE_BY_SIDE], slices)
-        results.append(function(slices))
-    return results
-
-
-def _after(earlier, tensors):
-    """The same tensors, from the moment that `earlier` is known."""
-    if keras.backend.backend() != "tensorflow":
-        return tensors  # others order their work by the memory that it takes
-    zero = ops.cast(ops.sum(earlier[:0]), "int32")
-    return {
-        name: ops.slice(x, [zero] + [0] * (len(x.shape) - 1), _sizes(x))
-        for name, x in tensors.items()
-    }
-
-
-def _number(tensors):
-    return next(iter(tensors.values())).shape[0]
-
-
-def _slices(tensors, block):
-    """Blocks of `tensors`, as equal as possible."""
-    number = _number(tensors)
-    steps = math.ceil(number / block)
-    ends = [round(step * number / steps) for step in range(steps + 1)]
-    return [
-        {name: x[start:end] for name, x in tensors.items()}
-        for start, end in zip(ends, ends[1:], strict=False)
-    ]
-
-
-def _first_and_rest(tensors, block):
-    """What equal blocks leave over, at least one, and those, on a new axis."""
-    number = _number(tensors)
-    steps = (number - 1) // block
-    first = number - steps * block
-    return {name: x[:first] for name, x in tensors.items()}, {
-        name: ops.reshape(x[first:], (steps, block, *_sizes(x)[1:]))
-        for name, x in tensors.items()
-    }
-
-
-def _sizes(tensor):
-    """The static sizes of a tensor's axes, and where unknown a tensor."""
-    return [
-        ops.shape(tensor)[axis] if size is None else size
-        for axis, size in enumerate(tensor.shape)
-    ]
