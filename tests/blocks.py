@@ -2,6 +2,8 @@
 
 import pytest
 
+from keras_capsules import _blocks
+from keras_capsules import moments
 from keras_capsules import votes
 
 BLOCKS = [
@@ -16,5 +18,6 @@ BLOCKS = [
 
 def set_blocks(monkeypatch, sizes):
     """Sets the parents in a block and how many blocks are written out."""
-    monkeypatch.setattr(votes, "_block_size", lambda numbers: sizes[0])
-    monkeypatch.setattr(votes, "_MAX_UNROLLED", sizes[1])
+    for module in (votes, moments):
+        monkeypatch.setattr(module, "block_size", lambda numbers: sizes[0])
+    monkeypatch.setattr(_blocks, "_MAX_UNROLLED", sizes[1])
