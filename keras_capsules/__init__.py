@@ -11,6 +11,8 @@ from keras_capsules.export import export_saved_model as export_saved_model
 from keras_capsules.layers import CapsuleLayer as CapsuleLayer
 from keras_capsules.layers import CapsuleLength as CapsuleLength
 from keras_capsules.layers import CapsuleMask as CapsuleMask
+from keras_capsules.layers import ConvCapsules2D as ConvCapsules2D
+from keras_capsules.layers import MatrixPrimaryCapsules as MatrixPrimaryCapsules
 from keras_capsules.layers import PrimaryCapsules as PrimaryCapsules
 from keras_capsules.losses import MarginLoss as MarginLoss
 from keras_capsules.losses import margin_loss as margin_loss

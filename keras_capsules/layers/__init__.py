@@ -3,6 +3,10 @@
 from keras_capsules.layers.capsule_layer import CapsuleLayer as CapsuleLayer
 from keras_capsules.layers.capsule_length import CapsuleLength as CapsuleLength
 from keras_capsules.layers.capsule_mask import CapsuleMask as CapsuleMask
+from keras_capsules.layers.conv_capsules import ConvCapsules2D as ConvCapsules2D
+from keras_capsules.layers.matrix_primary_capsules import (
+    MatrixPrimaryCapsules as MatrixPrimaryCapsules,
+)
 from keras_capsules.layers.primary_capsules import (
     PrimaryCapsules as PrimaryCapsules,
 )

@@ -5,25 +5,26 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules import _initializers as initializers
-from keras_capsules import routing as routings
 from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_integer
-from keras_capsules.votes import Votes
-
-# How much longer than its input capsule a vote may be at the start. Longer
-# votes, in layers of many outputs and few inputs, would let the first
-# iteration of a routing decide everything by chance.
-_LONGEST_VOTE = 4.0
+from keras_capsules.layers._routed import RoutedLayer
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
-class CapsuleLayer(keras.layers.Layer):
+class CapsuleLayer(RoutedLayer):
     """Fully connected capsules: every input capsule votes for every output.
 
     A vote is the input pose times a matrix of its own for each pair of
     capsules. `routing` decides how much of each vote an output capsule is
     made of. The tensor of votes never exists: see `keras_capsules.votes`.
+
+    Capsules are vectors, whose length says how likely their entity is present,
+    or pairs of poses and activations; poses are vectors or, if `capsule_dim` is
+    a pair, matrices. The layer takes either kind with any routing, and returns
+    the kind that its routing makes: `DynamicRouting` and `SelfAttentionRouting`
+    vectors, and they have no use for activations; `EMRouting`,
+    `VariationalBayesRouting` and `SelfRouting` pairs, and if they are given
+    vectors, their lengths are the activations; `InvertedAttentionRouting`
+    poses without activations.
 
     Notation: `kernel` holds the matrices W_ij, transposed, and the output
     capsules are the v_j of
@@ -32,19 +33,30 @@ class CapsuleLayer(keras.layers.Layer):
 
     Args:
         num_capsules: Positive integer, the number of output capsules.
-        capsule_dim: Positive integer, the length of an output pose vector.
+        capsule_dim: Positive integer, the length of an output pose vector; or a
+            pair of them, the rows and columns of an output pose matrix. Input
+            poses are then matrices of as many rows.
         routing: Name or instance of a `keras_capsules.routing.Routing`.
             Defaults to `"dynamic"`.
+        share_over_positions: Boolean, whether input capsules of one type have
+            the same matrices at all positions. The types are then the last
+            axis of capsules, as in a grid `(batch, height, width, types,
+            dim)`. Defaults to `False`.
+        coordinate_addition: Boolean, whether to add the position of the input
+            capsule to its votes, for input on a grid: x and y, from 0 to 1, to
+            a vector's first two numbers, or to the first two numbers of a
+            matrix's last column. Defaults to `False`.
         use_bias: Boolean, whether to add a bias to each weighted sum of
-            votes. Defaults to `True`.
+            votes. Defaults to `None`, which adds one if the routing does.
         kernel_initializer: Initializer of the kernel. Defaults to `None`,
             a truncated normal whose standard deviation,
             `num_capsules / sqrt(input_capsules * capsule_dim)` and at most
             `4 / sqrt(capsule_dim)`, makes the uniformly coupled sum of votes
             as long as an input capsule, so that learning starts at once for a
-            few as for thousands of input capsules. (Keras's own scaled
-            initializers take this kernel for a convolution's, and make it
-            many times too small.)
+            few as for thousands of input capsules. Routings that make means of
+            votes get `1 / sqrt(input_dim)`, and votes about as long as input
+            poses. (Keras's own scaled initializers take this kernel for a
+            convolution's, and make it many times too small.)
         bias_initializer: Initializer of the bias. Defaults to `None`,
             `keras.initializers.Constant(0.1)`.
         kernel_regularizer: Optional regularizer of the kernel.
@@ -58,16 +70,21 @@ class CapsuleLayer(keras.layers.Layer):
         training: Boolean, handed to the routing.
         return_coupling: Boolean, whether to return the coupling coefficients
             c_ij as well. Defaults to `False`.
+        parents: Optional poses of output capsules, as the layer returns them,
+            to go on from; for `InvertedAttentionRouting` only.
 
     Input shape:
-        `(batch, ..., capsule_dim)` of rank 3 or more, such as the grid that
-        `PrimaryCapsules` returns. All axes between the first and the last are
-        flattened to one axis of input capsules; only the batch size may be
-        unknown.
+        Poses `(batch, ..., dim)` of rank 3 or more, such as the grid that
+        `PrimaryCapsules` returns, or matrices `(batch, ..., rows, dim)`; or a
+        pair of poses and activations `(batch, ...)`. All axes between the batch
+        and the pose are flattened to one axis of input capsules; only the batch
+        size may be unknown.
 
     Output shape:
-        `(batch, num_capsules, capsule_dim)`. With `return_coupling=True` a
-        pair of that and the coupling coefficients
+        Poses `(batch, num_capsules, capsule_dim)`, or `(batch, num_capsules,
+        rows, columns)`, or a pair of that and activations
+        `(batch, num_capsules)`, as the routing makes them. With
+        `return_coupling=True` a pair of that and the coupling coefficients
         `(batch, input_capsules, num_capsules)`.
 
     Raises:
@@ -92,7 +109,9 @@ class CapsuleLayer(keras.layers.Layer):
         num_capsules,
         capsule_dim,
         routing="dynamic",
-        use_bias=True,
+        share_over_positions=False,
+        coordinate_addition=False,
+        use_bias=None,
         kernel_initializer=None,
         bias_initializer=None,
         kernel_regularizer=None,
@@ -101,132 +120,85 @@ class CapsuleLayer(keras.layers.Layer):
         bias_constraint=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.num_capsules = check_integer(num_capsules, "num_capsules")
-        self.capsule_dim = check_integer(capsule_dim, "capsule_dim")
-        self.routing = routings.get(routing)
-        self.use_bias = check_boolean(use_bias, "use_bias")
-        self.kernel_initializer = initializers.get(kernel_initializer, None)
-        self.bias_initializer = initializers.get(
-            bias_initializer, keras.initializers.Constant(0.1)
+        super().__init__(
+            num_capsules=num_capsules,
+            capsule_dim=capsule_dim,
+            routing=routing,
+            coordinate_addition=coordinate_addition,
+            use_bias=use_bias,
+            kernel_initializer=kernel_initializer,
+            bias_initializer=bias_initializer,
+            kernel_regularizer=kernel_regularizer,
+            bias_regularizer=bias_regularizer,
+            kernel_constraint=kernel_constraint,
+            bias_constraint=bias_constraint,
+            **kwargs,
         )
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
+        self.share_over_positions = check_boolean(
+            share_over_positions, "share_over_positions"
+        )
 
     def build(self, input_shape):
-        self._check_input_shape(input_shape)
-        num_inputs = math.prod(input_shape[1:-1])
-        self.kernel = self.add_weight(
-            name="kernel",
-            shape=(
-                num_inputs,
-                input_shape[-1],
-                self.num_capsules,
-                self.capsule_dim,
-            ),
-            initializer=self.kernel_initializer
-            or self._default_initializer(num_inputs),
-            regularizer=self.kernel_regularizer,
-            constraint=self.kernel_constraint,
-        )
-        self.bias = None
-        if self.use_bias:
-            self.bias = self.add_weight(
-                name="bias",
-                shape=(self.num_capsules, self.capsule_dim),
-                initializer=self.bias_initializer,
-                regularizer=self.bias_regularizer,
-                constraint=self.bias_constraint,
-            )
-        self.routing_weights = self.routing.build(
-            self, num_inputs, self.num_capsules, (1, self.capsule_dim)
-        )
-        self.input_spec = keras.layers.InputSpec(
-            ndim=len(input_shape),
-            axes=dict(enumerate(input_shape[1:], start=1)),
-        )
+        capsules, pose = self._check_input_shape(input_shape)
+        num_inputs = math.prod(capsules)
+        kernels = capsules[-1] if self.share_over_positions else num_inputs
+        self._build_weights((kernels,), num_inputs, pose[-1])
+        self._set_input_spec(input_shape)
 
-    def _default_initializer(self, num_inputs):
-        gain = min(self.num_capsules / math.sqrt(num_inputs), _LONGEST_VOTE)
-        return initializers.truncated_normal(gain / math.sqrt(self.capsule_dim))
-
-    def call(self, inputs, training=None, return_coupling=False):
-        num_inputs, input_dim = self.kernel.shape[:2]
-        inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
-        votes = Votes(
-            ops.reshape(inputs, (-1, num_inputs, 1, input_dim)),
-            ops.convert_to_tensor(self.kernel),
+    def call(self, inputs, training=None, return_coupling=False, parents=None):
+        poses, activations = self._split(inputs)
+        num_inputs = math.prod(poses.shape[1:-2])
+        poses = self._add_coordinates(poses)
+        poses = ops.reshape(poses, (-1, num_inputs, *poses.shape[-2:]))
+        if activations is not None:
+            activations = ops.reshape(activations, (-1, num_inputs))
+        kernel = ops.convert_to_tensor(self.kernel)
+        if self.share_over_positions:
+            copies = num_inputs // kernel.shape[0]
+            kernel = ops.tile(kernel, (copies, 1, 1, 1))
+        routed = self._route(
+            poses, activations, kernel, training, parents=parents
         )
-        bias = None
-        if self.bias is not None:
-            bias = ops.convert_to_tensor(self.bias)
-            bias = bias[:, None, None]  # [j, 1, p, e]
-        routed = self.routing(
-            votes,
-            bias=bias,
-            weights=self.routing_weights,
-            training=bool(training),
-        )
-        poses = ops.transpose(routed.poses[:, :, 0], (1, 0, 2))  # [b, j, e]
-        if not return_coupling:
-            return poses
-        if routed.coupling is None:
-            raise ValueError(
-                "This routing has no coupling coefficients to return. "
-                f"Received: return_coupling=True, routing={self.routing!r}"
-            )
-        return poses, ops.transpose(routed.coupling, (1, 2, 0))  # [b, i, j]
+        return self._outputs(routed, (), return_coupling)
 
     def compute_output_shape(self, input_shape):
         self._check_input_shape(input_shape)
-        return (input_shape[0], self.num_capsules, self.capsule_dim)
+        poses, _ = self._split_shape(input_shape)
+        return self._output_shape(poses[0], ())
 
-    def compute_output_spec(self, inputs, training=None, return_coupling=False):
-        shape = self.compute_output_shape(inputs.shape)
-        poses = keras.KerasTensor(shape, dtype=self.compute_dtype)
+    def compute_output_spec(
+        self, inputs, training=None, return_coupling=False, parents=None
+    ):
         if not return_coupling:
-            return poses
-        shape = (shape[0], math.prod(inputs.shape[1:-1]), self.num_capsules)
-        return poses, keras.KerasTensor(shape, dtype=self.compute_dtype)
+            return self._output_spec(inputs)
+        first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
+        num_inputs = math.prod(first.shape[1 : -self._pose_axes()])
+        shape = (first.shape[0], num_inputs, self.num_capsules)
+        return self._output_spec(inputs, shape)
 
     def _check_input_shape(self, input_shape):
-        if isinstance(input_shape[0], (list, tuple)):
+        """The sizes of the axes of capsules, and those of a pose."""
+        poses, _ = self._split_shape(input_shape)
+        axes = self._pose_axes()
+        if len(poses) < 2 + axes or not all(poses[1:]):
+            pose = "rows, dim" if self._is_matrix else "capsule_dim"
             raise ValueError(
-                "CapsuleLayer takes one tensor of capsules. Received: "
-                f"input_shape={input_shape}"
-            )
-        if len(input_shape) < 3 or not all(input_shape[1:]):
-            raise ValueError(
-                "CapsuleLayer takes capsules of shape (batch, ..., "
-                "capsule_dim), of rank 3 or more, in which only the batch size "
+                f"CapsuleLayer takes capsules of shape (batch, ..., {pose}), "
+                f"of rank {2 + axes} or more, in which only the batch size "
                 "may be unknown, for every input capsule has its own weights. "
-                f"Received: input_shape={tuple(input_shape)}"
+                f"Received: input_shape={poses}"
             )
+        capsules = poses[1:-axes]
+        if self.coordinate_addition and len(capsules) != 3:
+            raise ValueError(
+                "Coordinates are those of capsules on a grid. Expected an "
+                "input of shape (batch, height, width, types, ...). "
+                f"Received: input_shape={poses}, coordinate_addition=True"
+            )
+        return capsules, poses[-axes:]
 
     def get_config(self):
-        config = {
-            "num_capsules": self.num_capsules,
-            "capsule_dim": self.capsule_dim,
-            "routing": routings.serialize(self.routing),
-            "use_bias": self.use_bias,
-            "kernel_initializer": self.kernel_initializer
-            and keras.initializers.serialize(self.kernel_initializer),
-            "bias_initializer": keras.initializers.serialize(
-                self.bias_initializer
-            ),
-            "kernel_regularizer": keras.regularizers.serialize(
-                self.kernel_regularizer
-            ),
-            "bias_regularizer": keras.regularizers.serialize(
-                self.bias_regularizer
-            ),
-            "kernel_constraint": keras.constraints.serialize(
-                self.kernel_constraint
-            ),
-            "bias_constraint": keras.constraints.serialize(
-                self.bias_constraint
-            ),
+        return {
+            **super().get_config(),
+            "share_over_positions": self.share_over_positions,
         }
-        return {**super().get_config(), **config}

@@ -8,8 +8,8 @@ Routed.__doc__ = """What a routing returns.
 
 Attributes:
     poses: Poses of the output capsules, `[j, b, p, e]`.
-    activations: Their activations, `[j, b]`, or `None` where the length of
-        the pose is the activation.
+    activations: Their activations, `[j, b]`, or `None` unless
+        `activation_from` is `"routing"`.
     coupling: Coupling coefficients of the last iteration, `[j, b, i]`: the
         share of input capsule i's vote that went to output capsule j, or
         `None` if the routing has none.
@@ -30,6 +30,15 @@ class Routing(abc.ABC):
     `keras.saving.register_keras_serializable`, it is saved and loaded with
     the layers that use it.
 
+    Three attributes of a class tell layers and networks what to expect:
+
+    - `activation_from`: `"length"` if the length of a pose says how likely its
+      entity is present (the default), `"routing"` if the routing returns
+      activations, or `"nothing"` if it makes poses alone.
+    - `has_bias`: whether it adds the layer's bias; `True` by default.
+    - `averages`: whether poses are means of votes rather than sums; `False` by
+      default. It decides how large kernels are at first.
+
     Example: parents are the plain means of their votes.
 
     ```python
@@ -40,6 +49,8 @@ class Routing(abc.ABC):
 
     @keras.saving.register_keras_serializable(package="my_package")
     class MeanRouting(Routing):
+        averages = True
+
         def call(self, votes, activations=None, bias=None, **kwargs):
             total = votes.sum()  # [j, b, p, e]
             batch = keras.ops.shape(total)[1]
@@ -54,7 +65,13 @@ class Routing(abc.ABC):
     ```
     """
 
-    def build(self, layer, num_inputs, num_outputs, pose_shape):
+    activation_from = "length"
+    has_bias = True
+    averages = False
+
+    def build(
+        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
+    ):
         """Makes the trainable weights of this routing on `layer`.
 
         Args:
@@ -64,11 +81,14 @@ class Routing(abc.ABC):
             num_outputs: Integer, number of output capsules.
             pose_shape: Pair of integers `(p, e)`, the shape of an output
                 pose; `p` is 1 for vector capsules.
+            input_pose_shape: Pair of integers `(p, d)`, that of an input pose
+                as `Votes` has it, with its coordinates if they were added.
 
         Returns:
-            A dictionary of the weights by name, `{}` if there are none.
+            A dictionary of the weights, or of layers that have some, by name;
+            `{}` if there are none.
         """
-        del layer, num_inputs, num_outputs, pose_shape
+        del layer, num_inputs, num_outputs, pose_shape, input_pose_shape
         return {}
 
     @abc.abstractmethod
@@ -79,16 +99,23 @@ class Routing(abc.ABC):
         bias=None,
         weights=None,
         training=False,
+        windows=None,
+        parents=None,
     ):
         """Routes votes to output capsules.
 
         Args:
             votes: A `keras_capsules.votes.Votes`.
             activations: Activations of the input capsules, `[b, i]`, or
-                `None` where a capsule's length is its activation.
+                `None` where all count alike.
             bias: The layer's bias, `[j, 1, p, e]`, or `None`.
             weights: What `build` returned.
             training: Whether the layer is called in training.
+            windows: In a convolution, where the examples of this batch are
+                windows of a grid, a `keras_capsules._windows.Windows`: it
+                knows which children are the same. Otherwise `None`.
+            parents: Poses of the output capsules from an earlier call,
+                `[j, b, p, e]`, to go on from; `None` to begin anew.
 
         Returns:
             A `Routed`: poses, activations and coupling coefficients.
@@ -109,3 +136,13 @@ class Routing(abc.ABC):
     def __repr__(self):
         options = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({options})"
+
+
+def refuse_parents(routing, parents):
+    """Raises if there are parents, for a routing that always begins anew."""
+    if parents is not None:
+        raise ValueError(
+            "This routing cannot go on from given parents. Expected "
+            f"parents=None. Received: routing={routing!r}, "
+            f"parents of shape {tuple(parents.shape)}"
+        )

@@ -10,6 +10,7 @@ from keras_capsules.routing._coupling import add_bias_and_squash
 from keras_capsules.routing._coupling import softmax_over_parents
 from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
+from keras_capsules.routing.base import refuse_parents
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -79,13 +80,17 @@ class DynamicRouting(Routing):
         bias=None,
         weights=None,
         training=False,
+        windows=None,
+        parents=None,
     ):
         """Routes votes; see `Routing.call`.
 
         A vector capsule's length is its activation, so this routing has no
-        use for `activations`, and none for `weights` and `training`.
+        use for `activations`. It has none for `weights`, `training` and
+        `windows` either, and cannot go on from `parents`.
         """
-        del activations, weights, training
+        del activations, weights, training, windows
+        refuse_parents(self, parents)
         # First iteration: every parent gets the same share of every child.
         dtype = votes.poses.dtype
         share = 1.0 / (votes.num_outputs + self.leaky)

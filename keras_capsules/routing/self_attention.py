@@ -11,6 +11,7 @@ from keras_capsules.routing._coupling import add_bias_and_squash
 from keras_capsules.routing._coupling import softmax_over_parents
 from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
+from keras_capsules.routing.base import refuse_parents
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -68,9 +69,11 @@ class SelfAttentionRouting(Routing):
             use_coupling_bias, "use_coupling_bias"
         )
 
-    def build(self, layer, num_inputs, num_outputs, pose_shape):
+    def build(
+        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
+    ):
         """Makes the `coupling_bias`; see `Routing.build`."""
-        del pose_shape
+        del pose_shape, input_pose_shape
         if not self.use_coupling_bias:
             return {}
         shape = (num_outputs, num_inputs)
@@ -86,13 +89,17 @@ class SelfAttentionRouting(Routing):
         bias=None,
         weights=None,
         training=False,
+        windows=None,
+        parents=None,
     ):
         """Routes votes; see `Routing.call`.
 
         A vector capsule's length is its activation, so this routing has no
-        use for `activations`, and none for `training`.
+        use for `activations`. It has none for `training` and `windows` either,
+        and cannot go on from `parents`.
         """
-        del activations, training
+        del activations, training, windows
+        refuse_parents(self, parents)
         dtype = votes.poses.dtype
         scale = 1.0 / math.sqrt(votes.num_rows * votes.output_dim)
         logits = votes.agreement(votes.sum() * scale)  # [j, b, i]

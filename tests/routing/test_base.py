@@ -18,7 +18,10 @@ class GatedMean(Routing):
     def __init__(self, gain=1.0):
         self.gain = gain
 
-    def build(self, layer, num_inputs, num_outputs, pose_shape):
+    def build(
+        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
+    ):
+        del num_inputs, input_pose_shape
         shape = (num_outputs, *pose_shape)
         return {"gate": layer.add_weight(name="gate", shape=shape)}
 

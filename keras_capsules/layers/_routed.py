@@ -1,0 +1,357 @@
+"""What all layers have in common in which capsules vote for others."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_capsules import _initializers as initializers
+from keras_capsules import routing as routings
+from keras_capsules._validation import check_boolean
+from keras_capsules._validation import check_integer
+from keras_capsules._validation import check_integer_pair
+from keras_capsules.activations import safe_norm
+from keras_capsules.votes import Votes
+
+# How much longer than its input capsule a vote may be at the start. Longer
+# votes, in layers of many outputs and few inputs, would let the first
+# iteration of a routing decide everything by chance.
+_LONGEST_VOTE = 4.0
+
+
+class RoutedLayer(keras.layers.Layer):
+    """Weights, options and routing of a layer of capsules.
+
+    A subclass says in `build` how many children a parent has and how large
+    the kernel is (`_build_weights`), and in `call` lays its input out as
+    children (`_split`, `_route`).
+    """
+
+    def __init__(
+        self,
+        num_capsules,
+        capsule_dim,
+        routing,
+        coordinate_addition,
+        use_bias,
+        kernel_initializer,
+        bias_initializer,
+        kernel_regularizer,
+        bias_regularizer,
+        kernel_constraint,
+        bias_constraint,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_capsules = check_integer(num_capsules, "num_capsules")
+        self.capsule_dim = _check_capsule_dim(capsule_dim)
+        self._is_matrix = isinstance(self.capsule_dim, tuple)
+        # Pose rows and columns; a vector is a matrix of one row.
+        self._pose_shape = (
+            self.capsule_dim if self._is_matrix else (1, self.capsule_dim)
+        )
+        self.routing = routings.get(routing)
+        self.coordinate_addition = check_boolean(
+            coordinate_addition, "coordinate_addition"
+        )
+        if coordinate_addition and self._pose_shape[not self._is_matrix] < 2:
+            raise ValueError(
+                "Coordinates are added to two numbers of a pose. Expected a "
+                "capsule_dim of at least 2, or with two or more rows. "
+                f"Received: capsule_dim={capsule_dim!r}, "
+                "coordinate_addition=True"
+            )
+        self.use_bias = self.routing.has_bias
+        if use_bias is not None:
+            self.use_bias = check_boolean(use_bias, "use_bias")
+        if self.use_bias and not self.routing.has_bias:
+            raise ValueError(
+                "This routing adds no bias. Expected use_bias=False or None. "
+                f"Received: use_bias={use_bias!r}, routing={self.routing!r}"
+            )
+        self.kernel_initializer = initializers.get(kernel_initializer, None)
+        self.bias_initializer = initializers.get(
+            bias_initializer, keras.initializers.Constant(0.1)
+        )
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.bias_constraint = keras.constraints.get(bias_constraint)
+
+    def _build_weights(self, kernel_shape, num_inputs, input_dim):
+        """Makes kernel and bias, and the weights of the routing.
+
+        Args:
+            kernel_shape: What comes before `[d, j, e]` in the kernel's shape.
+            num_inputs: How many children a parent has.
+            input_dim: The kernel's d.
+        """
+        rows, out_dim = self._pose_shape
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*kernel_shape, input_dim, self.num_capsules, out_dim),
+            initializer=self.kernel_initializer
+            or self._default_initializer(num_inputs, input_dim),
+            regularizer=self.kernel_regularizer,
+            constraint=self.kernel_constraint,
+        )
+        self.bias = None
+        if self.use_bias:
+            pose = self._pose_shape if self._is_matrix else (out_dim,)
+            self.bias = self.add_weight(
+                name="bias",
+                shape=(self.num_capsules, *pose),
+                initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer,
+                constraint=self.bias_constraint,
+            )
+        self.routing_weights = self.routing.build(
+            self,
+            num_inputs,
+            self.num_capsules,
+            self._pose_shape,
+            (rows, input_dim + self._num_coordinates),
+        )
+
+    def _default_initializer(self, num_inputs, input_dim):
+        if self.routing.averages:
+            return initializers.truncated_normal(1 / math.sqrt(input_dim))
+        gain = min(self.num_capsules / math.sqrt(num_inputs), _LONGEST_VOTE)
+        out_dim = self._pose_shape[1]
+        return initializers.truncated_normal(gain / math.sqrt(out_dim))
+
+    # Coordinates. A vote with the position of its child added to it is still
+    # linear in the child's pose, if the position is part of that pose and
+    # goes into the vote unchanged.
+
+    @property
+    def _num_coordinates(self):
+        """How many input dimensions the coordinates take."""
+        if not self.coordinate_addition:
+            return 0
+        return 1 if self._is_matrix else 2
+
+    def _add_coordinates(self, poses):
+        """Gives poses on a grid, `[b, h, w, types, p, d]`, their places."""
+        if not self.coordinate_addition:
+            return poses
+        batch, height, width, types, rows, _ = ops.shape(poses)
+        x = _centers(width, poses.dtype)[None, :]  # [1, w]
+        y = _centers(height, poses.dtype)[:, None]  # [h, 1]
+        places = [x + ops.zeros_like(y), y + ops.zeros_like(x)]
+        if self._is_matrix:  # in the first two rows
+            places += [ops.zeros_like(places[0])] * (rows - 2)
+            places = ops.stack(places, axis=-1)[:, :, None, :, None]
+        else:
+            places = ops.stack(places, axis=-1)[:, :, None, None, :]
+        shape = (batch, height, width, types, rows, self._num_coordinates)
+        places = ops.broadcast_to(places[None], shape)
+        return ops.concatenate([poses, places], axis=-1)
+
+    def _with_coordinates(self, kernel):
+        """A kernel `[i, d, j, e]` that hands the coordinates on."""
+        if not self.coordinate_addition:
+            return kernel
+        inputs, _, number, out_dim = kernel.shape
+        # To the last column's first two numbers, or a vector's first two.
+        columns = [out_dim - 1] if self._is_matrix else [0, 1]
+        extra = np.zeros((len(columns), 1, out_dim))
+        extra[range(len(columns)), 0, columns] = 1.0
+        extra = np.tile(extra, (inputs, 1, number, 1))
+        extra = ops.convert_to_tensor(extra, dtype=kernel.dtype)
+        return ops.concatenate([kernel, extra], axis=1)
+
+    # Inputs: vectors or matrices, with or without activations.
+
+    def _pose_axes(self):
+        """How many axes of the input a pose takes."""
+        return 2 if self._is_matrix else 1
+
+    def _split_shape(self, input_shape):
+        """The shapes of poses and, or `None`, of activations."""
+        activations = None
+        poses = input_shape
+        if isinstance(input_shape[0], (list, tuple)):
+            if len(input_shape) != 2:
+                raise ValueError(
+                    f"{type(self).__name__} takes one tensor of capsules or a "
+                    "pair (poses, activations). Received: "
+                    f"input_shape={input_shape}"
+                )
+            poses, activations = map(tuple, input_shape)
+            if activations != poses[: -self._pose_axes()]:
+                raise ValueError(
+                    "Expected one activation for each pose, and poses that "
+                    f"are {'matrices' if self._is_matrix else 'vectors'}, as "
+                    f"capsule_dim={self.capsule_dim} says. Received: "
+                    f"poses of shape {poses}, activations of shape "
+                    f"{activations}"
+                )
+        poses = tuple(poses)
+        if self._is_matrix and poses[-2:-1] != self._pose_shape[:1]:
+            raise ValueError(
+                "The poses of input and output capsules must have the same "
+                "number of rows, for votes are products with matrices from "
+                f"the right. Expected poses of shape (batch, ..., "
+                f"{self._pose_shape[0]}, dim). Received: "
+                f"input_shape={input_shape}, capsule_dim={self.capsule_dim}"
+            )
+        return poses, activations
+
+    def _set_input_spec(self, input_shape, fixed=slice(1, None)):
+        """Holds later inputs to all sizes of the first one that matter."""
+        shapes = self._split_shape(input_shape)
+        specs = [
+            keras.layers.InputSpec(
+                ndim=len(shape),
+                axes={
+                    axis: shape[axis]
+                    for axis in range(len(shape))[fixed]
+                    if shape[axis] is not None
+                },
+            )
+            for shape in shapes
+            if shape is not None
+        ]
+        self.input_spec = specs if len(specs) > 1 else specs[0]
+
+    def _split(self, inputs):
+        """Poses with a row axis, `[..., p, d]`, and activations or `None`."""
+        activations = None
+        if isinstance(inputs, (list, tuple)):
+            inputs, activations = inputs
+            activations = ops.cast(activations, self.compute_dtype)
+        poses = ops.cast(inputs, self.compute_dtype)  # integers, too
+        if self._is_matrix:
+            return poses, activations
+        if activations is None and self.routing.activation_from == "routing":
+            activations = safe_norm(poses)
+        return ops.expand_dims(poses, -2), activations
+
+    def _route(
+        self,
+        poses,
+        activations,
+        kernel,
+        training,
+        windows=None,
+        parents=None,
+    ):
+        """Routes `[b, i, p, d]`, `[b, i]` with a kernel `[i, d, j, e]`."""
+        bias = None
+        if self.bias is not None:
+            shape = (self.num_capsules, 1, *self._pose_shape)
+            bias = ops.reshape(ops.convert_to_tensor(self.bias), shape)
+        if parents is not None:
+            parents = ops.cast(parents, self.compute_dtype)
+            shape = (-1, self.num_capsules, *self._pose_shape)
+            parents = ops.reshape(parents, shape)
+            parents = ops.transpose(parents, (1, 0, 2, 3))
+        return self.routing(
+            Votes(poses, self._with_coordinates(kernel)),
+            activations=activations,
+            bias=bias,
+            weights=self.routing_weights,
+            training=bool(training),
+            windows=windows,
+            parents=parents,
+        )
+
+    def _outputs(self, routed, grid, return_coupling):
+        """What the layer returns: poses, activations, coupling.
+
+        Args:
+            routed: What the routing returned.
+            grid: Sizes of the axes between the batch and the capsules.
+            return_coupling: Whether to return the coupling as well.
+        """
+        pose = self._pose_shape if self._is_matrix else self._pose_shape[1:]
+        poses = ops.transpose(routed.poses, (1, 0, 2, 3))
+        poses = ops.reshape(poses, (-1, *grid, self.num_capsules, *pose))
+        outputs = poses
+        if self._returns_pair:
+            activations = ops.transpose(routed.activations)
+            activations = ops.cast(activations, poses.dtype)
+            shape = (-1, *grid, self.num_capsules)
+            outputs = poses, ops.reshape(activations, shape)
+        if not return_coupling:
+            return outputs
+        if routed.coupling is None:
+            raise ValueError(
+                "This routing has no coupling coefficients to return. "
+                f"Received: return_coupling=True, routing={self.routing!r}"
+            )
+        coupling = ops.transpose(routed.coupling, (1, 2, 0))  # [b, i, j]
+        coupling = ops.cast(coupling, poses.dtype)
+        return outputs, ops.reshape(
+            coupling, (-1, *grid, *ops.shape(coupling)[1:])
+        )
+
+    @property
+    def _returns_pair(self):
+        return self.routing.activation_from == "routing"
+
+    def _output_shape(self, batch, grid):
+        pose = self._pose_shape if self._is_matrix else self._pose_shape[1:]
+        poses = (batch, *grid, self.num_capsules, *pose)
+        if not self._returns_pair:
+            return poses
+        return poses, (batch, *grid, self.num_capsules)
+
+    def _output_spec(self, inputs, coupling_shape=None):
+        shapes = self.compute_output_shape(
+            keras.tree.map_structure(lambda x: tuple(x.shape), inputs)
+            if isinstance(inputs, (list, tuple))
+            else tuple(inputs.shape)
+        )
+
+        def spec(shape):
+            return keras.KerasTensor(shape, dtype=self.compute_dtype)
+
+        outputs = (
+            tuple(map(spec, shapes)) if self._returns_pair else spec(shapes)
+        )
+        if coupling_shape is None:
+            return outputs
+        return outputs, spec(coupling_shape)
+
+    def get_config(self):
+        config = {
+            "num_capsules": self.num_capsules,
+            "capsule_dim": self.capsule_dim,
+            "routing": routings.serialize(self.routing),
+            "coordinate_addition": self.coordinate_addition,
+            "use_bias": self.use_bias,
+            "kernel_initializer": self.kernel_initializer
+            and keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(
+                self.bias_initializer
+            ),
+            "kernel_regularizer": keras.regularizers.serialize(
+                self.kernel_regularizer
+            ),
+            "bias_regularizer": keras.regularizers.serialize(
+                self.bias_regularizer
+            ),
+            "kernel_constraint": keras.constraints.serialize(
+                self.kernel_constraint
+            ),
+            "bias_constraint": keras.constraints.serialize(
+                self.bias_constraint
+            ),
+        }
+        return {**super().get_config(), **config}
+
+
+def _check_capsule_dim(value):
+    """A positive integer for vectors, or a pair of them for matrices."""
+    if isinstance(value, (list, tuple)):
+        return check_integer_pair(value, "capsule_dim")
+    return check_integer(value, "capsule_dim")
+
+
+def _centers(number, dtype):
+    """Where the middle of each of a row of cells is, from 0 to 1."""
+    number = ops.cast(number, "float32")
+    return ops.cast((ops.arange(number, dtype="float32") + 0.5) / number, dtype)

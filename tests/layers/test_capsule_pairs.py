@@ -1,0 +1,181 @@
+"""Dense capsules with poses and activations, vectors and matrices."""
+
+import keras
+import numpy as np
+import pytest
+from testing import numpy
+
+from keras_capsules import CapsuleLayer
+from keras_capsules import CapsuleLength
+from keras_capsules import MatrixPrimaryCapsules
+from keras_capsules.routing import DynamicRouting
+
+BATCH, HEIGHT, WIDTH, TYPES, ROWS, DIM = 2, 3, 5, 7, 2, 4
+NUMBER, COLUMNS = 5, 3
+
+
+def capsules(matrix=True):
+    random = np.random.default_rng(0)
+    rows = (ROWS,) if matrix else ()
+    poses = random.normal(size=(BATCH, HEIGHT, WIDTH, TYPES, *rows, DIM))
+    activations = random.uniform(size=poses.shape[:4])
+    return poses.astype("float32"), activations.astype("float32")
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["own", "shared"])
+@pytest.mark.parametrize("matrix", [False, True], ids=["vectors", "matrices"])
+def test_poses_and_activations(matrix, share):
+    """Self-routing with its initial weights: plain weighted means."""
+    poses, activations = capsules(matrix)
+    dim = (ROWS, COLUMNS) if matrix else COLUMNS
+    layer = CapsuleLayer(
+        NUMBER, dim, routing="self_routing", share_over_positions=share
+    )
+    found, active = layer((poses, activations))
+
+    kernel = numpy(layer.kernel)
+    children = HEIGHT * WIDTH * TYPES
+    assert kernel.shape[0] == (TYPES if share else children)
+    if share:
+        kernel = np.tile(kernel, (HEIGHT * WIDTH, 1, 1, 1))
+    poses = poses.reshape(BATCH, children, -1, DIM)
+    votes = np.einsum("bipd,idje->bijpe", poses, kernel)
+    weights = activations.reshape(BATCH, children)
+    expected = np.einsum("bi,bijpe->bjpe", weights, votes)
+    expected /= weights.sum(axis=1)[:, None, None, None]
+    np.testing.assert_allclose(
+        numpy(found).reshape(expected.shape), expected, rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(numpy(active), 1 / NUMBER, rtol=1e-5)
+
+
+def test_a_vectors_length_is_its_activation():
+    poses, _ = capsules(matrix=False)
+    poses *= 0.3
+    lengths = np.sqrt((poses**2).sum(axis=-1) + 1e-7)
+    layer, copy = (
+        CapsuleLayer(NUMBER, COLUMNS, routing="em") for _ in range(2)
+    )
+    layer(poses)
+    copy((poses, lengths))
+    copy.set_weights(layer.get_weights())
+    for one, other in zip(layer(poses), copy((poses, lengths)), strict=True):
+        np.testing.assert_allclose(numpy(one), numpy(other), rtol=1e-5)
+
+
+def test_vector_routings_take_pairs_too():
+    poses, activations = capsules()
+    layer = CapsuleLayer(NUMBER, (ROWS, COLUMNS))
+    found = layer((poses, activations))
+    assert found.shape == (BATCH, NUMBER, ROWS, COLUMNS)
+    assert layer.bias.shape == (NUMBER, ROWS, COLUMNS)
+    norms = np.sqrt((numpy(found) ** 2).sum(axis=(2, 3)))
+    assert (norms < 1).all()
+
+
+# Self-routing alone does not look at the poses of the last layer.
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+def test_a_network_of_pairs_trains_and_is_saved(tmp_path):
+    model = keras.Sequential(
+        [
+            keras.Input((HEIGHT, WIDTH, 3)),
+            MatrixPrimaryCapsules(TYPES, (ROWS, DIM)),
+            CapsuleLayer(
+                NUMBER,
+                (ROWS, COLUMNS),
+                routing="self_routing",
+                share_over_positions=True,
+                coordinate_addition=True,
+            ),
+            CapsuleLength(),
+        ]
+    )
+    model.compile("sgd", "mse")
+    random = np.random.default_rng(0)
+    images = random.normal(size=(BATCH, HEIGHT, WIDTH, 3)).astype("float32")
+    before = model.predict(images, verbose=0)
+    assert before.shape == (BATCH, NUMBER)
+    model.fit(images, np.eye(NUMBER)[:BATCH], verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    after = model.predict(images, verbose=0)
+    np.testing.assert_allclose(loaded.predict(images, verbose=0), after)
+    assert np.abs(after - before).max() > 0
+
+
+def test_length_of_a_pair_is_its_activations():
+    poses, activations = capsules()
+    layer = CapsuleLength()
+    np.testing.assert_array_equal(
+        numpy(layer((poses, activations))), activations
+    )
+    inputs = keras.Input(poses.shape[1:]), keras.Input(activations.shape[1:])
+    assert layer(inputs).shape == (None, HEIGHT, WIDTH, TYPES)
+    with pytest.raises(ValueError, match="or a pair of poses and activations"):
+        CapsuleLength().compute_output_shape([(None, 2), (None, 2)])
+
+
+# Errors.
+
+
+def test_a_bias_that_no_routing_adds_raises():
+    with pytest.raises(ValueError, match=r"adds no bias.* Received: use_bias"):
+        CapsuleLayer(3, 2, routing="em", use_bias=True)
+    assert not CapsuleLayer(3, 2, routing="em").use_bias
+    assert not CapsuleLayer(3, 2, routing="em", use_bias=False).use_bias
+    assert CapsuleLayer(3, 2).use_bias
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        [(2, 7, 3, 4), (2, 5)],
+        [(2, 7, 4), (2, 7)],  # vectors
+        [(2, 7, 3, 4), (2, 7, 1)],
+    ],
+    ids=str,
+)
+def test_activations_of_another_shape_raise(shapes):
+    layer = CapsuleLayer(5, (3, 2), routing="em")
+    with pytest.raises(ValueError, match="one activation for each pose"):
+        layer.compute_output_shape(shapes)
+
+
+def test_another_number_of_rows_raises():
+    layer = CapsuleLayer(5, (3, 2))
+    with pytest.raises(ValueError, match="same number of rows"):
+        layer.compute_output_shape((2, 7, 2, 4))
+
+
+@pytest.mark.parametrize("dim", [(0, 2), (2, 2, 2), (2.0, 1), (2,)], ids=str)
+def test_invalid_capsule_dim_raises(dim):
+    with pytest.raises(ValueError, match="argument `capsule_dim`"):
+        CapsuleLayer(5, dim)
+
+
+@pytest.mark.parametrize("dim", [1, (1, 4)], ids=str)
+def test_poses_too_small_for_coordinates_raise(dim):
+    with pytest.raises(ValueError, match="added to two numbers of a pose"):
+        CapsuleLayer(5, dim, coordinate_addition=True)
+
+
+def test_coordinates_without_a_grid_raise():
+    layer = CapsuleLayer(5, 2, coordinate_addition=True)
+    with pytest.raises(ValueError, match="on a grid"):
+        layer.compute_output_shape((2, 7, 3))
+
+
+@pytest.mark.parametrize(
+    "name", ["share_over_positions", "coordinate_addition"]
+)
+def test_not_booleans_raise(name):
+    with pytest.raises(ValueError, match=f"argument `{name}`"):
+        CapsuleLayer(5, 2, **{name: 1})
+
+
+def test_parents_are_for_one_routing():
+    poses, _ = capsules(matrix=False)
+    layer = CapsuleLayer(NUMBER, COLUMNS, routing=DynamicRouting())
+    parents = layer(poses)
+    with pytest.raises(ValueError, match="cannot go on from given parents"):
+        layer(poses, parents=parents)
