@@ -1,0 +1,180 @@
+"""Routing by the child alone: a small network for each capsule decides."""
+
+import keras
+from keras import ops
+
+from keras_capsules._dtypes import at_least_float32
+from keras_capsules._validation import check_boolean
+from keras_capsules.routing._coupling import softmax_over_parents
+from keras_capsules.routing.base import Routed
+from keras_capsules.routing.base import Routing
+from keras_capsules.routing.base import refuse_parents
+
+# The least activation, summed over the children, that a parent is divided by.
+# Below, activations and poses go to zero together with it.
+_EPSILON = 1e-7
+
+
+@keras.saving.register_keras_serializable(package="keras_capsules")
+class SelfRouting(Routing):
+    """Self-routing: every input capsule decides by its own pose where to go.
+
+    There is no agreement and there are no iterations. A linear layer of its
+    own tells each input capsule from its pose how to share itself out among
+    the parents, as the gates of a mixture of experts do. Poses are the means
+    of the votes, weighted by the shares and the activations a_i of the input
+    capsules, and activations what share of all activation a parent got:
+
+    ```
+    c_ij = softmax over j of (u_i routing_kernel_i + routing_bias_i)_j
+    a_j = sum_i c_ij a_i / sum_i a_i
+    pose_j = sum_i c_ij a_i V_ij / sum_i c_ij a_i
+    ```
+
+    The activations of the parents sum to 1: in a layer of class capsules
+    they are the probabilities of the classes. Input capsules that are not
+    active at all, such as those that a convolution pads with, count for
+    nothing. Where none is active, activations and poses of the parents are 0;
+    where the sums above are below 1e-7 they are divided by that, so that
+    values and gradients stay finite.
+
+    Notation: Self-Routing Capsule Networks,
+    [Hahn et al., 2019](https://papers.nips.cc/paper/8982-self-routing-capsule-networks),
+    whose W^route is the `routing_kernel` and W^pose the layer's kernel. The
+    `routing_bias` is from the authors' code, and so is that routing begins
+    uniform. Poses are not squashed; the authors' networks normalize them, as
+    `keras.layers.BatchNormalization` does.
+
+    Args:
+        use_routing_bias: Boolean, whether there is a `routing_bias`. Defaults
+            to `True`.
+        routing_kernel_initializer: Initializer of the `routing_kernel`,
+            `[i, p * d, j]`. Defaults to `"zeros"`.
+        routing_bias_initializer: Initializer of the `routing_bias`, `[j, i]`.
+            Defaults to `"zeros"`.
+        routing_kernel_regularizer: Optional regularizer of the
+            `routing_kernel`. Defaults to `None`.
+
+    Raises:
+        ValueError: If an argument is not of the kind described.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_capsules import CapsuleLayer
+    from keras_capsules.routing.self_routing import SelfRouting
+
+    layer = CapsuleLayer(10, 16, routing=SelfRouting())
+    poses = keras.random.normal((4, 32, 8))
+    activations = keras.random.uniform((4, 32))
+    poses, activations = layer((poses, activations))  # (4, 10, 16), (4, 10)
+    ```
+    """
+
+    activation_from = "routing"
+    has_bias = False
+    averages = True
+
+    def __init__(
+        self,
+        use_routing_bias=True,
+        routing_kernel_initializer="zeros",
+        routing_bias_initializer="zeros",
+        routing_kernel_regularizer=None,
+    ):
+        self.use_routing_bias = check_boolean(
+            use_routing_bias, "use_routing_bias"
+        )
+        self.routing_kernel_initializer = keras.initializers.get(
+            routing_kernel_initializer
+        )
+        self.routing_bias_initializer = keras.initializers.get(
+            routing_bias_initializer
+        )
+        self.routing_kernel_regularizer = keras.regularizers.get(
+            routing_kernel_regularizer
+        )
+
+    def build(
+        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
+    ):
+        """Makes `routing_kernel` and `routing_bias`; see `Routing.build`."""
+        del pose_shape
+        rows, dim = input_pose_shape
+        weights = {}
+        weights["routing_kernel"] = layer.add_weight(
+            name="routing_kernel",
+            shape=(num_inputs, rows * dim, num_outputs),
+            initializer=self.routing_kernel_initializer,
+            regularizer=self.routing_kernel_regularizer,
+        )
+        if self.use_routing_bias:
+            weights["routing_bias"] = layer.add_weight(
+                name="routing_bias",
+                shape=(num_outputs, num_inputs),
+                initializer=self.routing_bias_initializer,
+            )
+        return weights
+
+    def call(
+        self,
+        votes,
+        activations=None,
+        bias=None,
+        weights=None,
+        training=False,
+        windows=None,
+        parents=None,
+    ):
+        """Routes votes; see `Routing.call`.
+
+        Without `activations`, every input capsule counts fully. This routing
+        adds no `bias`, has no use for `training` and `windows`, for children
+        do not ask what others do, and cannot go on from `parents`.
+        """
+        del bias, training, windows
+        refuse_parents(self, parents)
+        dtype = votes.poses.dtype
+        coupling = softmax_over_parents(self._logits(votes, weights))
+        shares = coupling  # [j, b, i]
+        if activations is not None:
+            shares = shares * ops.cast(activations, shares.dtype)[None]
+        received = ops.sum(shares, axis=2)  # [j, b]
+        total = ops.sum(received, axis=0)  # that of a_i, for c_ij sum to 1
+        # Weights that sum to 1 before votes are mixed, not after: in 16 bits
+        # sums of many votes overflow, and small activations underflow.
+        shares = shares / ops.maximum(received, _EPSILON)[:, :, None]
+        return Routed(
+            votes.mix(ops.cast(shares, dtype)),
+            ops.cast(received / ops.maximum(total, _EPSILON), dtype),
+            ops.cast(coupling, dtype),
+        )
+
+    def _logits(self, votes, weights):
+        """What each child's network says of its pose, `[j, b, i]`."""
+        dtype = at_least_float32(votes.poses.dtype)
+        kernel = ops.convert_to_tensor(weights["routing_kernel"])
+        size = votes.num_rows * votes.input_dim
+        poses = ops.reshape(votes.poses, (-1, votes.num_inputs, size))
+        poses = ops.transpose(ops.cast(poses, dtype), (1, 0, 2))  # [i, b, f]
+        logits = ops.matmul(poses, ops.cast(kernel, dtype))  # [i, b, j]
+        logits = ops.transpose(logits, (2, 1, 0))
+        if not self.use_routing_bias:
+            return logits
+        bias = ops.convert_to_tensor(weights["routing_bias"])
+        return logits + ops.cast(bias, dtype)[:, None]
+
+    def get_config(self):
+        return {
+            "use_routing_bias": self.use_routing_bias,
+            "routing_kernel_initializer": keras.initializers.serialize(
+                self.routing_kernel_initializer
+            ),
+            "routing_bias_initializer": keras.initializers.serialize(
+                self.routing_bias_initializer
+            ),
+            "routing_kernel_regularizer": keras.regularizers.serialize(
+                self.routing_kernel_regularizer
+            ),
+        }
