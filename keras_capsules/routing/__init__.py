@@ -5,13 +5,25 @@ import keras
 from keras_capsules.routing.base import Routed as Routed
 from keras_capsules.routing.base import Routing as Routing
 from keras_capsules.routing.dynamic import DynamicRouting as DynamicRouting
+from keras_capsules.routing.em import EMRouting as EMRouting
+from keras_capsules.routing.inverted_attention import (
+    InvertedAttentionRouting as InvertedAttentionRouting,
+)
 from keras_capsules.routing.self_attention import (
     SelfAttentionRouting as SelfAttentionRouting,
+)
+from keras_capsules.routing.self_routing import SelfRouting as SelfRouting
+from keras_capsules.routing.variational_bayes import (
+    VariationalBayesRouting as VariationalBayesRouting,
 )
 
 _ROUTINGS = {
     "dynamic": DynamicRouting,
+    "em": EMRouting,
+    "inverted_attention": InvertedAttentionRouting,
     "self_attention": SelfAttentionRouting,
+    "self_routing": SelfRouting,
+    "variational_bayes": VariationalBayesRouting,
 }
 
 

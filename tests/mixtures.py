@@ -1,0 +1,152 @@
+"""What the tests of routings share that fit a mixture to the votes."""
+
+import keras
+import numpy as np
+from gradients import KEEPS_FLOAT64
+from gradients import evaluate
+from keras import ops
+
+from keras_capsules._windows import Windows
+from keras_capsules.routing.base import Routed
+from keras_capsules.votes import Votes
+
+# Distinct primes, so that no axis can be taken for another.
+BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 3, 11, 2, 5, 7
+# Of the largest entry, after three iterations.
+TOLERANCE = 1e-9 if KEEPS_FLOAT64 else 3e-4
+
+
+def make_arrays(rows=1, batch=BATCH, inputs=INPUTS, outputs=OUTPUTS):
+    """Poses, kernel and activations, in float64."""
+    random = np.random.default_rng(0)
+    return [
+        random.normal(size=(batch, inputs, rows, DIM)),
+        random.normal(size=(inputs, DIM, outputs, OUT_DIM)),
+        random.uniform(0.1, 1, size=(batch, inputs)),
+    ]
+
+
+def evaluate_all(route, *arrays):
+    """Everything that `route(*arrays)` returns, as arrays, from one run."""
+    shapes = []
+
+    def joined(*tensors):
+        routed = route(*tensors)
+        shapes.extend(tuple(each.shape) for each in routed)
+        return ops.concatenate([ops.reshape(each, (-1,)) for each in routed])
+
+    values = evaluate(joined, *arrays)
+    ends = np.cumsum([np.prod(shape) for shape in shapes])
+    parts = np.split(values, ends[:-1])
+    return Routed(
+        *(
+            part.reshape(shape)
+            for part, shape in zip(parts, shapes, strict=True)
+        )
+    )
+
+
+class Convolution:
+    """A grid of capsules under windows, and who is who in them."""
+
+    def __init__(self, size, kernel_size, strides, padding="valid", types=2):
+        self.size, self.types = size, types
+        self.kernel_size, self.strides = kernel_size, strides
+        self.windows = Windows(size, kernel_size, strides, padding)
+        self.inputs = kernel_size[0] * kernel_size[1] * types
+
+    def make_arrays(self, images=2):
+        random = np.random.default_rng(0)
+        grid = images, *self.size, self.types
+        return [
+            random.normal(size=(*grid, 1, DIM)),
+            random.normal(size=(self.inputs, DIM, OUTPUTS, OUT_DIM)),
+            random.uniform(0.1, 1, size=grid),
+        ]
+
+    def unfold(self, grid):
+        """Children of all windows, one after the other, with no padding."""
+        children = []
+        (height, width), (down, right) = self.kernel_size, self.strides
+        for image in grid:
+            for y in range(0, self.size[0] - height + 1, down):
+                for x in range(0, self.size[1] - width + 1, right):
+                    window = image[y : y + height, x : x + width]
+                    children.append(window.reshape(-1, *window.shape[3:]))
+        return np.stack(children)
+
+    def identities(self, images=2):
+        """Numbers that tell the children apart, `[b P, i]`."""
+        shape = images, *self.size, self.types
+        return self.unfold(np.arange(np.prod(shape)).reshape(shape))
+
+    def route(self, routing, poses, kernel, activations, **kwargs):
+        """Routes a grid, which the windows unfold themselves."""
+        poses = self.windows.unfold(poses)
+        poses = ops.reshape(poses, (-1, self.inputs, 1, DIM))
+        activations = self.windows.unfold(activations)
+        return routing(
+            Votes(poses, kernel),
+            activations=ops.reshape(activations, (-1, self.inputs)),
+            windows=self.windows,
+            **kwargs,
+        )
+
+
+def strangers(poses):
+    """Identities of children that have one window each."""
+    return np.arange(poses.shape[0] * poses.shape[1]).reshape(poses.shape[:2])
+
+
+def share_out(scores, identities):
+    """Shares of each child, among parents of all types at all positions.
+
+    Args:
+        scores: What shares are proportional to, as logarithms, `[j, b, i]`.
+        identities: `[b, i]`, alike for the same child.
+    """
+    shares = np.empty_like(scores)
+    for child in np.unique(identities):
+        here = identities == child
+        logits = scores[:, here]
+        powers = np.exp(logits - logits.max())
+        shares[:, here] = powers / powers.sum()
+    return shares
+
+
+class Host(keras.layers.Layer):
+    """The least layer that has a routing: it returns poses, activations."""
+
+    def __init__(self, routing, outputs=OUTPUTS, **kwargs):
+        super().__init__(**kwargs)
+        self.routing = routing
+        self.outputs = outputs
+
+    def build(self, shape):
+        poses, _ = shape
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(poses[1], poses[3], self.outputs, OUT_DIM),
+            initializer="random_normal",
+        )
+        pose_shape = poses[2], OUT_DIM
+        self.routing_weights = self.routing.build(
+            self, poses[1], self.outputs, pose_shape, poses[2:]
+        )
+
+    def call(self, inputs, training=False):
+        poses, activations = inputs
+        routed = self.routing(
+            Votes(poses, ops.convert_to_tensor(self.kernel)),
+            activations=activations,
+            weights=self.routing_weights,
+            training=bool(training),
+        )
+        poses = ops.transpose(routed.poses, (1, 0, 2, 3))
+        return poses, ops.transpose(routed.activations)
+
+
+def host_model(routing, rows=1, **kwargs):
+    """A model of one such layer, for batches of any size."""
+    inputs = keras.Input((INPUTS, rows, DIM)), keras.Input((INPUTS,))
+    return keras.Model(inputs, Host(routing, **kwargs)(inputs))

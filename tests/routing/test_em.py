@@ -1,0 +1,364 @@
+"""EM routing against an independent NumPy version."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import assert_close
+from gradients import check_slopes
+from gradients import evaluate
+from gradients import gradient
+from gradients import needs_float64
+from keras import ops
+from mixtures import BATCH
+from mixtures import DIM
+from mixtures import INPUTS
+from mixtures import OUT_DIM
+from mixtures import OUTPUTS
+from mixtures import TOLERANCE
+from mixtures import Convolution
+from mixtures import evaluate_all
+from mixtures import host_model
+from mixtures import make_arrays
+from mixtures import share_out
+from mixtures import strangers
+from testing import invalid
+
+from keras_capsules.routing.em import EMRouting
+from keras_capsules.votes import Votes
+
+BETAS = np.random.default_rng(1).normal(size=(2, OUTPUTS))
+
+
+def route(routing, poses, kernel, activations, beta_u, beta_a, **kwargs):
+    weights = {"beta_u": beta_u, "beta_a": beta_a}
+    votes = Votes(poses, kernel)
+    return routing(votes, activations=activations, weights=weights, **kwargs)
+
+
+def oracle(
+    poses,
+    kernel,
+    activations,
+    beta_u,
+    beta_a,
+    identities=None,
+    num_iterations=3,
+    inverse_temperature=0.01,
+    inverse_temperature_decay=0.95,
+    min_variance=1e-4,
+    cost_scale=None,
+):
+    """As the paper has it, but for the units of `beta_a`."""
+    votes = np.einsum("bipd,idje->jbipe", poses, kernel)
+    outputs, batch, inputs = votes.shape[:3]
+    flat = votes.reshape(outputs, batch, inputs, -1)
+    if identities is None:
+        identities = strangers(poses)
+    if activations is None:
+        activations = np.ones((batch, inputs))
+    scale = {None: 1, "ibm": 100 * outputs / inputs}.get(cost_scale, cost_scale)
+
+    def temperature(iteration):
+        return inverse_temperature * (
+            1 - inverse_temperature_decay ** (iteration + 1)
+        )
+
+    beta_a = beta_a / temperature(num_iterations - 1)
+    r = share_out(np.zeros((outputs, batch, inputs)), identities)
+    means = np.empty((outputs, batch, flat.shape[3]))
+    variances, active = np.empty_like(means), np.empty((outputs, batch))
+    for iteration in range(num_iterations):
+        for j in range(outputs):
+            for b in range(batch):
+                mass = r[j, b] * activations[b]
+                total = mass.sum()
+                mean = mass @ flat[j, b] / total
+                variance = mass @ (flat[j, b] - mean) ** 2 / total
+                variance = variance + min_variance
+                cost = scale * total * (beta_u[j] + np.log(variance) / 2)
+                logit = temperature(iteration) * (beta_a[j] - cost.sum())
+                active[j, b] = 1 / (1 + np.exp(-logit))
+                means[j, b], variances[j, b] = mean, variance
+        if iteration + 1 < num_iterations:
+            off = (flat - means[:, :, None]) ** 2 / variances[:, :, None]
+            heights = np.log(2 * np.pi * variances)[:, :, None]
+            density = -0.5 * (off + heights).sum(axis=3)
+            r = share_out(np.log(active)[..., None] + density, identities)
+    shape = outputs, batch, *votes.shape[3:]
+    return means.reshape(shape), active, r
+
+
+def check(routing, arrays, exact):
+    values = evaluate_all(lambda *x: route(routing, *x), *arrays)
+    for value, expected in zip(values, exact, strict=True):
+        assert_close(value, expected, TOLERANCE)
+
+
+def test_golden_values():
+    """Of the votes sin(1), ..., sin(18), of shape [1, 3, 2, 3]."""
+    arrays = [
+        np.ones((1, 3, 1, 1)),
+        np.sin(np.arange(1.0, 19.0)).reshape(3, 1, 2, 3),
+        np.array([[0.9, 0.4, 0.7]]),
+        np.zeros(2),
+        np.zeros(2),
+    ]
+    routing = EMRouting(inverse_temperature=1, min_variance=1e-9)
+    golden = [
+        [[0.631154, 0.980734, 0.428631], [-0.562857, -0.960231, -0.474773]],
+        [0.651266, 0.852869],
+        [[0.069143, 0.974486, 0.156794], [0.930857, 0.025514, 0.843206]],
+    ]
+    values = evaluate_all(lambda *x: route(routing, *x), *arrays)
+    for value, expected in zip(values, golden, strict=True):
+        value = value.reshape(np.shape(expected))
+        np.testing.assert_allclose(value, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {},
+        {"num_iterations": 1, "cost_scale": "ibm"},
+        {"inverse_temperature": 0.5, "cost_scale": 0.3, "min_variance": 0.1},
+        {
+            "num_iterations": 2,
+            "inverse_temperature": 0.3,
+            "inverse_temperature_decay": 0,
+            "cost_scale": "ibm",
+        },
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 3], ids=["vectors", "matrices"])
+def test_equals_the_oracle(rows, kwargs):
+    arrays = [*make_arrays(rows), *BETAS]
+    check(EMRouting(**kwargs), arrays, oracle(*arrays, **kwargs))
+
+
+def test_children_without_activations_are_fully_active():
+    poses, kernel, _ = make_arrays()
+    value = evaluate(
+        lambda *x: route(EMRouting(), x[0], x[1], None, *x[2:]).poses,
+        poses,
+        kernel,
+        *BETAS,
+    )
+    exact = oracle(poses, kernel, None, *BETAS)
+    assert_close(value, exact[0], TOLERANCE)
+
+
+def test_one_parent_and_one_example():
+    arrays = [*make_arrays(1, 1, INPUTS, 1), *BETAS[:, :1]]
+    exact = oracle(*arrays)
+    assert (exact[2] == 1).all()
+    check(EMRouting(), arrays, exact)
+
+
+@pytest.mark.parametrize(
+    ("size", "strides"), [((5, 4), (1, 1)), ((7, 4), (2, 1))]
+)
+def test_parents_at_all_positions_compete_for_a_child(size, strides):
+    convolution = Convolution(size, (3, 2), strides)
+    arrays = [*convolution.make_arrays(), *BETAS]
+    routing = EMRouting(inverse_temperature=0.5)
+
+    def routed(*x):
+        weights = {"beta_u": x[3], "beta_a": x[4]}
+        return convolution.route(routing, *x[:3], weights=weights)
+
+    identities = convolution.identities()
+    exact = oracle(
+        convolution.unfold(arrays[0]),
+        arrays[1],
+        convolution.unfold(arrays[2]),
+        *BETAS,
+        identities=identities,
+        inverse_temperature=0.5,
+    )
+    values = evaluate_all(routed, *arrays)
+    for value, expected in zip(values, exact, strict=True):
+        assert_close(value, expected, TOLERANCE)
+    for child in np.unique(identities):
+        total = values.coupling[:, identities == child].sum()
+        assert total == pytest.approx(1, abs=1e-5)
+
+
+def test_padding_takes_no_part():
+    """A window of padding and one child: its vote is the pose."""
+    convolution = Convolution((2, 1), (2, 1), (2, 1), "same", types=1)
+    padded = Convolution((1, 1), (2, 1), (2, 1), "same", types=1)
+    poses, kernel, activations = convolution.make_arrays()
+
+    def value(*x):
+        weights = dict(zip(("beta_u", "beta_a"), BETAS, strict=True))
+        return padded.route(EMRouting(), *x, weights=weights).poses
+
+    value = evaluate(value, poses[:, :1], kernel, activations[:, :1])
+
+    votes = np.einsum("bpd,dje->jbpe", poses[:, 0, 0, 0], kernel[0])
+    assert_close(value, votes, 1e-5)
+
+
+@needs_float64
+@pytest.mark.parametrize("is_convolution", [False, True])
+def test_gradients_equal_numeric_ones(is_convolution):
+    routing = EMRouting(inverse_temperature=1.0)
+    convolution = Convolution((3, 4), (2, 2), (1, 2))
+    arrays = convolution.make_arrays() if is_convolution else make_arrays(3)
+
+    def loss(poses, kernel, activations, beta_u, beta_a):
+        arguments = poses, kernel, activations
+        weights = {"beta_u": beta_u, "beta_a": beta_a}
+        if is_convolution:
+            routed = convolution.route(routing, *arguments, weights=weights)
+        else:
+            routed = route(routing, *arguments, beta_u, beta_a)
+        return ops.sum(ops.sin(routed.poses)) + ops.sum(
+            ops.cos(3 * routed.activations[:, :, None] * routed.coupling)
+        )
+
+    arrays = [*arrays, *BETAS]
+    gradients = gradient(loss, *arrays)
+    assert all(np.abs(each).max() > 1e-3 for each in gradients)
+    check_slopes(loss, gradients, *arrays, step=1e-6, rtol=1e-5, atol=1e-6)
+
+
+def test_the_order_of_input_capsules_does_not_matter():
+    poses, kernel, activations = make_arrays()
+    order = np.random.default_rng(3).permutation(INPUTS)
+
+    def value(*x):
+        routed = route(EMRouting(), *x)
+        return routed.poses * routed.activations[:, :, None, None]
+
+    assert_close(
+        evaluate(
+            value, poses[:, order], kernel[order], activations[:, order], *BETAS
+        ),
+        evaluate(value, poses, kernel, activations, *BETAS),
+        TOLERANCE,
+    )
+
+
+@pytest.mark.parametrize(
+    ("votes", "active", "dtype"),
+    [
+        (1.0, 0.0, "float32"),
+        (0.0, 0.0, "float32"),
+        (0.0, 1.0, "float32"),
+        (1e4, 1.0, "float32"),
+        (1e4, 1e-30, "float32"),
+        (1.0, 0.0, "float16"),
+        (100.0, 1.0, "float16"),
+    ],
+)
+def test_extremes_stay_finite(votes, active, dtype):
+    poses, kernel, activations = make_arrays()
+    arrays = [votes * poses, kernel, active * activations, *BETAS]
+    arrays = [each.astype(dtype) for each in arrays]
+    routing = EMRouting(cost_scale="ibm")
+
+    for value in evaluate_all(lambda *x: route(routing, *x), *arrays):
+        assert value.dtype == dtype
+        assert np.isfinite(value).all()
+
+    def loss(*x):
+        routed = route(routing, *x)
+        return ops.sum(routed.poses) + ops.sum(ops.square(routed.activations))
+
+    for slope in gradient(loss, *arrays):
+        assert np.isfinite(slope).all()
+
+
+def test_inactive_children_leave_their_mean_and_no_evidence():
+    poses, kernel, activations = make_arrays()
+    arrays = [poses, kernel, 0 * activations, BETAS[0], BETAS[1]]
+    value = evaluate(lambda *x: route(EMRouting(1), *x).poses, *arrays)
+    mean = np.einsum("bipd,idje->jbpe", poses, kernel) / INPUTS
+    assert_close(value, mean, 1e-5)
+    value = evaluate(lambda *x: route(EMRouting(), *x).activations, *arrays)
+    expected = np.tile(1 / (1 + np.exp(-BETAS[1]))[:, None], BATCH)
+    assert_close(value, expected, 1e-5)
+
+
+@pytest.mark.parametrize("scale", [None, "ibm"])
+def test_half_of_the_capsules_start_active(scale):
+    poses, kernel, activations = make_arrays()
+    routing = EMRouting(cost_scale=scale)
+    weights = routing.build(
+        keras.layers.Layer(), INPUTS, OUTPUTS, (1, OUT_DIM), (1, DIM)
+    )
+    betas = [ops.convert_to_numpy(weights[x]) for x in ("beta_u", "beta_a")]
+    arrays = [poses, kernel / DIM**0.5, activations, *betas]
+    arrays = [each.astype("float32") for each in arrays]
+    value = evaluate(lambda *x: route(routing, *x).activations, *arrays)
+    assert 0.35 < value.mean() < 0.65
+
+
+def test_weights_of_a_layer_and_training():
+    routing = EMRouting(
+        2, inverse_temperature=1.0, beta_u_initializer="random_normal"
+    )
+    model = host_model(routing)
+    assert {weight.name: tuple(weight.shape) for weight in model.weights} == {
+        "kernel": (INPUTS, DIM, OUTPUTS, OUT_DIM),
+        "beta_u": (OUTPUTS,),
+        "beta_a": (OUTPUTS,),
+    }
+    before = [ops.convert_to_numpy(weight) for weight in model.weights]
+    assert before[1].any() and not before[2].any()
+    model.compile("sgd", ["mse", "mse"])
+    poses, _, activations = make_arrays()
+    targets = [np.ones((BATCH, OUTPUTS, 1, OUT_DIM)), np.ones((BATCH, OUTPUTS))]
+    model.fit([poses, activations], targets, verbose=0)
+    for old, weight in zip(before, model.weights, strict=True):
+        assert np.abs(ops.convert_to_numpy(weight) - old).max() > 0
+
+
+def test_configuration():
+    kwargs = {
+        "num_iterations": 2,
+        "inverse_temperature": 1.0,
+        "inverse_temperature_decay": 0.5,
+        "min_variance": 0.01,
+        "cost_scale": "ibm",
+        "beta_u_initializer": keras.initializers.Constant(2.0),
+        "beta_a_initializer": "ones",
+    }
+    config = EMRouting(**kwargs).get_config()
+    assert set(config) == set(kwargs)
+    loaded = keras.saving.deserialize_keras_object(
+        keras.saving.serialize_keras_object(EMRouting(**kwargs))
+    )
+    assert loaded.get_config() == config
+    assert loaded.beta_u_initializer.value == 2.0
+    assert EMRouting(cost_scale=3).get_config()["cost_scale"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("num_iterations", 0, "a positive integer"),
+        ("inverse_temperature", 0, "a finite number greater than 0"),
+        ("inverse_temperature_decay", 1.0, "a finite number of at least 0"),
+        ("inverse_temperature_decay", -0.1, "a finite number of at least 0"),
+        ("min_variance", 0.0, "a finite number greater than 0"),
+        ("cost_scale", "IBM", "None, 'ibm' or a finite number"),
+        ("cost_scale", -1, "None, 'ibm' or a finite number"),
+    ],
+)
+def test_bad_options(name, value, expected):
+    with pytest.raises(ValueError, match=invalid(name, expected)):
+        EMRouting(**{name: value})
+
+
+def test_bad_initializer():
+    with pytest.raises(ValueError, match="initializer"):
+        EMRouting(beta_a_initializer="sevens")
+
+
+def test_parents_are_refused():
+    arrays = [each.astype("float32") for each in (*make_arrays(), *BETAS)]
+    parents = np.zeros((OUTPUTS, BATCH, 1, OUT_DIM), "float32")
+    with pytest.raises(ValueError, match="cannot go on from given parents"):
+        route(EMRouting(), *arrays, parents=parents)
