@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Tests and benchmarks have nothing to learn from TensorFlow's greetings.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-tensorflow test-jax lint format benchmark clean
+.PHONY: help demo test test-tensorflow test-jax lint format benchmark networks clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
@@ -12,6 +12,7 @@ help:
 	@echo "make lint       check the style of the code"
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
+	@echo "make networks   train all networks, into benchmarks/results"
 	@echo "make clean      remove .venv and what the examples wrote"
 
 demo: .venv/ready
@@ -35,6 +36,9 @@ benchmark: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/memory.py
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/growth.py
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/network.py
+
+networks: .venv/ready
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/networks.py
 
 clean:
 	rm -rf .venv outputs

@@ -9,8 +9,10 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import statistics
 import subprocess
+import sys
 import time
 
 import keras
@@ -32,13 +34,13 @@ MEBIBYTE = 2**20
 
 
 def parse(description, repeats, **defaults):
-    """The options that every benchmark has, and numbers of its own."""
+    """The options that every benchmark has, and those of its own."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--repeats", type=int, default=repeats)
     parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
     for name, default in defaults.items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=int, default=default
+            f"--{name.replace('_', '-')}", type=type(default), default=default
         )
     return parser.parse_args()
 
@@ -179,11 +181,11 @@ def step_memory(shape, **options):
     # Memory that was freed before would be used again unnoticed.
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-    before = _status("VmRSS")
+    before = status("VmRSS")
     started = time.perf_counter()
     keras.tree.map_structure(np.asarray, step(poses, kernel))
     seconds = time.perf_counter() - started
-    return round((_status("VmHWM") - before) / 1024, 1), round(seconds, 2)
+    return round((status("VmHWM") - before) / 1024, 1), round(seconds, 2)
 
 
 def make_step(form, shape):
@@ -198,7 +200,8 @@ def make_step(form, shape):
     )
 
 
-def _status(name):
+def status(name):
+    """A number of kB that Linux says of this process."""
     text = pathlib.Path("/proc/self/status").read_text()
     return int(re.search(rf"{name}:\s+(\d+) kB", text)[1])
 
@@ -221,8 +224,16 @@ def show(title, rows, unit="ms"):
         print(f"{name:34}" + "".join(f"{cell:>24}" for cell in cells))
 
 
-def draw(name, panels, folder, unit="ms"):
-    """Draws tables as bars, one beside the other: `{title: rows}` of `show`."""
+def draw(name, panels, folder, unit="ms", form="%.0f"):
+    """Draws tables as bars: `{title: rows}` as `show` takes them.
+
+    Args:
+        name: Of the picture.
+        panels: The tables by title.
+        folder: Where to put the picture.
+        unit: Of all values, or a dictionary of units by title.
+        form: How to write values.
+    """
     heights = [len(rows) for rows in panels.values()]
     figure, axes = plt.subplots(
         len(panels),
@@ -239,11 +250,11 @@ def draw(name, panels, folder, unit="ms"):
             values = [row.get(column) or np.nan for row in rows.values()]
             offset = (number - (len(columns) - 1) / 2) * height
             bars = axis.barh(places + offset, values, height, label=column)
-            axis.bar_label(bars, fmt="%.0f", padding=2, fontsize="small")
+            axis.bar_label(bars, fmt=form, padding=2, fontsize="small")
         axis.set_yticks(places, list(rows))
         axis.invert_yaxis()
         axis.set_title(title)
-        axis.set_xlabel(unit)
+        axis.set_xlabel(unit if isinstance(unit, str) else unit[title])
         axis.margins(x=0.1)
         if len(columns) > 1:
             axis.legend()
@@ -255,9 +266,10 @@ def write(name, results, folder):
     """Writes results with what they were measured on."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
+    script, *options = pathlib.Path(sys.argv[0]).name, *sys.argv[1:]
     results = {
         **results,
-        "command": f"python benchmarks/{name}.py",
+        "command": shlex.join(["python", f"benchmarks/{script}", *options]),
         "date": datetime.date.today().isoformat(),
         "machine": {"processor": _processor(), "cores": os.cpu_count()},
         "versions": {

@@ -21,6 +21,10 @@ RUNS = {
         ["--batch=2", "--filters=4", "--xla-repeats=0"],
         {"step_ms", "latency_ms", "ratios"},
     ),
+    "networks": (
+        ["--only=Net,", "--epochs=1", "--images=32", "--validation=1"],
+        {"digits"},
+    ),
 }
 
 

@@ -247,3 +247,51 @@ def _sizes(program):
         for parameter in equation.params.values():
             if hasattr(parameter, "jaxpr"):
                 yield from _sizes(parameter.jaxpr)
+
+
+needs_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="looks into its graphs"
+)
+
+
+def _mix_of_four(monkeypatch, **options):
+    import tensorflow as tf
+
+    set_blocks(monkeypatch, (1, 16))
+    shapes = (2, 5, 1, 3), (5, 3, 4, 2)
+
+    @tf.function(input_signature=[tf.TensorSpec(x) for x in shapes], **options)
+    def mix(poses, kernel):
+        return Votes(poses, kernel).mix(ops.ones((4, 2, 5)))
+
+    return mix, [np.ones(shape, "float32") for shape in shapes]
+
+
+@needs_tensorflow
+def test_a_block_waits_for_the_one_before_the_last(monkeypatch):
+    """What bounds the memory of TensorFlow's graphs, which rush ahead."""
+    mix, _ = _mix_of_four(monkeypatch)
+    graph = mix.get_concrete_function().graph
+    products = [
+        each for each in graph.get_operations() if "MatMul" in each.type
+    ]
+
+    def needed(operation):
+        for each in operation.inputs:
+            yield each.op
+            yield from needed(each.op)
+
+    waits = [
+        [other in set(needed(product)) for other in products]
+        for product in products
+    ]
+    assert np.array_equal(waits, np.eye(4, k=-2, dtype=bool))
+
+
+@needs_tensorflow
+def test_xla_compiles_once_for_all_values(monkeypatch):
+    """A program of constants would be compiled anew for each batch."""
+    mix, inputs = _mix_of_four(monkeypatch, jit_compile=True)
+    program = mix.experimental_get_compiler_ir(*inputs)(stage="hlo")
+    entry = program[program.index("ENTRY") :]
+    assert "parameter(0)" in entry and "parameter(1)" in entry

@@ -1,0 +1,247 @@
+"""All networks on the same data: accuracy, size, time and memory.
+
+    python benchmarks/networks.py
+
+Trains every network on the digits that come with scikit-learn (1,293 images of
+8 x 8; 144 to validate, on which epochs and learning rates were chosen; 360 to
+test), each in a process of its own, and measures the test accuracy once, after
+the last epoch. Prints a table and writes `networks.json` and `networks.png` to
+`benchmarks/results`. Memory is the peak above that of an imported TensorFlow,
+on Linux. `--dataset mnist` trains on other data, `--only` some of the networks.
+"""
+
+import multiprocessing
+import time
+
+import harness
+import keras
+import numpy as np
+
+from keras_capsules import MarginLoss
+from keras_capsules import datasets
+from keras_capsules import models
+from keras_capsules.routing import SelfAttentionRouting
+
+# The squared error is summed over the pixels, so that each of 64 needs more
+# weight than each of 784.
+DRAWN = {"reconstruction_weight": 0.006}
+
+SMALL_CAPSNET = {"filters": 128, "num_primary_capsules": 16, **DRAWN}
+
+# For each network: how to make it, the loss, epochs and learning rate.
+NETWORKS = {
+    "CapsNet": (models.CapsNet, SMALL_CAPSNET, MarginLoss, 30, 3e-3),
+    "CapsNet, self-attention": (
+        models.CapsNet,
+        {**SMALL_CAPSNET, "routing": SelfAttentionRouting()},
+        MarginLoss,
+        30,
+        3e-3,
+    ),
+    "EfficientCapsNet": (models.EfficientCapsNet, DRAWN, MarginLoss, 30, 3e-3),
+    "DeepCaps, small": (
+        models.DeepCaps,
+        {
+            "filters": 32,
+            "cell_capsules": (8, 8, 8, 8),
+            "capsule_dim": 16,
+            **DRAWN,
+        },
+        MarginLoss,
+        30,
+        3e-3,
+    ),
+    "InvertedAttentionCapsNet": (
+        models.InvertedAttentionCapsNet,
+        {"capsule_dim": 8},
+        MarginLoss,
+        30,
+        3e-3,
+    ),
+    "MatrixCapsNet, self-routing": (
+        models.MatrixCapsNet,
+        {"routing": "self_routing"},
+        MarginLoss,
+        30,
+        3e-3,
+    ),
+    "ConvNet": (
+        models.ConvNet,
+        {"activation": "sigmoid"},
+        MarginLoss,
+        30,
+        3e-3,
+    ),
+    "SqueezeExcitationNet": (
+        models.SqueezeExcitationNet,
+        {"activation": "sigmoid"},
+        MarginLoss,
+        30,
+        3e-3,
+    ),
+}
+
+
+def main():
+    arguments = harness.parse(
+        __doc__,
+        repeats=1,
+        dataset="digits",
+        epochs=0,
+        images=0,
+        only="",
+        validation=0,
+        name="networks",
+    )
+    rows = {}
+    for name in NETWORKS:
+        if arguments.only not in name:
+            continue
+        found = [
+            in_own_process(
+                measure,
+                name,
+                dataset=arguments.dataset,
+                seed=seed,
+                epochs=arguments.epochs,
+                images=arguments.images,
+                test=not arguments.validation,
+            )
+            for seed in range(arguments.repeats)
+        ]
+        rows[name] = {
+            key: np.median([each[key] for each in found], axis=0).tolist()
+            for key in found[0]
+        }
+        rows[name]["seeds"] = arguments.repeats
+        print(f"{name}: {rows[name]}", flush=True)
+    show(rows)
+    harness.draw(
+        arguments.name,
+        {
+            "Validation errors": {
+                name: {"error": 100 - row["validation_percent"]}
+                for name, row in rows.items()
+            },
+            "Time per epoch": {
+                name: {"time": row["seconds_per_epoch"]}
+                for name, row in rows.items()
+            },
+        },
+        arguments.output,
+        {"Validation errors": "%", "Time per epoch": "s"},
+        "%.1f",
+    )
+    harness.write(arguments.name, {arguments.dataset: rows}, arguments.output)
+
+
+def in_own_process(function, *arguments, **options):
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(function, arguments, options)
+
+
+def measure(name, dataset, seed, epochs=0, images=0, test=True):
+    """Trains a network and measures it; for a process of its own.
+
+    Args:
+        name: Key of `NETWORKS`.
+        dataset: Name of a data set.
+        seed: Integer, for weights and the order of images.
+        epochs: Integer, other than the network's if above 0.
+        images: Integer, how many to train on if above 0.
+        test: Boolean, whether to look at the test images.
+
+    Returns:
+        Dictionary of parameters (of all and of what no decoder needs), percent
+        of images classified right, the loss of each epoch, median seconds of an
+        epoch without the first, and peak memory in MiB.
+    """
+    network, options, loss, its_epochs, learning_rate = NETWORKS[name]
+    epochs = epochs or its_epochs
+    keras.utils.set_random_seed(seed)
+    splits = {
+        split: next(iter(datasets.load(dataset, split).batch(10**6)))
+        for split in ("train[:90%]", "validation", "test")
+    }
+    train, validation, held_out = (
+        [each.numpy() for each in splits[split]] for split in splits
+    )
+    if images:
+        train = [each[:images] for each in train]
+    before = harness.status("VmRSS")
+    info = datasets.info(dataset)
+    model = network(info.image_shape, len(info.class_names), **options)
+    steps = epochs * -(-len(train[0]) // 32)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    model.compile(keras.optimizers.Adam(schedule), loss(), metrics=["accuracy"])
+    clock = Clock()
+    history = model.fit(
+        *train,
+        batch_size=32,
+        epochs=epochs,
+        validation_data=validation,
+        callbacks=[clock],
+        verbose=0,
+    ).history
+    row = {
+        "parameters": model.count_params(),
+        "parameters_without_decoder": model.count_params()
+        - (getattr(model, "decoder", None) or Nothing).count_params(),
+        "validation_percent": 100 * history["val_accuracy"][-1],
+        "seconds_per_epoch": float(np.median(clock.seconds[1:] or [np.nan])),
+        "peak_mib": round((harness.status("VmHWM") - before) / 1024),
+        "losses": [round(each, 4) for each in history["loss"]],
+        "epochs": epochs,
+    }
+    if test:
+        scores = model.predict(held_out[0], verbose=0)
+        right = scores.argmax(axis=1) == held_out[1]
+        row["test_percent"] = 100 * float(right.mean())
+    return row
+
+
+class Nothing:
+    """A decoder that is not there."""
+
+    count_params = staticmethod(lambda: 0)
+
+
+class Clock(keras.callbacks.Callback):
+    """How long the training of each epoch takes, without validation."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = []
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._started = time.perf_counter()
+
+    def on_test_begin(self, logs=None):
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+def show(rows):
+    columns = {
+        "test_percent": "test %",
+        "validation_percent": "validation %",
+        "parameters_without_decoder": "parameters",
+        "parameters": "with decoder",
+        "seconds_per_epoch": "s per epoch",
+        "peak_mib": "peak MiB",
+    }
+    print(f"\n{'':32}" + "".join(f"{each:>14}" for each in columns.values()))
+    for name, row in rows.items():
+        cells = (
+            f"{row[key]:14,.0f}"
+            if key.startswith(("parameters", "peak"))
+            else f"{row[key]:14.2f}"
+            if key in row
+            else f"{'-':>14}"
+            for key in columns
+        )
+        print(f"{name:32}" + "".join(cells))
+
+
+if __name__ == "__main__":
+    main()
