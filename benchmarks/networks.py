@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from keras_capsules import MarginLoss
+from keras_capsules import SpreadLoss
 from keras_capsules import datasets
 from keras_capsules import models
 from keras_capsules.routing import SelfAttentionRouting
@@ -58,10 +59,18 @@ NETWORKS = {
         30,
         3e-3,
     ),
+    "MatrixCapsNet, EM": (models.MatrixCapsNet, {}, SpreadLoss, 10, 3e-3),
+    "MatrixCapsNet, variational Bayes": (
+        models.MatrixCapsNet,
+        {"routing": "variational_bayes"},
+        SpreadLoss,
+        10,
+        3e-3,
+    ),
     "MatrixCapsNet, self-routing": (
         models.MatrixCapsNet,
         {"routing": "self_routing"},
-        MarginLoss,
+        SpreadLoss,
         30,
         3e-3,
     ),
@@ -88,6 +97,7 @@ def main():
         repeats=1,
         dataset="digits",
         epochs=0,
+        batch=32,
         images=0,
         only="",
         validation=0,
@@ -104,6 +114,7 @@ def main():
                 dataset=arguments.dataset,
                 seed=seed,
                 epochs=arguments.epochs,
+                batch=arguments.batch,
                 images=arguments.images,
                 test=not arguments.validation,
             )
@@ -141,13 +152,14 @@ def in_own_process(function, *arguments, **options):
         return pool.apply(function, arguments, options)
 
 
-def measure(name, dataset, seed, epochs=0, images=0, test=True):
+def measure(name, dataset, seed, batch, epochs=0, images=0, test=True):
     """Trains a network and measures it; for a process of its own.
 
     Args:
         name: Key of `NETWORKS`.
         dataset: Name of a data set.
         seed: Integer, for weights and the order of images.
+        batch: Integer, the images in a step.
         epochs: Integer, other than the network's if above 0.
         images: Integer, how many to train on if above 0.
         test: Boolean, whether to look at the test images.
@@ -172,13 +184,13 @@ def measure(name, dataset, seed, epochs=0, images=0, test=True):
     before = harness.status("VmRSS")
     info = datasets.info(dataset)
     model = network(info.image_shape, len(info.class_names), **options)
-    steps = epochs * -(-len(train[0]) // 32)
+    steps = epochs * -(-len(train[0]) // batch)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     model.compile(keras.optimizers.Adam(schedule), loss(), metrics=["accuracy"])
     clock = Clock()
     history = model.fit(
         *train,
-        batch_size=32,
+        batch_size=batch,
         epochs=epochs,
         validation_data=validation,
         callbacks=[clock],
@@ -193,6 +205,7 @@ def measure(name, dataset, seed, epochs=0, images=0, test=True):
         "peak_mib": round((harness.status("VmHWM") - before) / 1024),
         "losses": [round(each, 4) for each in history["loss"]],
         "epochs": epochs,
+        "steps": steps,
     }
     if test:
         scores = model.predict(held_out[0], verbose=0)

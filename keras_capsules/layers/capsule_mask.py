@@ -11,11 +11,13 @@ from keras_capsules.activations import safe_norm
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class CapsuleMask(keras.layers.Layer):
-    """Sets all capsules to zero but those of the labels, or the longest one.
+    """Sets all poses to zero but those of the labels or the likeliest class.
 
     Between the class capsules and a decoder, so that the decoder draws from
     the capsule of one class, and that capsule learns to hold all there is to
-    draw. With labels in training, without them in use.
+    draw. With labels in training, without them in use: then the longest
+    capsule is kept or, where capsules have activations beside their poses,
+    the most active one.
 
     Notation: the mask in section 4.1 of
     [Sabour et al., 2017](https://arxiv.org/abs/1710.09829).
@@ -27,19 +29,21 @@ class CapsuleMask(keras.layers.Layer):
         inputs: Class capsules, see below.
         labels: Optional classes to keep: integer labels of shape `(batch,)`
             or `(batch, 1)`, or one-hot or multi-hot ones of shape
-            `(batch, num_capsules)`. Without them, the longest capsule of each
-            example is kept, the first one if several are.
+            `(batch, num_capsules)`. Without them, the longest or most active
+            capsule of each example is kept, the first one if several are.
 
     Input shape:
-        `(batch, num_capsules, capsule_dim)`.
+        `(batch, num_capsules, capsule_dim)`; or a pair of poses, of that shape
+        or `(batch, num_capsules, rows, capsule_dim)`, and of activations
+        `(batch, num_capsules)`.
 
     Output shape:
-        That of the input.
+        That of the input or, of a pair, of the poses.
 
     Raises:
-        ValueError: If the input's rank is not 3, or the labels do not fit. A
-            label that names no class raises in a NumPy array or list; in a
-            tensor, it makes the capsules of its example NaN.
+        ValueError: If the input is of another shape, or the labels do not
+            fit. A label that names no class raises in a NumPy array or list;
+            in a tensor, it makes the capsules of its example NaN.
 
     Example:
 
@@ -51,40 +55,81 @@ class CapsuleMask(keras.layers.Layer):
     capsules = keras.random.normal((2, 10, 16))
     longest = CapsuleMask()(capsules)  # (2, 10, 16), 9 of 10 rows are zero
     chosen = CapsuleMask()(capsules, labels=np.array([3, 7]))
+
+    poses = keras.random.normal((2, 10, 4, 4))
+    activations = keras.random.uniform((2, 10))
+    most_active = CapsuleMask()((poses, activations))  # (2, 10, 4, 4)
     ```
     """
 
     def __init__(self, **kwargs):
         # Keras would round labels to 16 bits, too: label 257 becomes 256.
         super().__init__(autocast=False, **kwargs)
-        self.input_spec = keras.layers.InputSpec(ndim=3)
 
     def __call__(self, inputs, labels=None, **kwargs):
         if isinstance(labels, np.ndarray):
             # Before Keras makes a tensor of it, whose values nobody looks at.
-            labels = to_presences(labels, np.shape(inputs)[:2], "labels")
+            poses, _ = _split(inputs)
+            labels = to_presences(labels, np.shape(poses)[:2], "labels")
         return super().__call__(inputs, labels=labels, **kwargs)
 
     def build(self, inputs_shape, labels_shape=None):
         self.compute_output_shape(inputs_shape, labels_shape)  # for its check
 
     def call(self, inputs, labels=None):
-        if labels is None:
-            # In 16 bits, lengths would be rounded to the same few values.
-            exact = ops.cast(inputs, at_least_float32(inputs.dtype))
-            longest = ops.argmax(safe_norm(exact), axis=-1)
-            presences = ops.one_hot(longest, inputs.shape[1])
+        poses, activations = _split(inputs)
+        _check_shapes(
+            poses.shape, None if activations is None else activations.shape
+        )
+        if labels is not None:
+            presences = to_presences(labels, poses.shape[:2], "labels")
         else:
-            presences = to_presences(labels, inputs.shape[:2], "labels")
-        inputs = ops.cast(inputs, self.compute_dtype)
-        return inputs * ops.cast(presences, inputs.dtype)[:, :, None]
+            # In 16 bits, lengths would be rounded to the same few values.
+            if activations is None:
+                exact = ops.cast(poses, at_least_float32(poses.dtype))
+                activations = safe_norm(exact)
+            presences = ops.one_hot(
+                ops.argmax(activations, axis=-1), poses.shape[1]
+            )
+        poses = ops.cast(poses, self.compute_dtype)
+        presences = ops.cast(presences, poses.dtype)
+        axes = tuple(range(2, len(poses.shape)))
+        return poses * ops.expand_dims(presences, axes)
 
     def compute_output_shape(self, inputs_shape, labels_shape=None):
         del labels_shape
-        if len(inputs_shape) != 3:
+        if inputs_shape and isinstance(inputs_shape[0], (list, tuple)):
+            poses_shape, activations_shape = inputs_shape
+        else:
+            poses_shape, activations_shape = inputs_shape, None
+        _check_shapes(poses_shape, activations_shape)
+        return tuple(poses_shape)
+
+
+def _split(inputs):
+    """Poses, and activations if there are some."""
+    if isinstance(inputs, (list, tuple)) and len(inputs) == 2:
+        return inputs
+    return inputs, None
+
+
+def _check_shapes(poses_shape, activations_shape):
+    if activations_shape is None:
+        if len(poses_shape) != 3:
             raise ValueError(
                 "CapsuleMask takes class capsules of shape (batch, "
                 "num_capsules, capsule_dim). Received: "
-                f"inputs_shape={tuple(inputs_shape)}"
+                f"inputs_shape={tuple(poses_shape)}"
             )
-        return tuple(inputs_shape)
+        return
+    if (
+        len(poses_shape) not in (3, 4)
+        or len(activations_shape) != 2
+        or poses_shape[1] != activations_shape[1]
+    ):
+        raise ValueError(
+            "CapsuleMask takes pairs of poses of shape (batch, num_capsules, "
+            "capsule_dim) or (batch, num_capsules, rows, capsule_dim), and "
+            "activations of shape (batch, num_capsules). Received: shapes "
+            f"{tuple(poses_shape)} and {tuple(activations_shape)}"
+        )

@@ -1,41 +1,18 @@
 """The network that made capsules known."""
 
-import contextlib
-import contextvars
-import math
-
 import keras
-import numpy as np
-from keras import ops
 
 from keras_capsules import routing as routings
-from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
-from keras_capsules._validation import check_number
-from keras_capsules.layers import CapsuleLayer
-from keras_capsules.layers import CapsuleLength
-from keras_capsules.layers import CapsuleMask
-from keras_capsules.layers import PrimaryCapsules
-
-# The model whose training or test step is being run or traced. Its forward
-# pass then returns the class capsules beside the scores, for the loss needs
-# both, and would have to compute them again. No tensor is kept here.
-_stepping = contextvars.ContextVar("stepping", default=None)
-
-
-@contextlib.contextmanager
-def _step_of(model):
-    token = _stepping.set(model)
-    try:
-        yield
-    finally:
-        _stepping.reset(token)
+from keras_capsules.layers.primary_capsules import PrimaryCapsules
+from keras_capsules.models._network import CapsuleNetwork
+from keras_capsules.models._network import check_integers
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
-class CapsNet(keras.Model):
+class CapsNet(CapsuleNetwork):
     """A capsule network with dynamic routing and a reconstructing decoder.
 
     A convolution, primary capsules and a layer of class capsules, whose
@@ -82,7 +59,10 @@ class CapsNet(keras.Model):
             `8`.
         capsule_dim: Positive integer, the length of the class capsules'
             poses. Defaults to `16`.
-        routing: Name or instance of a `keras_capsules.routing.Routing`.
+        routing: Name or instance of a `keras_capsules.routing.Routing`. If it
+            makes activations, these are the scores; if it makes poses alone,
+            as `"inverted_attention"` does, a dense layer with one output and
+            a sigmoid, the same for all classes, makes scores of them.
             Defaults to `"dynamic"`.
         decoder_units: Sequence of positive integers, the sizes of the
             decoder's hidden layers; `None` for a network without decoder.
@@ -98,7 +78,8 @@ class CapsNet(keras.Model):
         `keras.callbacks.TerminateOnNaN()` to stop there.
 
     Output shape:
-        `(batch, num_classes)`, the lengths of the class capsules.
+        `(batch, num_classes)`, the lengths of the class capsules, or other
+        scores: see `routing`.
 
     Raises:
         ValueError: If an argument is not as described, the images are not of
@@ -141,14 +122,14 @@ class CapsNet(keras.Model):
         reconstruction_weight=0.0005,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.image_shape = _check_integers(image_shape, "image_shape", 3)
-        self.num_classes = check_integer(num_classes, "num_classes")
+        super().__init__(
+            image_shape, num_classes, reconstruction_weight, **kwargs
+        )
         self.filters = check_integer(filters, "filters")
         if kernel_size is None:
             kernel_size = _fitting_kernel_size(self.image_shape)
         self.kernel_size = check_integer_pair(kernel_size, "kernel_size")
-        self.strides = _check_integers(strides, "strides", 2)
+        self.strides = check_integers(strides, "strides", 2)
         self.padding = check_choice(padding, "padding", ("valid", "same"))
         self.num_primary_capsules = check_integer(
             num_primary_capsules, "num_primary_capsules"
@@ -158,24 +139,9 @@ class CapsNet(keras.Model):
         self.routing = routings.get(routing)
         self.decoder_units = decoder_units
         if decoder_units is not None:
-            self.decoder_units = _check_integers(decoder_units, "decoder_units")
-        self.reconstruction_weight = check_number(
-            reconstruction_weight, "reconstruction_weight", minimum=0.0
-        )
+            self.decoder_units = check_integers(decoder_units, "decoder_units")
         self._check_window()
-        # Scores and pixels are results, not intermediates: in 16 bits they
-        # would be rounded to two or three digits.
-        self._output_dtype = at_least_float32(self.compute_dtype)
-        self.encoder = self._make_encoder()
-        self.scores = CapsuleLength(name="scores", dtype=self._output_dtype)
-        self.mask = CapsuleMask(name="mask", dtype=self.dtype_policy)
-        self.decoder = None
-        if decoder_units is not None:
-            self.decoder = self._make_decoder()
-            self._reconstruction_error = keras.metrics.Mean(
-                name="reconstruction_error"
-            )
-        self.build((None, *self.image_shape))
+        self._assemble()
 
     def _make_encoder(self):
         convolution = keras.layers.Conv2D(
@@ -198,51 +164,17 @@ class CapsNet(keras.Model):
             name="primary_capsules",
             dtype=self.dtype_policy,
         )
-        class_capsules = CapsuleLayer(
-            self.num_classes,
-            self.capsule_dim,
-            routing=self.routing,
-            name="class_capsules",
-            dtype=self.dtype_policy,
-        )
+        class_capsules = self._class_capsules(self.capsule_dim, self.routing)
         return self._stack(
             self.image_shape,
-            [convolution, primary_capsules, class_capsules],
+            [convolution, primary_capsules, *class_capsules],
             name="encoder",
         )
 
     def _make_decoder(self):
-        hidden = [
-            keras.layers.Dense(
-                units,
-                activation="relu",
-                kernel_initializer="he_normal",
-                dtype=self.dtype_policy,
-            )
-            for units in self.decoder_units
-        ]
-        pixels = keras.layers.Dense(
-            math.prod(self.image_shape),
-            activation="sigmoid",
-            dtype=self._output_dtype,
-        )
-        reshape = keras.layers.Reshape(
-            self.image_shape, dtype=self._output_dtype
-        )
-        # Not Flatten, which depends on the global image data format.
-        flatten = keras.layers.Reshape((-1,), dtype=self.dtype_policy)
-        return self._stack(
-            (self.num_classes, self.capsule_dim),
-            [flatten, *hidden, pixels, reshape],
-            name="decoder",
-        )
-
-    def _stack(self, input_shape, layers, name):
-        # Both dtypes are set, for a Sequential would cast its input to them.
-        inputs = keras.Input(input_shape, dtype=self._output_dtype)
-        stack = keras.Sequential([inputs, *layers], name=name)
-        stack.dtype_policy = self.dtype_policy
-        return stack
+        if self.decoder_units is None:
+            return None
+        return self._dense_decoder(self.decoder_units)
 
     def _check_window(self):
         if self.padding != "valid":
@@ -260,162 +192,8 @@ class CapsNet(keras.Model):
                     f"kernel_size={self.kernel_size}, strides={self.strides}"
                 )
 
-    def build(self, input_shape):
-        if tuple(input_shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"Expected images of shape {self.image_shape}. Received: "
-                f"input_shape={tuple(input_shape)}"
-            )
-        for layer in (self.scores, self.mask):
-            layer.build((None, self.num_classes, self.capsule_dim))
-        self.input_spec = keras.layers.InputSpec(
-            shape=(None, *self.image_shape)
-        )
-
-    def call(self, inputs, training=None):
-        given = tuple(inputs.shape[1:])
-        if None not in given and given != self.image_shape:
-            raise ValueError(
-                f"Expected images of shape {self.image_shape}. Received: "
-                f"inputs.shape={tuple(inputs.shape)}"
-            )
-        if None in given:
-            # TensorFlow opens the sizes after batches of different ones, and
-            # a wrong one may fit the convolutions by chance. This fails at run
-            # time for all sizes but 1.
-            shape = (ops.shape(inputs)[0], *self.image_shape)
-            inputs = ops.broadcast_to(inputs, shape)
-        capsules = self.encoder(inputs, training=training)
-        # Fused convolutions make zeros of values that are no numbers.
-        finite = ops.all(ops.isfinite(inputs), axis=(1, 2, 3), keepdims=True)
-        capsules = ops.where(finite[:, 0], capsules, np.nan)
-        scores = self.scores(capsules)
-        return (scores, capsules) if _stepping.get() is self else scores
-
-    def compute_output_shape(self, input_shape):
-        return (input_shape[0], self.num_classes)
-
-    def encode(self, images, batch_size=128):
-        """Computes the class capsules of images.
-
-        Args:
-            images: `(batch, height, width, channels)`. Arrays are encoded in
-                batches, a tensor of the backend in one piece, so that the
-                method can be part of other computations.
-            batch_size: Positive integer, the images in a batch of an array.
-                Defaults to `128`.
-
-        Returns:
-            Capsules `(batch, num_classes, capsule_dim)`, an array or a tensor
-            as `images` are.
-
-        Raises:
-            ValueError: If the images are not of the shape of the network.
-        """
-        images = _as_array(images)
-        _check_shape(images, self.image_shape, "images")
-        return _apply(self.encoder, images, batch_size)
-
-    def decode(self, capsules, labels=None, batch_size=128):
-        """Draws images from class capsules.
-
-        Args:
-            capsules: `(batch, num_classes, capsule_dim)`, an array or a
-                tensor as in `encode`.
-            labels: Optional integer, one-hot or multi-hot labels, the classes
-                to draw from. Without them, the longest capsule is drawn.
-            batch_size: Positive integer, as in `encode`.
-
-        Returns:
-            Images `(batch, height, width, channels)`.
-
-        Raises:
-            ValueError: If the network has no decoder, or shapes or labels do
-                not fit it.
-        """
-        if self.decoder is None:
-            raise ValueError(
-                "This network was made without a decoder. "
-                "Received: decoder_units=None"
-            )
-        capsules = _as_array(capsules)
-        shape = (self.num_classes, self.capsule_dim)
-        _check_shape(capsules, shape, "capsules")
-        masked = self.mask(capsules, labels=labels)
-        if isinstance(capsules, np.ndarray):
-            masked = ops.convert_to_numpy(masked)
-        return _apply(self.decoder, masked, batch_size)
-
-    def reconstruct(self, images, labels=None, batch_size=128):
-        """Encodes images and decodes them again.
-
-        Args:
-            images: As in `encode`.
-            labels: As in `decode`.
-            batch_size: Positive integer, as in `encode`.
-
-        Returns:
-            Images `(batch, height, width, channels)`.
-
-        Raises:
-            ValueError: As in `encode` and `decode`.
-        """
-        capsules = self.encode(images, batch_size)
-        return self.decode(capsules, labels, batch_size)
-
-    def train_step(self, *args, **kwargs):
-        with _step_of(self):
-            return super().train_step(*args, **kwargs)
-
-    def test_step(self, *args, **kwargs):
-        with _step_of(self):
-            return super().test_step(*args, **kwargs)
-
-    def compute_loss(
-        self,
-        x=None,
-        y=None,
-        y_pred=None,
-        sample_weight=None,
-        training=True,
-    ):
-        """The compiled loss of the scores, and that of the reconstruction."""
-        if self.loss is None:  # JAX would train on the reconstruction alone
-            raise ValueError(
-                "No loss to compute. Provide a `loss` argument in `compile()`."
-            )
-        scores, capsules = _split(y_pred)
-        loss = super().compute_loss(
-            x=x,
-            y=y,
-            y_pred=scores,
-            sample_weight=sample_weight,
-            training=training,
-        )
-        if self.decoder is None:
-            return loss
-        if capsules is None:
-            capsules = self.encoder(x, training=training)
-        masked = self.mask(capsules, labels=y)
-        drawn = self.decoder(masked, training=training)
-        errors = ops.square(drawn - ops.cast(x, drawn.dtype))
-        errors = ops.mean(errors, axis=(1, 2, 3))  # [b]
-        self._reconstruction_error.update_state(errors, sample_weight)
-        if sample_weight is not None:
-            weights = ops.cast(sample_weight, errors.dtype)
-            errors = errors * ops.reshape(weights, (-1,))
-        pixels = math.prod(self.image_shape)
-        penalty = self.reconstruction_weight * pixels * ops.mean(errors)
-        return loss + ops.cast(penalty, loss.dtype)
-
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        scores, _ = _split(y_pred)
-        return super().compute_metrics(x, y, scores, sample_weight)
-
     def get_config(self):
         config = {
-            "image_shape": self.image_shape,
-            "num_classes": self.num_classes,
             "filters": self.filters,
             "kernel_size": self.kernel_size,
             "strides": self.strides,
@@ -425,61 +203,10 @@ class CapsNet(keras.Model):
             "capsule_dim": self.capsule_dim,
             "routing": routings.serialize(self.routing),
             "decoder_units": self.decoder_units,
-            "reconstruction_weight": self.reconstruction_weight,
         }
         return {**super().get_config(), **config}
-
-
-def _split(predictions):
-    """Scores, and the capsules if a step of the model computed them."""
-    if isinstance(predictions, tuple):
-        return predictions
-    return predictions, None
 
 
 def _fitting_kernel_size(image_shape):
     third = max(1, (min(image_shape[:2]) + 1) // 3)
     return min(9, third - 1 + third % 2)
-
-
-def _check_integers(value, name, number=None):
-    """Returns `value` as a tuple of positive integers, `number` of them."""
-    try:
-        values = tuple(check_integer(each, name) for each in value)
-    except (TypeError, ValueError):
-        values = None
-    if values is None or number not in (None, len(values)):
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected "
-            f"{'' if number is None else f'{number} '}positive integers. "
-            f"Received: {name}={value!r}"
-        )
-    return values
-
-
-def _as_array(value):
-    """Lists as arrays; arrays and tensors as they are."""
-    if isinstance(value, (list, tuple)):
-        return np.asarray(value)
-    if not hasattr(value, "shape"):
-        raise ValueError(
-            "Expected an array, a list or a tensor; of a data set, one batch. "
-            f"Received: {value!r}"
-        )
-    return value
-
-
-def _check_shape(value, shape, name):
-    given = tuple(value.shape)
-    if given[1:] != shape:
-        raise ValueError(
-            f"Expected `{name}` of shape (batch, "
-            f"{', '.join(map(str, shape))}). Received: {name}.shape={given}"
-        )
-
-
-def _apply(model, inputs, batch_size):
-    """Arrays through `predict`, compiled and in batches; tensors at once."""
-    if isinstance(inputs, np.ndarray):
-        return model.predict(inputs, batch_size=batch_size, verbose=0)
-    return model(inputs)

@@ -133,6 +133,69 @@ def test_large_labels_survive_16_bits(dtype, kind, as_tensor):
     assert np.flatnonzero(result).tolist() == [2049]
 
 
+# Pairs of poses and activations.
+
+pairs = pytest.mark.parametrize("pose", [(7,), (2, 3)], ids=str)
+
+
+@forms
+@pairs
+def test_labels_of_pairs(labels, kept, pose):
+    poses, activations = random(2, 5, *pose), random(2, 5)
+    result = numpy(CapsuleMask()((poses, activations), labels=labels))
+    np.testing.assert_array_equal(result, masked(poses, kept))
+
+
+@pairs
+def test_most_active(pose):
+    poses = random(3, 5, *pose)
+    activations = np.full((3, 5), 0.1, "float32")
+    activations[0, 4] = activations[1, 0] = 0.3
+    poses[:, 2] *= 9  # the longest, which does not count
+    expected = masked(poses, [[4], [0], [0]])
+    result = numpy(CapsuleMask()([poses, activations]))
+    np.testing.assert_array_equal(result, expected)
+
+
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_activations_are_not_rounded_to_16_bits(dtype):
+    poses = np.ones((1, 3, 2), "float32")
+    activations = np.array([[0.9, 0.900001, 0.9]], "float32")
+    result = CapsuleMask(dtype=dtype)((poses, activations))
+    assert keras.backend.standardize_dtype(result.dtype) in dtype
+    np.testing.assert_array_equal(numpy(result), masked(poses, [[1]]))
+
+
+def test_pairs_in_a_functional_model(tmp_path):
+    inputs = keras.Input((5, 2, 3)), keras.Input((5,))
+    labels = keras.Input((), dtype="int32")
+    outputs = CapsuleMask()(inputs, labels=labels)
+    assert outputs.shape == (None, 5, 2, 3)
+    model = keras.Model([*inputs, labels], outputs)
+    poses, activations = random(2, 5, 2, 3), random(2, 5)
+    arrays = [poses, activations, LABELS]
+    result = model.predict(arrays, verbose=0)
+    np.testing.assert_array_equal(result, masked(poses, [[3], [0]]))
+    check_saving(model, arrays, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "poses, activations",
+    [
+        ((2, 5), (2, 5)),
+        ((2, 5, 7), (2, 4)),
+        ((2, 5, 7), (2, 5, 1)),
+        ((2, 5, 2, 3, 1), (2, 5)),
+    ],
+    ids=str,
+)
+def test_another_pair_raises(poses, activations):
+    with pytest.raises(ValueError, match="takes pairs of poses .*Received"):
+        CapsuleMask()((random(*poses), random(*activations)))
+    with pytest.raises(ValueError, match="takes pairs of poses .*Received"):
+        CapsuleMask().compute_output_shape((poses, activations))
+
+
 # Gradients.
 
 

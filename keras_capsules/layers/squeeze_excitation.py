@@ -1,0 +1,175 @@
+"""Attention to channels, and to capsule types."""
+
+import keras
+from keras import ops
+
+from keras_capsules._dtypes import at_least_float32
+from keras_capsules._validation import check_integer
+from keras_capsules.activations import safe_norm
+
+
+@keras.saving.register_keras_serializable(package="keras_capsules")
+class SqueezeExcitation(keras.layers.Layer):
+    """Weighs channels or capsule types by what the whole input shows of them.
+
+    What is found where is reduced to one number for each channel, its mean
+    over all positions. Two dense layers, the first of which has few units,
+    make of these numbers a factor between 0 and 1 for each channel:
+
+    ```
+    z = mean over positions of x
+    s = gate_activation(activation(z * squeeze_kernel + squeeze_bias)
+                        * excite_kernel + excite_bias)
+    output = s * x
+    ```
+
+    Of capsules, all numbers of a pose share the factor of their type, so that
+    they get shorter without turning, and z is the mean of their lengths: it
+    counts how much of a type is there, whatever its pose. An input of rank 4
+    is taken for feature maps, one of rank 3 or 5 for capsules.
+
+    Notation: section 3 of
+    [Hu et al., 2018](https://arxiv.org/abs/1709.01507), whose u_c are the
+    channels of x, W_1 and W_2 the two kernels, and r the `ratio`. The paper
+    leaves out biases for simplicity. It is about feature maps; the form for
+    capsules is ours.
+
+    Args:
+        ratio: Positive integer: the first dense layer has one unit for as many
+            channels or types, and at least one. Defaults to `16`.
+        activation: What `keras.activations.get` takes, of the first dense
+            layer. Defaults to `"relu"`.
+        gate_activation: The same, of the second one. Defaults to `"sigmoid"`.
+        kernel_initializer: Initializer of both kernels. Defaults to
+            `"glorot_uniform"`.
+        bias_initializer: Initializer of both biases. Defaults to `"zeros"`.
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name`, `dtype`.
+
+    Input shape:
+        Feature maps `(batch, height, width, channels)`, whatever the global
+        `image_data_format`; capsules `(batch, height, width, types, dim)` or
+        `(batch, types, dim)`. All sizes may be unknown but that of the
+        channels or types.
+
+    Output shape:
+        That of the input.
+
+    Raises:
+        ValueError: If an argument is not as described, or the input is not of
+            this shape.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_capsules.layers import SqueezeExcitation
+
+    features = keras.random.normal((2, 14, 14, 64))
+    features = SqueezeExcitation()(features)  # (2, 14, 14, 64)
+    capsules = keras.random.normal((2, 6, 6, 32, 8))
+    capsules = SqueezeExcitation(ratio=4)(capsules)  # (2, 6, 6, 32, 8)
+    ```
+    """
+
+    def __init__(
+        self,
+        ratio=16,
+        activation="relu",
+        gate_activation="sigmoid",
+        kernel_initializer="glorot_uniform",
+        bias_initializer="zeros",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.ratio = check_integer(ratio, "ratio")
+        self.activation = keras.activations.get(activation)
+        self.gate_activation = keras.activations.get(gate_activation)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+
+    def build(self, input_shape):
+        self.compute_output_shape(input_shape)  # for its check
+        axis = _channel_axis(len(input_shape))
+        number = input_shape[axis]
+        units = max(1, number // self.ratio)
+        self.squeeze_kernel, self.squeeze_bias = self._add_dense(
+            "squeeze", number, units
+        )
+        self.excite_kernel, self.excite_bias = self._add_dense(
+            "excite", units, number
+        )
+        self.input_spec = keras.layers.InputSpec(
+            ndim=len(input_shape), axes={axis: number}
+        )
+
+    def _add_dense(self, name, inputs, units):
+        kernel = self.add_weight(
+            name=f"{name}_kernel",
+            shape=(inputs, units),
+            initializer=self.kernel_initializer,
+        )
+        bias = self.add_weight(
+            name=f"{name}_bias",
+            shape=(units,),
+            initializer=self.bias_initializer,
+        )
+        return kernel, bias
+
+    def call(self, inputs):
+        inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
+        rank = len(inputs.shape)
+        # Sums over many positions, and a few numbers that all depend on.
+        dtype = at_least_float32(inputs.dtype)
+        found = ops.cast(inputs, dtype)
+        if rank != 4:
+            found = safe_norm(found)
+        if rank != 3:
+            found = ops.mean(found, axis=(1, 2))
+        hidden = self.activation(
+            _dense(found, self.squeeze_kernel, self.squeeze_bias)
+        )
+        factors = self.gate_activation(
+            _dense(hidden, self.excite_kernel, self.excite_bias)
+        )  # [b, c]
+        factors = ops.cast(factors, inputs.dtype)
+        axes = {3: (2,), 4: (1, 2), 5: (1, 2, 4)}[rank]
+        return inputs * ops.expand_dims(factors, axes)
+
+    def compute_output_shape(self, input_shape):
+        if (
+            len(input_shape) not in (3, 4, 5)
+            or not input_shape[_channel_axis(len(input_shape))]
+        ):
+            raise ValueError(
+                "SqueezeExcitation takes feature maps (batch, height, width, "
+                "channels), or capsules (batch, height, width, types, dim) or "
+                "(batch, types, dim), with a known number of channels or "
+                f"types. Received: input_shape={tuple(input_shape)}"
+            )
+        return tuple(input_shape)
+
+    def get_config(self):
+        config = {
+            "ratio": self.ratio,
+            "activation": keras.activations.serialize(self.activation),
+            "gate_activation": keras.activations.serialize(
+                self.gate_activation
+            ),
+            "kernel_initializer": keras.initializers.serialize(
+                self.kernel_initializer
+            ),
+            "bias_initializer": keras.initializers.serialize(
+                self.bias_initializer
+            ),
+        }
+        return {**super().get_config(), **config}
+
+
+def _channel_axis(rank):
+    """The axis of channels or capsule types."""
+    return 3 if rank == 4 else rank - 2
+
+
+def _dense(inputs, kernel, bias):
+    kernel = ops.cast(kernel, inputs.dtype)
+    return ops.matmul(inputs, kernel) + ops.cast(bias, inputs.dtype)
