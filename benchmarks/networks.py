@@ -101,6 +101,7 @@ def main():
         images=0,
         only="",
         validation=0,
+        verbose=0,
         name="networks",
     )
     rows = {}
@@ -117,6 +118,7 @@ def main():
                 batch=arguments.batch,
                 images=arguments.images,
                 test=not arguments.validation,
+                verbose=bool(arguments.verbose),
             )
             for seed in range(arguments.repeats)
         ]
@@ -152,7 +154,9 @@ def in_own_process(function, *arguments, **options):
         return pool.apply(function, arguments, options)
 
 
-def measure(name, dataset, seed, batch, epochs=0, images=0, test=True):
+def measure(
+    name, dataset, seed, batch, epochs=0, images=0, test=True, verbose=False
+):
     """Trains a network and measures it; for a process of its own.
 
     Args:
@@ -163,6 +167,7 @@ def measure(name, dataset, seed, batch, epochs=0, images=0, test=True):
         epochs: Integer, other than the network's if above 0.
         images: Integer, how many to train on if above 0.
         test: Boolean, whether to look at the test images.
+        verbose: Boolean, whether to print what becomes of each epoch.
 
     Returns:
         Dictionary of parameters (of all and of what no decoder needs), percent
@@ -194,7 +199,7 @@ def measure(name, dataset, seed, batch, epochs=0, images=0, test=True):
         epochs=epochs,
         validation_data=validation,
         callbacks=[clock],
-        verbose=0,
+        verbose=2 if verbose else 0,
     ).history
     row = {
         "parameters": model.count_params(),
