@@ -10,6 +10,7 @@ the last epoch. Prints a table and writes `networks.json` and `networks.png` to
 on Linux. `--dataset mnist` trains on other data, `--only` some of the networks.
 """
 
+import functools
 import multiprocessing
 import time
 
@@ -59,18 +60,24 @@ NETWORKS = {
         30,
         3e-3,
     ),
-    "MatrixCapsNet, EM": (models.MatrixCapsNet, {}, SpreadLoss, 10, 3e-3),
+    "MatrixCapsNet, EM": (
+        models.MatrixCapsNet,
+        {"filters": 32},
+        functools.partial(SpreadLoss, 0.5),
+        12,
+        3e-3,
+    ),
     "MatrixCapsNet, variational Bayes": (
         models.MatrixCapsNet,
-        {"routing": "variational_bayes"},
-        SpreadLoss,
-        10,
+        {"filters": 32, "routing": "variational_bayes"},
+        functools.partial(SpreadLoss, 0.5),
+        8,
         3e-3,
     ),
     "MatrixCapsNet, self-routing": (
         models.MatrixCapsNet,
-        {"routing": "self_routing"},
-        SpreadLoss,
+        {"filters": 32, "routing": "self_routing"},
+        functools.partial(SpreadLoss, 0.5),
         30,
         3e-3,
     ),

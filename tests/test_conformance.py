@@ -522,6 +522,7 @@ MODELS = [
             "conv_strides": (),
             "capsule_dim": (3, 2),
             "routing": "self_routing",
+            "normalization": None,
             "coordinate_addition": False,
             "decoder_units": (7,),
             "reconstruction_weight": 0.01,
@@ -798,9 +799,7 @@ def is_pair(shape):
 
 def batches_of(number, shape):
     """The same shape, or the same pair of shapes, for another batch."""
-    return keras.tree.map_shape_structure(
-        lambda one: (number, *one[1:]), shape
-    )
+    return keras.tree.map_shape_structure(lambda one: (number, *one[1:]), shape)
 
 
 def inputs_of(shape):
@@ -880,15 +879,19 @@ def test_unknown_batch_size(row):
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_training_in_16_bits(row, dtype):
     inputs = inputs_of(row.shape)
-    # The weights below train on what the layer hands down.
-    below = keras.tree.map_structure(
-        lambda x: keras.layers.Dense(x.shape[-1], dtype=dtype), inputs
-    )
-    handed_up = keras.tree.map_structure(lambda f, x: f(x), below, inputs)
+    below = []  # its weights train on what the layer hands down
+
+    def dense(x, activation="linear"):
+        below.append(keras.layers.Dense(x.shape[-1], activation, dtype=dtype))
+        return below[-1](x)
+
+    if is_pair(row.shape):
+        handed_up = dense(inputs[0]), dense(inputs[1], "sigmoid")
+    else:
+        handed_up = dense(inputs)
     layer = row.make(dtype=dtype)
     model = keras.Model(inputs, layer(handed_up))
     model.compile("sgd", "mse")
-    below = keras.tree.flatten(below)
     before = [numpy(one.kernel) for one in below]
     batch = capsules(row.shape)
     losses = model.train_on_batch(batch, capsules(row.output_shape))

@@ -22,6 +22,13 @@ NOT_POSITIVE_INTEGERS = {
 NOT_BOOLEANS = {"zero": 0, "one": 1, "none": None, "string": "True"}
 
 
+# Compiling dominates the tests' time on JAX. What is made of layers that are
+# tested there, and is in the conformance table there, is tested in detail once.
+on_one_backend = pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="tested in detail on TensorFlow"
+)
+
+
 def values(named):
     """Parametrizes a test by a `value` from a dictionary of named ones."""
     return pytest.mark.parametrize("value", named.values(), ids=named.keys())

@@ -353,5 +353,6 @@ def _check_capsule_dim(value):
 
 def _centers(number, dtype):
     """Where the middle of each of a row of cells is, from 0 to 1."""
-    number = ops.cast(number, "float32")
-    return ops.cast((ops.arange(number, dtype="float32") + 0.5) / number, dtype)
+    # Cast, a number is no longer one that JAX knows when it compiles.
+    cells = ops.cast(ops.arange(number), "float32") + 0.5
+    return ops.cast(cells / ops.cast(number, "float32"), dtype)

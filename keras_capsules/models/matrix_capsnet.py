@@ -32,14 +32,14 @@ class MatrixCapsNet(CapsuleNetwork):
     activations. The paper's network has no decoder, and this one has none
     unless `decoder_units` are given.
 
-    Two things are not as in the paper, for with its options this network did
-    not learn at all here. Poses are means of votes, and shrink from layer to
-    layer: variances get tiny, all activations saturate, and nothing has a
-    gradient. So `normalization` scales poses back before each layer of
-    capsules, and votes start with variances of about 1. And a parent gets
-    about as much as one child has to give: its Gaussian shrinks to that child's
-    vote, and shares become all or nothing by chance. So the names of routings
-    mean, in this network,
+    Two things are not as in the paper, with whose options this network stayed
+    at chance for the 150 steps that we tried. Poses are means of votes, and
+    shrink from layer to layer: variances get tiny and activations saturate. So
+    `normalization` scales poses back before each layer of capsules, and votes
+    start with variances of about 1. And a convolutional capsule gets about as
+    much as one child has to give: its Gaussian shrinks to few votes, and most
+    of a child goes to few parents by chance. So the names of routings mean, in
+    this network,
 
     ```
     "em"                 EMRouting(num_iterations=2, inverse_temperature=1.0,
@@ -48,11 +48,10 @@ class MatrixCapsNet(CapsuleNetwork):
     "variational_bayes"  VariationalBayesRouting(prior_scatter=100.0)
     ```
 
-    where a Gaussian is never narrower than twice the votes' first standard
-    deviation: shares begin soft, activations about a half. Kernels may grow,
-    so the network learns itself how sharp shares should be. Give an instance
-    for other options: `normalization=None, routing=EMRouting()` is the paper's
-    form.
+    with which Gaussians begin more than twice as wide as the votes, and
+    children share themselves out among most parents. Kernels may grow, and
+    shares get sharper. Give an instance for other options:
+    `normalization=None, routing=EMRouting()` is the paper's form.
 
     Notation: section 4.1 of
     [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), A the
