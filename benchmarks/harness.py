@@ -24,6 +24,7 @@ matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 
+from keras_capsules import CapsuleLayer
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
@@ -31,6 +32,14 @@ from keras_capsules.votes import Votes
 
 RESULTS = pathlib.Path(__file__).parent / "results"
 MEBIBYTE = 2**20
+ROUTINGS = (
+    "dynamic",
+    "self_attention",
+    "self_routing",
+    "inverted_attention",
+    "em",
+    "variational_bayes",
+)
 
 
 def parse(description, repeats, **defaults):
@@ -87,6 +96,20 @@ def textbook_self_attention(poses, kernel):
     s = tf.reduce_sum(votes * coupling, axis=-2)
     length = tf.sqrt(tf.reduce_sum(s * s, axis=-1, keepdims=True) + 1e-7)
     return (1 - tf.exp(-length)) * s / length
+
+
+def named(name, shape):
+    """The routing of this name, with weights for `shape`, as `ours`."""
+    _, num_inputs, dim, num_outputs, out_dim = shape
+    layer = CapsuleLayer(num_outputs, out_dim, routing=name)
+    layer.build((None, num_inputs, dim))
+
+    def route(poses, kernel):
+        return layer.routing(
+            Votes(poses, kernel), weights=layer.routing_weights
+        ).poses
+
+    return route
 
 
 @keras.saving.register_keras_serializable(package="benchmarks")
@@ -165,18 +188,22 @@ def step_memory(shape, **options):
 
     Args:
         shape: Arguments of `inputs`.
-        **options: Of `DynamicRouting`; `textbook=True` for the other form.
+        **options: Of `DynamicRouting`; or `textbook=True` for the other form;
+            or `routing`, the name of another one.
 
     Returns:
         Peak MiB above that before the step, in which the graph, poses and
         kernel are there already, and the gradients to these are not; and the
         seconds of the step.
     """
-    textbook = options.pop("textbook", False)
+    if options.get("textbook"):
+        form = textbook_dynamic
+    elif "routing" in options:
+        form = named(options["routing"], shape)
+    else:
+        form = dynamic(**options)
     poses, kernel = inputs(*shape)
-    step = make_step(
-        textbook_dynamic if textbook else dynamic(**options), shape
-    )
+    step = make_step(form, shape)
     step(poses[:1], kernel)  # traces
     # Memory that was freed before would be used again unnoticed.
     ctypes.CDLL("libc.so.6").malloc_trim(0)

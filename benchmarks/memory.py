@@ -6,8 +6,9 @@ Prints tables and writes `memory.json` and `memory.png` to `benchmarks/results`:
 the peak memory of one step of dynamic routing, forward and with gradients to
 poses and kernel, above that of poses and kernel themselves and with that of the
 gradients to them, as our operator and as the textbook form, at the shape of the
-MNIST CapsNet; and a step of a large layer, whose votes alone would take 6.2 GB.
-Each is measured in a process of its own. Linux only.
+MNIST CapsNet, and then for all our routings; and a step of a large layer, whose
+votes alone would take 6.2 GB. Each is measured in a process of its own. Linux
+only.
 """
 
 import statistics
@@ -19,7 +20,7 @@ LARGE = (128, 3872, 8, 196, 16)
 
 
 def main():
-    arguments = harness.parse(__doc__, repeats=3, large=1)
+    arguments = harness.parse(__doc__, repeats=3, large=1, routings=6)
     rows = {}
     for name, options in {
         "textbook": {"textbook": True},
@@ -35,6 +36,14 @@ def main():
     harness.show(title, rows, "MiB")
     results = {"mnist_mib": rows, "gradients_mib": gradients_size(MNIST)}
     panels = {title: rows}
+    rows = {
+        name: {"peak": harness.peak_memory(MNIST, routing=name)[0]}
+        for name in harness.ROUTINGS[: arguments.routings]
+    }
+    if rows:
+        harness.show("All routings, with their default options", rows, "MiB")
+        panels["The same step, all routings"] = rows
+        results["routings_mib"] = rows
     if arguments.large:
         peak, seconds = harness.peak_memory(LARGE)
         batch, inputs, _, outputs, out_dim = LARGE

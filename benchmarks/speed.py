@@ -8,7 +8,7 @@ the MNIST CapsNet, forward and with gradients, as our operator and as the
 textbook form, which makes the tensor of all votes, in a TensorFlow graph,
 compiled with XLA, and, where PyTorch is installed, there as well. Beside them
 stands the time that the layer's matrix products alone would take at the rate of
-large ones.
+large ones. Then all our routings, at the same shape.
 """
 
 import functools
@@ -76,6 +76,15 @@ def main():
         "Self-attention routing": rows,
     }
     harness.draw("speed", panels, arguments.output)
+    forms = {
+        name: harness.named(
+            name, (arguments.batch, INPUTS, DIM, OUTPUTS, OUT_DIM)
+        )
+        for name in harness.ROUTINGS
+    }
+    rows = measure(forms, poses, kernel, max(1, arguments.repeats // 3))
+    harness.show("All routings, with their default options", rows)
+    results["routings_ms"] = rows
     results["largest_difference"] = difference(poses, kernel)
     harness.write("speed", results, arguments.output)
 

@@ -11,8 +11,14 @@ import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 RUNS = {
-    "speed": (["--batch=2"], {"dynamic_ms", "self_attention_ms"}),
-    "memory": (["--large=0"], {"mnist_mib", "gradients_mib"}),
+    "speed": (
+        ["--batch=2"],
+        {"dynamic_ms", "self_attention_ms", "routings_ms"},
+    ),
+    "memory": (
+        ["--large=0", "--routings=0"],
+        {"mnist_mib", "gradients_mib"},
+    ),
     "growth": (
         ["--shrink=2", "--points=2", "--sweeps=1"],
         {"sweeps", "tracing"},
