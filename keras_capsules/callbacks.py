@@ -74,7 +74,7 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
     hold the margin as a constant, for it is no part of the model's state, and
     are made anew when it changes. That takes as long as the first step of
     training, so the margin goes in steps of `resolution`: with the default
-    ones, functions are made anew 78 times in 700,000 steps. In `fit`'s
+    ones, functions are made anew about 80 times in 700,000 steps. In `fit`'s
     history, `spread_margin` is the margin at the end of an epoch.
 
     Args:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from keras import initializers
 from keras import ops
+from testing import BACKEND
+from testing import QUICK
 from testing import arrays
 from testing import check_saving
 from testing import numpy
@@ -237,31 +239,27 @@ LAYERS = [
         num_non_trainable=4,
     ),
     Row(
-        "self-routing-pair",
+        "em",
+        CapsuleLayer,
+        {"num_capsules": 3, "capsule_dim": 5, "routing": "em"},
+        (2, 7, 2),
+        ((2, 3, 5), (2, 3)),
+        num_weights=3,
+    ),
+    Row(
+        "self-routing-shared-matrices",
         CapsuleLayer,
         {
             "num_capsules": 3,
-            "capsule_dim": 5,
+            "capsule_dim": (2, 5),
             "routing": SelfRouting(routing_kernel_regularizer="l2"),
-        },
-        ((2, 7, 2), (2, 7)),
-        ((2, 3, 5), (2, 3)),
-        num_weights=3,
-        num_losses=1,
-    ),
-    Row(
-        "em-shared-matrices",
-        CapsuleLayer,
-        {
-            "num_capsules": 2,
-            "capsule_dim": (2, 2),
-            "routing": "em",
             "share_over_positions": True,
             "coordinate_addition": True,
         },
         ((2, 3, 5, 2, 2, 3), (2, 3, 5, 2)),
-        ((2, 2, 2, 2), (2, 2)),
+        ((2, 3, 2, 5), (2, 3)),
         num_weights=3,
+        num_losses=1,
     ),
     Row(
         "em-matrices",
@@ -830,6 +828,8 @@ def test_keras_layer_test(row):
         expected_num_trainable_weights=row.num_weights,
         expected_num_non_trainable_weights=row.num_non_trainable,
         expected_num_losses=row.num_losses,
+        # JAX compiles every operation anew for it, and there is a test below.
+        run_mixed_precision_check=BACKEND != "jax",
     )
 
 
@@ -891,7 +891,7 @@ def test_training_in_16_bits(row, dtype):
         handed_up = dense(inputs)
     layer = row.make(dtype=dtype)
     model = keras.Model(inputs, layer(handed_up))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", **QUICK)
     before = [numpy(one.kernel) for one in below]
     batch = capsules(row.shape)
     losses = model.train_on_batch(batch, capsules(row.output_shape))
@@ -901,8 +901,10 @@ def test_training_in_16_bits(row, dtype):
         is_unchanged = np.array_equal(numpy(one.kernel), old)
         assert is_unchanged == (index == row.unused), index
     assert all(weight.dtype == "float32" for weight in model.weights)
-    outputs = keras.tree.flatten(model(batch))
+    # What is said of the dtype without data, and what is so.
     compute_dtype = dtype.removeprefix("mixed_")
+    assert {one.dtype for one in model.outputs} == {compute_dtype}
+    outputs = keras.tree.flatten(model.predict_on_batch(batch))
     for one in outputs:
         assert keras.backend.standardize_dtype(one.dtype) == compute_dtype
         assert np.isfinite(numpy(one)).all()
@@ -943,7 +945,8 @@ def test_model_fits(model_class, kwargs, tmp_path):
     model = model_class(**kwargs)
     images = images_for(model)
     labels = np.array([0, 2, 1, 1])
-    model.compile("adam", loss=MarginLoss(), metrics=["accuracy"])
+    # In a graph they are trained in test_robustness.py.
+    model.compile("adam", loss=MarginLoss(), metrics=["accuracy"], **QUICK)
     before = [numpy(weight) for weight in model.trainable_weights]
     history = model.fit(images, labels, batch_size=4, verbose=0).history
     assert np.isfinite(history["loss"]).all()

@@ -180,7 +180,7 @@ class RoutedLayer(keras.layers.Layer):
                     f"input_shape={input_shape}"
                 )
             poses, activations = map(tuple, input_shape)
-            if activations != poses[: -self._pose_axes()]:
+            if not fits(activations, poses[: -self._pose_axes()]):
                 raise ValueError(
                     "Expected one activation for each pose, and poses that "
                     f"are {'matrices' if self._is_matrix else 'vectors'}, as "
@@ -223,11 +223,16 @@ class RoutedLayer(keras.layers.Layer):
             inputs, activations = inputs
             activations = ops.cast(activations, self.compute_dtype)
         poses = ops.cast(inputs, self.compute_dtype)  # integers, too
-        if self._is_matrix:
-            return poses, activations
         if activations is None and self.routing.activation_from == "routing":
-            activations = safe_norm(poses)
-        return ops.expand_dims(poses, -2), activations
+            # Matrices have no length to speak of. All count, but padding.
+            activations = (
+                ops.ones_like(poses[..., 0, 0])
+                if self._is_matrix
+                else safe_norm(poses)
+            )
+        if not self._is_matrix:
+            poses = ops.expand_dims(poses, -2)
+        return poses, activations
 
     def _route(
         self,
@@ -244,6 +249,15 @@ class RoutedLayer(keras.layers.Layer):
             shape = (self.num_capsules, 1, *self._pose_shape)
             bias = ops.reshape(ops.convert_to_tensor(self.bias), shape)
         if parents is not None:
+            pose = self._pose_shape if self._is_matrix else self._pose_shape[1:]
+            axes = 1 + len(pose)
+            if tuple(parents.shape[-axes:]) != (self.num_capsules, *pose):
+                raise ValueError(
+                    "Expected parents as the layer returns them, of shape "
+                    f"(batch, ..., {self.num_capsules}, "
+                    f"{', '.join(map(str, pose))}). Received: "
+                    f"parents.shape={tuple(parents.shape)}"
+                )
             parents = ops.cast(parents, self.compute_dtype)
             shape = (-1, self.num_capsules, *self._pose_shape)
             parents = ops.reshape(parents, shape)
@@ -342,6 +356,14 @@ class RoutedLayer(keras.layers.Layer):
             ),
         }
         return {**super().get_config(), **config}
+
+
+def fits(shape, other):
+    """Whether two shapes may be the same; `None` may be any size."""
+    return len(shape) == len(other) and all(
+        None in sizes or sizes[0] == sizes[1]
+        for sizes in zip(shape, other, strict=True)
+    )
 
 
 def _check_capsule_dim(value):

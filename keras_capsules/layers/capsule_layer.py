@@ -41,7 +41,8 @@ class CapsuleLayer(RoutedLayer):
         share_over_positions: Boolean, whether input capsules of one type have
             the same matrices at all positions. The types are then the last
             axis of capsules, as in a grid `(batch, height, width, types,
-            dim)`. Defaults to `False`.
+            dim)`. Weights of the routing, where it has some for each input
+            capsule, are not shared. Defaults to `False`.
         coordinate_addition: Boolean, whether to add the position of the input
             capsule to its votes, for input on a grid: x and y, from 0 to 1, to
             a vector's first two numbers, or to the first two numbers of a

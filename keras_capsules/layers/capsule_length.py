@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_capsules.activations import safe_norm
+from keras_capsules.layers._routed import fits
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -16,17 +17,21 @@ class CapsuleLength(keras.layers.Layer):
     another.
 
     Args:
+        axis: The axis or axes that hold a pose, `-1` or, for matrices,
+            `(-2, -1)`. Pairs do not need it. Defaults to `-1`.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`, `dtype`.
 
     Input shape:
-        Poses `(batch, ..., capsule_dim)`; or a pair of poses, vectors or
-        matrices, and activations `(batch, ...)`.
+        Poses `(batch, ..., capsule_dim)`, or matrices `(batch, ..., rows,
+        columns)` with `axis=(-2, -1)`; or a pair of poses, vectors or matrices,
+        and activations `(batch, ...)`.
 
     Output shape:
         `(batch, ...)`.
 
     Raises:
-        ValueError: If the input is not of this shape.
+        ValueError: If `axis` is none of these, or the input is not of this
+            shape.
 
     Example:
 
@@ -38,6 +43,15 @@ class CapsuleLength(keras.layers.Layer):
     ```
     """
 
+    def __init__(self, axis=-1, **kwargs):
+        super().__init__(**kwargs)
+        if isinstance(axis, bool) or axis not in (-1, (-2, -1), [-2, -1]):
+            raise ValueError(
+                "Invalid value for argument `axis`. Expected -1 or (-2, -1). "
+                f"Received: axis={axis!r}"
+            )
+        self.axis = tuple(axis) if isinstance(axis, list) else axis
+
     def build(self, input_shape):
         self.compute_output_shape(input_shape)  # for its check
 
@@ -45,18 +59,24 @@ class CapsuleLength(keras.layers.Layer):
         if isinstance(inputs, (list, tuple)):
             _, activations = inputs
             return ops.cast(activations, self.compute_dtype)
-        return safe_norm(inputs)
+        return safe_norm(inputs, axis=self.axis)
 
     def compute_output_shape(self, input_shape):
+        axes = 1 if self.axis == -1 else 2
         if input_shape and isinstance(input_shape[0], (list, tuple)):
             shapes = tuple(map(tuple, input_shape))
-            lengths = [len(shape) for shape in shapes]
-            if len(shapes) == 2 and 1 <= lengths[0] - lengths[1] <= 2:
+            if len(shapes) == 2 and any(
+                fits(shapes[0][:-number], shapes[1]) for number in (1, 2)
+            ):
                 return shapes[1]
-        elif len(input_shape) >= 2:
-            return tuple(input_shape[:-1])
+        elif len(input_shape) > axes:
+            return tuple(input_shape[:-axes])
         raise ValueError(
-            "CapsuleLength takes capsules of shape (batch, ..., capsule_dim), "
-            "or a pair of poses and activations. Received: "
+            "CapsuleLength takes capsules of shape (batch, ..., "
+            f"{'capsule_dim' if axes == 1 else 'rows, columns'}), or a pair of "
+            "poses and activations. Received: "
             f"input_shape={tuple(input_shape)}"
         )
+
+    def get_config(self):
+        return {**super().get_config(), "axis": self.axis}

@@ -12,6 +12,7 @@ from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
 from keras_capsules._validation import check_number
+from keras_capsules._windows import output_length
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -186,14 +187,12 @@ class PrimaryCapsules(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         self._check_input_shape(input_shape)
-        grid = []
-        for size, window, stride in zip(
-            input_shape[1:3], self.kernel_size, self.strides, strict=True
-        ):
-            if size is not None:
-                covered = window if self.padding == "valid" else 1
-                size = (size - covered) // stride + 1
-            grid.append(size)
+        grid = [
+            output_length(size, window, stride, self.padding)
+            for size, window, stride in zip(
+                input_shape[1:3], self.kernel_size, self.strides, strict=True
+            )
+        ]
         return (input_shape[0], *grid, self.num_capsules, self.capsule_dim)
 
     def _check_input_shape(self, input_shape):

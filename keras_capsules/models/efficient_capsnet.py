@@ -8,6 +8,7 @@ from keras_capsules import _initializers as initializers
 from keras_capsules import routing as routings
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
+from keras_capsules._windows import output_length
 from keras_capsules.layers.primary_capsules import PrimaryCapsules
 from keras_capsules.models._network import CapsuleNetwork
 from keras_capsules.models._network import check_integers
@@ -183,13 +184,19 @@ class EfficientCapsNet(CapsuleNetwork):
         )
         self.primary_dim = check_integer(primary_dim, "primary_dim")
         # Also where another map would do: the paper's, at the paper's count.
-        multi_mnist = by_default and self.image_shape[:2] == _MULTI_MNIST
+        multi_mnist = (
+            by_default
+            and self.image_shape[:2] == _MULTI_MNIST
+            and self._map_size(self.strides) == [6, 6]
+        )
         if primary_strides is None:
             papers = multi_mnist and primary_kernel_size is None
             primary_strides = 2 if papers else 1
         self.primary_strides = check_integer(primary_strides, "primary_strides")
         if primary_kernel_size is not None:
-            check_integer(primary_kernel_size, "primary_kernel_size")
+            primary_kernel_size = check_integer(
+                primary_kernel_size, "primary_kernel_size"
+            )
         elif multi_mnist:
             primary_kernel_size = 5
         self.primary_kernel_size = primary_kernel_size
@@ -232,8 +239,7 @@ class EfficientCapsNet(CapsuleNetwork):
         sizes = []
         for size in self.image_shape[:2]:
             for window, stride in zip(self.kernel_sizes, strides, strict=True):
-                covered = window if self.padding == "valid" else 1
-                size = (size - covered) // stride + 1
+                size = output_length(size, window, stride, self.padding)
             sizes.append(size)
         return sizes
 

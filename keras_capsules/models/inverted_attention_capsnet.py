@@ -4,6 +4,7 @@ import keras
 
 from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_integer
+from keras_capsules._windows import output_length
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.layers.capsule_stack import CapsuleStack
 from keras_capsules.layers.conv_capsules import ConvCapsules2D
@@ -107,6 +108,11 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
             image_shape, num_classes, reconstruction_weight, **kwargs
         )
         self.filters = check_integers(filters, "filters")
+        if not self.filters:
+            raise ValueError(
+                "Invalid value for argument `filters`. Expected at least one "
+                f"convolution. Received: filters={filters!r}"
+            )
         if filter_strides is None:
             last = 2 if min(self.image_shape[:2]) >= 20 else 1
             filter_strides = (1,) * (len(self.filters) - 1) + (last,)
@@ -127,9 +133,9 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
     def _check_windows(self):
         for size in self.image_shape[:2]:
             for strides in self.filter_strides:
-                size = (size - 1) // strides + 1
+                size = output_length(size, 3, strides, "same")
             for strides in self.conv_strides:
-                size = (size - 3) // strides + 1
+                size = output_length(size, 3, strides, "valid")
             if size < 1:
                 raise ValueError(
                     "The images are too small for these layers. Expected "

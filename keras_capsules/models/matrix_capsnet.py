@@ -6,6 +6,7 @@ from keras_capsules import routing as routings
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
+from keras_capsules._windows import output_length
 from keras_capsules.layers.conv_capsules import ConvCapsules2D
 from keras_capsules.layers.matrix_primary_capsules import MatrixPrimaryCapsules
 from keras_capsules.models._network import CapsuleNetwork
@@ -185,10 +186,9 @@ class MatrixCapsNet(CapsuleNetwork):
         for size, window, stride in zip(
             self.image_shape[:2], self.kernel_size, self.strides, strict=True
         ):
-            covered = window if self.padding == "valid" else 1
-            size = (size - covered) // stride + 1
+            size = output_length(size, window, stride, self.padding)
             for conv_stride in self.conv_strides:
-                size = (size - 3) // conv_stride + 1
+                size = output_length(size, 3, conv_stride, "valid")
             if size < 1:
                 raise ValueError(
                     "The images are too small for these windows. Expected "
@@ -237,8 +237,11 @@ class MatrixCapsNet(CapsuleNetwork):
             coordinate_addition=self.coordinate_addition,
         )
         layers = [convolution, primary_capsules]
+        # Variational Bayes routing may normalize the poses that it makes.
+        done = getattr(self.routing, "batch_normalization", False)
         for layer in [*conv_capsules, *class_capsules]:
-            if self.normalization is not None:
+            first = layer is conv_capsules[0]
+            if self.normalization is not None and (first or not done):
                 layers.append(
                     PoseNormalization(
                         name=f"{layer.name}_normalization",
@@ -286,7 +289,7 @@ class PoseNormalization(keras.layers.Layer):
         self.normalization = keras.layers.BatchNormalization(
             axis=3,
             momentum=0.9,
-            epsilon=1e-5,
+            epsilon=1e-3,
             center=False,
             scale=False,
             dtype=self.dtype_policy,

@@ -34,12 +34,18 @@ def log_activations(activations, votes):
     """
     if activations is None:
         return ops.zeros_like(votes.poses[:, :, 0, 0])
-    # Gradients are up to the inverse of the least activation, which a float16
-    # has to hold.
-    dtype = keras.backend.standardize_dtype(activations.dtype)
-    least = float(np.finfo("float16").tiny) if dtype == "float16" else 1e-7
+    least = least_activation(activations.dtype)
     activations = ops.cast(activations, votes.poses.dtype)
     return ops.log(ops.maximum(activations, least))
+
+
+def least_activation(dtype):
+    """What to count smaller activations as.
+
+    Gradients are up to its inverse, which a float16 has to hold.
+    """
+    is_half = keras.backend.standardize_dtype(dtype) == "float16"
+    return float(np.finfo("float16").tiny) if is_half else 1e-7
 
 
 def first_log_shares(votes, windows):

@@ -9,6 +9,7 @@ from keras_capsules._validation import check_boolean
 from keras_capsules.activations import exponential_squash
 from keras_capsules.routing._coupling import add_bias_and_squash
 from keras_capsules.routing._coupling import softmax_over_parents
+from keras_capsules.routing._mixture import in_full_precision
 from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.base import refuse_parents
@@ -33,9 +34,9 @@ class SelfAttentionRouting(Routing):
     to two thirds of the time of dynamic routing with three iterations, and
     its squash lets gradients of short poses through: it suits small networks.
 
-    Logits are quadratic in the votes, and computed in the dtype of the poses.
-    Where they overflow (votes of a length of about 1e18 in float32, 100 in
-    float16), the outputs are NaN.
+    Logits are quadratic in the votes. Where they overflow, with votes of a
+    length of about 1e18, the outputs are NaN. In float16 they are computed in
+    float32.
 
     Notation: the self-attention of
     [Mazzia et al., 2021](https://arxiv.org/abs/2101.12491)
@@ -101,16 +102,21 @@ class SelfAttentionRouting(Routing):
         del activations, training, windows
         refuse_parents(self, parents)
         dtype = votes.poses.dtype
+        if keras.backend.standardize_dtype(dtype) == "float16":
+            # Logits are of the fourth power of poses and kernels.
+            votes = in_full_precision(votes)
+        compute_dtype = votes.poses.dtype
         scale = 1.0 / math.sqrt(votes.num_rows * votes.output_dim)
         logits = votes.agreement(votes.sum() * scale)  # [j, b, i]
         coupling = softmax_over_parents(logits)
         shares = coupling
         if weights:
             extra = ops.convert_to_tensor(weights["coupling_bias"])
-            shares = shares + ops.cast(extra, dtype)[:, None]
+            shares = shares + ops.cast(extra, compute_dtype)[:, None]
         poses = add_bias_and_squash(
             votes.mix(shares), bias, exponential_squash
         )  # [j, b, p, e]
+        coupling = ops.cast(coupling, dtype)
         return Routed(ops.cast(poses, dtype), None, coupling)
 
     def get_config(self):

@@ -5,14 +5,11 @@ from keras import ops
 
 from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_boolean
+from keras_capsules.routing import _mixture
 from keras_capsules.routing._coupling import softmax_over_parents
 from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.base import refuse_parents
-
-# The least activation, summed over the children, that a parent is divided by.
-# Below, activations and poses go to zero together with it.
-_EPSILON = 1e-7
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -35,8 +32,8 @@ class SelfRouting(Routing):
     they are the probabilities of the classes. Input capsules that are not
     active at all, such as those that a convolution pads with, count for
     nothing. Where none is active, activations and poses of the parents are 0;
-    where the sums above are below 1e-7 they are divided by that, so that
-    values and gradients stay finite.
+    where the sums above are below 1e-7 (6e-5 in float16) they are divided by
+    that, so that values and gradients stay finite. Activations are from 0 to 1.
 
     Notation: Self-Routing Capsule Networks,
     [Hahn et al., 2019](https://papers.nips.cc/paper/8982-self-routing-capsule-networks),
@@ -63,7 +60,7 @@ class SelfRouting(Routing):
     ```python
     import keras
     from keras_capsules import CapsuleLayer
-    from keras_capsules.routing.self_routing import SelfRouting
+    from keras_capsules.routing import SelfRouting
 
     layer = CapsuleLayer(10, 16, routing=SelfRouting())
     poses = keras.random.normal((4, 32, 8))
@@ -144,10 +141,13 @@ class SelfRouting(Routing):
         total = ops.sum(received, axis=0)  # that of a_i, for c_ij sum to 1
         # Weights that sum to 1 before votes are mixed, not after: in 16 bits
         # sums of many votes overflow, and small activations underflow.
-        shares = shares / ops.maximum(received, _EPSILON)[:, :, None]
+        # Gradients grow with the inverse of the sums, so these have a least
+        # value, below which activations and poses go to zero with them.
+        least = _mixture.least_activation(dtype)
+        shares = shares / ops.maximum(received, least)[:, :, None]
         return Routed(
             votes.mix(ops.cast(shares, dtype)),
-            ops.cast(received / ops.maximum(total, _EPSILON), dtype),
+            ops.cast(received / ops.maximum(total, least), dtype),
             ops.cast(coupling, dtype),
         )
 

@@ -96,5 +96,5 @@ def test_too_low_a_rank_raises(shape):
 
 
 def test_unknown_argument_raises():
-    with pytest.raises(ValueError, match="Unrecognized keyword.*axis"):
-        CapsuleLength(axis=1)
+    with pytest.raises(ValueError, match="Unrecognized keyword.*lengths"):
+        CapsuleLength(lengths=1)

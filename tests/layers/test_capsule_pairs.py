@@ -7,6 +7,7 @@ from testing import numpy
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
+from keras_capsules import ConvCapsules2D
 from keras_capsules import MatrixPrimaryCapsules
 from keras_capsules.routing import DynamicRouting
 
@@ -115,6 +116,29 @@ def test_length_of_a_pair_is_its_activations():
         CapsuleLength().compute_output_shape([(None, 2), (None, 2)])
 
 
+def test_length_of_matrices():
+    poses, _ = capsules()
+    found = CapsuleLength(axis=(-2, -1))(poses)
+    expected = np.sqrt((poses**2).sum(axis=(-2, -1)) + 1e-7)
+    np.testing.assert_allclose(numpy(found), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"`axis`. Expected -1 or \(-2, -1\)"):
+        CapsuleLength(axis=1)
+
+
+def test_matrices_without_activations_all_count_but_padding():
+    inputs = np.ones((1, 3, 3, 1, 2, 2), "float32")
+    layer = ConvCapsules2D(1, (2, 2), 3, padding="same", routing="em")
+    pair = layer((inputs, inputs[..., 0, 0]))
+    alone = ConvCapsules2D(1, (2, 2), 3, padding="same", routing="em")
+    alone(inputs)
+    alone.set_weights(layer.get_weights())
+    for one, other in zip(alone(inputs), pair, strict=True):
+        np.testing.assert_allclose(numpy(one), numpy(other), rtol=1e-5)
+    corner = numpy(alone(inputs)[0])[0, 0, 0]
+    middle = numpy(alone(inputs)[0])[0, 1, 1]
+    assert np.abs(corner).sum() > 0.1 * np.abs(middle).sum()
+
+
 # Errors.
 
 
@@ -179,3 +203,17 @@ def test_parents_are_for_one_routing():
     parents = layer(poses)
     with pytest.raises(ValueError, match="cannot go on from given parents"):
         layer(poses, parents=parents)
+
+
+def test_parents_of_another_shape_raise():
+    poses, _ = capsules(matrix=False)
+    layer = CapsuleLayer(NUMBER, COLUMNS, routing="inverted_attention")
+    parents = np.ones((BATCH, COLUMNS, NUMBER), "float32")
+    with pytest.raises(ValueError, match="Expected parents as the layer"):
+        layer(poses, parents=parents)
+
+
+def test_lengths_of_activations_that_do_not_fit_raise():
+    shapes = [(2, 10, 4, 4), (2, 7)]
+    with pytest.raises(ValueError, match="or a pair of poses"):
+        CapsuleLength().compute_output_shape(shapes)

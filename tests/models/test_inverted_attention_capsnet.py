@@ -67,6 +67,7 @@ def test_default_strides_follow_the_images():
     [
         ({"conv_strides": (2, 2, 2)}, "too small for these layers"),
         ({"filter_strides": (1, 2)}, "argument `filter_strides`"),
+        ({"filters": ()}, "at least one convolution"),
         ({"concurrent": 1}, "argument `concurrent`"),
         ({"decoder_units": 5}, "argument `decoder_units`"),
         ({"num_iterations": 0}, "argument `num_iterations`"),

@@ -230,7 +230,7 @@ def test_poses_are_normalized_by_type():
     )
     axes = (0, 1, 2, 4, 5)
     mean = poses.mean(axes, keepdims=True)
-    deviation = np.sqrt(poses.var(axes, keepdims=True) + 1e-5)
+    deviation = np.sqrt(poses.var(axes, keepdims=True) + 1e-3)
     expected = (poses - mean) / deviation
     np.testing.assert_allclose(normalized, expected, atol=1e-4)
     np.testing.assert_array_equal(unchanged, activations)
