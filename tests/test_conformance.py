@@ -332,6 +332,7 @@ LAYERS = [
     Row("matrix", CapsuleLength, {}, (2, 3), (2,)),
     Row("capsules", CapsuleLength, {}, (2, 3, 5), (2, 3)),
     Row("grid", CapsuleLength, {}, (2, 3, 1, 5, 2), (2, 3, 1, 5)),
+    Row("matrices", CapsuleLength, {"axis": (-2, -1)}, (2, 3, 5, 2), (2, 3)),
     Row("pair", CapsuleLength, {}, ((2, 3, 5), (2, 3)), (2, 3), unused=0),
     Row("longest", CapsuleMask, {}, (2, 3, 5), (2, 3, 5)),
     Row("one-number", CapsuleMask, {}, (2, 1, 1), (2, 1, 1)),
