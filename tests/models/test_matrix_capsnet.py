@@ -179,7 +179,7 @@ CONVOLUTION = (4, (5, 5), (1, 1), "same")
         ({"coordinate_addition": False}, coordinates, True, False),
         ({"decoder_units": [6, 5]}, in_decoder, None, [6, 5, 64]),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", None),
 )
 def test_options(options, effect, default, expected):
     assert effect(small()) == default
