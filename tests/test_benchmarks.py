@@ -28,7 +28,7 @@ RUNS = {
         {"step_ms", "latency_ms", "ratios"},
     ),
     "networks": (
-        ["--only=Net,", "--epochs=1", "--images=32", "--validation=1"],
+        ["--only=ConvNet", "--epochs=1", "--images=32", "--validation=1"],
         {"digits"},
     ),
 }

@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+from testing import on_one_backend
 
 import keras_capsules
 
@@ -135,6 +136,7 @@ def test_docstrings_name_every_argument(name):
             )
 
 
+@on_one_backend
 @pytest.mark.parametrize("block", EXAMPLES)
 def test_docstring_examples_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -142,6 +144,7 @@ def test_docstring_examples_run(block, tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("optimized")
+@on_one_backend
 def test_readme_blocks_run(tmp_path, monkeypatch):
     """One after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)

@@ -7,6 +7,7 @@ from keras import ops
 from testing import NOT_POSITIVE_INTEGERS
 from testing import invalid
 from testing import numpy
+from testing import on_one_backend
 from testing import values
 
 from keras_capsules import CapsuleLayer
@@ -71,6 +72,7 @@ def test_one_window_over_all_is_the_dense_layer(routing, matrix):
         )
 
 
+@on_one_backend
 @pytest.mark.parametrize("routing", APART)
 def test_each_window_is_a_dense_layer(routing):
     inputs = capsules()
@@ -123,6 +125,7 @@ def test_identity_kernels_are_the_identity():
     np.testing.assert_allclose(numpy(poses), expected, rtol=1e-4, atol=1e-4)
 
 
+@on_one_backend
 @pytest.mark.parametrize("routing", APART + COMPETING)
 def test_children_in_the_padding_are_inactive(routing):
     """Whatever they would vote, it counts for nothing."""

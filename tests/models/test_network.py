@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
@@ -20,9 +21,12 @@ BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
 QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array_wrap__ must accept context:DeprecationWarning"
-)
+pytestmark = [
+    on_one_backend,
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning"
+    ),
+]
 
 IMAGES = np.random.default_rng(1).uniform(size=(7, 8, 8, 1)).astype("float32")
 LABELS = np.array([2, 0, 1, 1, 0, 2, 2])
