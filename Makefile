@@ -4,11 +4,12 @@ BIN := .venv/bin
 # Tests and benchmarks have nothing to learn from TensorFlow's greetings.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-tensorflow test-jax lint format benchmark networks clean
+.PHONY: help demo test test-tensorflow test-jax test-slow lint format benchmark networks clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
-	@echo "make test       all tests, on TensorFlow and on JAX"
+	@echo "make test       the tests, on TensorFlow and on JAX"
+	@echo "make test-slow  networks and robustness in detail, on TensorFlow"
 	@echo "make lint       check the style of the code"
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
@@ -22,6 +23,9 @@ test: test-tensorflow test-jax
 
 test-tensorflow test-jax: test-%: .venv/ready
 	KERAS_BACKEND=$* $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: .venv/ready
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .

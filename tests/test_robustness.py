@@ -6,7 +6,6 @@ import pytest
 from keras import ops
 from testing import QUICK
 from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
@@ -15,7 +14,7 @@ from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
 from keras_capsules import models
 
-pytestmark = on_one_backend
+pytestmark = pytest.mark.slow
 
 # Nothing depends on the poses of the last layer, and so on its kernel.
 no_poses = pytest.mark.filterwarnings("ignore:Gradients do not exist")

@@ -9,9 +9,12 @@ from gradients import needs_float64
 from gradients import numeric_gradient
 from keras import ops
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.losses import spread_loss
+
+pytestmark = on_one_backend
 
 LABELS = np.array([1, 0])
 ACTIVATIONS = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.4]], "float32")

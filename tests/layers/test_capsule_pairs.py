@@ -4,12 +4,15 @@ import keras
 import numpy as np
 import pytest
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
 from keras_capsules import ConvCapsules2D
 from keras_capsules import MatrixPrimaryCapsules
 from keras_capsules.routing import DynamicRouting
+
+pytestmark = on_one_backend
 
 BATCH, HEIGHT, WIDTH, TYPES, ROWS, DIM = 2, 3, 5, 7, 2, 4
 NUMBER, COLUMNS = 5, 3

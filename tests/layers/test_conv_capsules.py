@@ -14,6 +14,8 @@ from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
 from keras_capsules.routing import DynamicRouting
 
+pytestmark = on_one_backend
+
 BATCH, HEIGHT, WIDTH, TYPES, ROWS, DIM = 2, 5, 7, 3, 2, 4
 NUMBER, COLUMNS = 5, 3
 # Routings whose windows have nothing to do with each other.
@@ -72,7 +74,6 @@ def test_one_window_over_all_is_the_dense_layer(routing, matrix):
         )
 
 
-@on_one_backend
 @pytest.mark.parametrize("routing", APART)
 def test_each_window_is_a_dense_layer(routing):
     inputs = capsules()
@@ -125,7 +126,6 @@ def test_identity_kernels_are_the_identity():
     np.testing.assert_allclose(numpy(poses), expected, rtol=1e-4, atol=1e-4)
 
 
-@on_one_backend
 @pytest.mark.parametrize("routing", APART + COMPETING)
 def test_children_in_the_padding_are_inactive(routing):
     """Whatever they would vote, it counts for nothing."""

@@ -15,10 +15,13 @@ from testing import NOT_POSITIVE_INTEGERS
 from testing import check_saving
 from testing import invalid
 from testing import numpy
+from testing import on_one_backend
 from testing import values
 
 from keras_capsules.activations import squash
 from keras_capsules.layers.conv_capsules_3d import ConvCapsules3D
+
+pytestmark = on_one_backend
 
 SHAPE = (2, 5, 4, 3, 2)  # batch, height, width, types, dim
 PARENTS, DIM = 2, 3

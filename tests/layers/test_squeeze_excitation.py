@@ -12,9 +12,12 @@ from testing import NOT_POSITIVE_INTEGERS
 from testing import check_saving
 from testing import invalid
 from testing import numpy
+from testing import on_one_backend
 from testing import values
 
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
+
+pytestmark = on_one_backend
 
 SHAPES = {
     "maps": (2, 5, 3, 7),

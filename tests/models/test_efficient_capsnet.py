@@ -7,13 +7,12 @@ import numpy as np
 import pytest
 from keras import ops
 from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models.efficient_capsnet import EfficientCapsNet
 from keras_capsules.routing import DynamicRouting
 
-pytestmark = on_one_backend
+pytestmark = pytest.mark.slow
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.

@@ -4,12 +4,11 @@ import keras
 import numpy as np
 import pytest
 from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models import InvertedAttentionCapsNet
 
-pytestmark = on_one_backend
+pytestmark = pytest.mark.slow
 
 SMALL = {
     "image_shape": (7, 8, 2),

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from testing import check_saving
 from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import SpreadLoss
 from keras_capsules.models.matrix_capsnet import MatrixCapsNet
@@ -23,7 +22,7 @@ BACKEND = keras.backend.backend()
 QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
 pytestmark = [
-    on_one_backend,
+    pytest.mark.slow,
     pytest.mark.filterwarnings(
         "ignore:__array_wrap__ must accept context:DeprecationWarning"
     ),
