@@ -138,6 +138,7 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
         self._batches_per_step = 1
 
     def on_train_begin(self, logs=None):
+        """Sets the margin of the step that training goes on from."""
         given = self.model.loss if self.loss is None else self.loss
         self._losses = [
             loss
@@ -152,6 +153,7 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
             )
 
     def on_epoch_begin(self, epoch, logs=None):
+        """Notes how many steps there were before the epoch."""
         # Within an epoch batches are counted instead: on JAX, a look at the
         # optimizer there brings all variables of the model up to date.
         optimizer = self.model.optimizer
@@ -161,9 +163,11 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
         self._batches_per_step = optimizer.gradient_accumulation_steps or 1
 
     def on_train_batch_begin(self, batch, logs=None):
+        """Sets the margin of the step."""
         self._set(self._first_step + batch // self._batches_per_step)
 
     def on_epoch_end(self, epoch, logs=None):
+        """Adds the margin to what is reported of the epoch."""
         if logs is not None:
             logs["spread_margin"] = self._losses[0].margin
 

@@ -38,7 +38,16 @@ RUNS = {
     keras.backend.backend() != "tensorflow", reason="they measure TensorFlow"
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is Linux's")
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    # These two begin many processes.
+    [
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("growth", "memory")
+        else name
+        for name in RUNS
+    ],
+)
 def test_benchmark_runs(name, tmp_path):
     options, keys = RUNS[name]
     finished = subprocess.run(

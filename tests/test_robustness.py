@@ -74,6 +74,8 @@ def train(model, optimizer, batches, **kwargs):
         return ops.sum(ops.abs(scores))
 
     model.compile(optimizer, MarginLoss(), metrics=[total], **kwargs)
+    # Or else TensorFlow would trace the step twice.
+    model.optimizer.build(model.trainable_variables)
     images = np.concatenate(batches).astype("float32")
     labels = np.tile(LABELS, len(batches))
     history = model.fit(
@@ -93,12 +95,12 @@ def test_ten_times_the_usual_learning_rate(routing):
 
 @routings
 def test_float16(routing):
-    batches = [*BLANK, 1e3 * random(), random(), *BLANK]
+    batches = [*BLANK, random(), 1e3 * random()]
+    # It leaves steps out whose gradients are not finite.
     optimizer = keras.optimizers.LossScaleOptimizer(
         keras.optimizers.Adam(), initial_scale=1.0
     )
     train(network(routing, "mixed_float16"), optimizer, batches, **QUICK)
-    # It leaves steps out whose gradients are not finite.
     assert int(numpy(optimizer.inner_optimizer.iterations)) == len(batches)
 
 
@@ -106,4 +108,4 @@ def test_float16(routing):
 def test_networks_without_contrast(name):
     model = getattr(models, name)((9, 8, 1), 3, **NETWORKS[name])
     batches = [np.zeros((4, 9, 8, 1)), np.ones((4, 9, 8, 1))]
-    train(model, "adam", batches, **QUICK)
+    train(model, "adam", batches)

@@ -26,6 +26,20 @@ class RoutedLayer(keras.layers.Layer):
     A subclass says in `build` how many children a parent has and how large
     the kernel is (`_build_weights`), and in `call` lays its input out as
     children (`_split`, `_route`).
+
+    Args:
+        num_capsules: See `CapsuleLayer`.
+        capsule_dim: See `CapsuleLayer`.
+        routing: See `CapsuleLayer`.
+        coordinate_addition: See `CapsuleLayer`.
+        use_bias: See `CapsuleLayer`.
+        kernel_initializer: See `CapsuleLayer`.
+        bias_initializer: See `CapsuleLayer`.
+        kernel_regularizer: See `CapsuleLayer`.
+        bias_regularizer: See `CapsuleLayer`.
+        kernel_constraint: See `CapsuleLayer`.
+        bias_constraint: See `CapsuleLayer`.
+        **kwargs: Arguments of `keras.layers.Layer`.
     """
 
     def __init__(

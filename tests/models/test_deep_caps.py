@@ -12,15 +12,16 @@ from keras_capsules import MarginLoss
 from keras_capsules.models.deep_caps import DeepCaps
 from keras_capsules.routing import DynamicRouting
 
-pytestmark = pytest.mark.slow
-
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
 QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array_wrap__ must accept context:DeprecationWarning"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning"
+    ),
+]
 
 IMAGES = np.random.default_rng(1).uniform(size=(7, 8, 8, 1)).astype("float32")
 LABELS = np.array([2, 0, 1, 1, 0, 2, 2])
