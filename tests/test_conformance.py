@@ -20,6 +20,7 @@ from testing import QUICK
 from testing import arrays
 from testing import check_saving
 from testing import numpy
+from testing import on_one_backend
 from testing import run_layer_test
 
 import keras_capsules
@@ -887,7 +888,10 @@ def test_unknown_batch_size(row):
 
 @layers
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")  # see `unused`
-@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["mixed_bfloat16", pytest.param("mixed_float16", marks=on_one_backend)],
+)
 def test_training_in_16_bits(row, dtype):
     inputs = inputs_of(row.shape)
     below = []  # its weights train on what the layer hands down

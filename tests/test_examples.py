@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from testing import on_one_backend
 
 import keras_capsules
 from keras_capsules import datasets
@@ -161,6 +162,7 @@ def test_quickstart_models_are_the_measured_one(digits, tmp_path):
     )
 
 
+@on_one_backend
 def test_quickstart_takes_options(quickstart, tmp_path, monkeypatch):
     """The paper's network for MNIST, on noise in the place of MNIST."""
     asked = []
