@@ -13,6 +13,7 @@ from gradients import needs_float64
 from gradients import of_one
 from gradients import second_gradient
 from keras import ops
+from testing import on_one_backend
 
 from keras_capsules import moments
 from keras_capsules.votes import Votes
@@ -92,6 +93,7 @@ def test_values_equal_the_vote_tensor(moment, full, rows, blocks, monkeypatch):
     assert_close(value, exact)
 
 
+@on_one_backend
 @blocks
 @kinds
 @both
@@ -125,6 +127,7 @@ def test_gradients_of_matrices_equal_numeric_ones(moment, full):
     check_slopes(loss, gradients, *arrays, rtol=1e-5, atol=1e-6)
 
 
+@on_one_backend
 @pytest.mark.parametrize("blocks", [BLOCKS[0], BLOCKS[-1]])
 @kinds
 @both

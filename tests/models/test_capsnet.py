@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models import CapsNet
@@ -15,9 +16,12 @@ from keras_capsules.routing import DynamicRouting
 
 BACKEND = keras.backend.backend()
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array_wrap__ must accept context:DeprecationWarning"
-)
+pytestmark = [
+    on_one_backend,
+    pytest.mark.filterwarnings(
+        "ignore:__array_wrap__ must accept context:DeprecationWarning"
+    ),
+]
 only_tensorflow = pytest.mark.skipif(
     BACKEND != "tensorflow", reason="is about TensorFlow alone"
 )

@@ -22,6 +22,7 @@ from mixtures import make_arrays
 from mixtures import share_out
 from mixtures import strangers
 from testing import invalid
+from testing import on_one_backend
 
 from keras_capsules.routing.em import EMRouting
 from keras_capsules.votes import Votes
@@ -154,6 +155,7 @@ def test_one_parent_and_one_example():
     check(EMRouting(), arrays, exact)
 
 
+@on_one_backend
 @pytest.mark.parametrize(
     ("size", "strides"), [((5, 4), (1, 1)), ((7, 4), (2, 1))]
 )
@@ -223,6 +225,7 @@ def test_gradients_equal_numeric_ones(is_convolution):
     check_slopes(loss, gradients, *arrays, step=1e-6, rtol=1e-5, atol=1e-6)
 
 
+@on_one_backend
 def test_the_order_of_input_capsules_does_not_matter():
     poses, kernel, activations = make_arrays()
     order = np.random.default_rng(3).permutation(INPUTS)
@@ -240,6 +243,7 @@ def test_the_order_of_input_capsules_does_not_matter():
     )
 
 
+@on_one_backend
 @pytest.mark.parametrize(
     ("votes", "active", "dtype"),
     [
@@ -281,6 +285,7 @@ def test_inactive_children_leave_their_mean_and_no_evidence():
     assert_close(value, expected, 1e-5)
 
 
+@on_one_backend
 @pytest.mark.parametrize("scale", [None, "ibm"])
 def test_half_of_the_capsules_start_active(scale):
     poses, kernel, activations = make_arrays()

@@ -23,6 +23,7 @@ from mixtures import make_arrays
 from mixtures import share_out
 from mixtures import strangers
 from testing import invalid
+from testing import on_one_backend
 
 from keras_capsules._digamma import digamma
 from keras_capsules.routing.variational_bayes import VariationalBayesRouting
@@ -190,6 +191,7 @@ def test_one_parent_and_one_example():
     check(plain(), arrays, exact)
 
 
+@on_one_backend
 @pytest.mark.parametrize(
     ("size", "strides", "covariance"),
     [((5, 4), (1, 1), "diagonal"), ((7, 4), (2, 1), "full")],
@@ -239,6 +241,7 @@ def test_gradients_equal_numeric_ones(covariance):
     check_slopes(loss, gradients, *arrays, step=1e-6, rtol=1e-5, atol=1e-6)
 
 
+@on_one_backend
 def test_the_order_of_input_capsules_does_not_matter():
     poses, kernel, activations = make_arrays()
     order = np.random.default_rng(3).permutation(INPUTS)
@@ -256,6 +259,7 @@ def test_the_order_of_input_capsules_does_not_matter():
     )
 
 
+@on_one_backend
 @pytest.mark.parametrize(
     ("votes", "active", "dtype"),
     [
@@ -353,6 +357,7 @@ def test_training(tmp_path):
         assert_close(ops.convert_to_numpy(one), ops.convert_to_numpy(two))
 
 
+@on_one_backend
 def test_half_of_the_capsules_start_active():
     poses, kernel, activations = make_arrays()
     weights = plain().build(
