@@ -239,9 +239,8 @@ class MatrixCapsNet(CapsuleNetwork):
         layers = [convolution, primary_capsules]
         # Variational Bayes routing may normalize the poses that it makes.
         done = getattr(self.routing, "batch_normalization", False)
-        for layer in [*conv_capsules, *class_capsules]:
-            first = layer is conv_capsules[0]
-            if self.normalization is not None and (first or not done):
+        for index, layer in enumerate([*conv_capsules, *class_capsules]):
+            if self.normalization is not None and (index == 0 or not done):
                 layers.append(
                     PoseNormalization(
                         name=f"{layer.name}_normalization",
