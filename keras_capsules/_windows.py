@@ -126,6 +126,36 @@ def output_length(length, window, stride, padding):
     return None if length is None else _number(length, window, stride, padding)
 
 
+def output_grid(input_shape, kernel_size, strides, padding):
+    """The height and width of the grid that windows of another one make.
+
+    Args:
+        input_shape: That of the other grid, `(batch, height, width, ...)`.
+        kernel_size: See `Windows`.
+        strides: See `Windows`.
+        padding: See `Windows`.
+
+    Returns:
+        List of two integers, `None` where a size is unknown.
+
+    Raises:
+        ValueError: If no window fits.
+    """
+    grid = [
+        output_length(size, window, stride, padding)
+        for size, window, stride in zip(
+            input_shape[1:3], kernel_size, strides, strict=True
+        )
+    ]
+    if any(size is not None and size < 1 for size in grid):
+        raise ValueError(
+            "The input is smaller than the window. Expected a height and width "
+            f'of at least kernel_size={kernel_size}, or padding="same". '
+            f"Received: input_shape={tuple(input_shape)}"
+        )
+    return grid
+
+
 def _number(length, window, stride, padding):
     covered = window if padding == "valid" else 1
     return (length - covered) // stride + 1

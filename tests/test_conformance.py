@@ -417,6 +417,14 @@ LAYERS = [
         num_weights=4,
     ),
     Row(
+        "pair",
+        SqueezeExcitation,
+        {},
+        ((2, 3, 5, 2, 3), (2, 3, 5, 2)),
+        ((2, 3, 5, 2, 3), (2, 3, 5, 2)),
+        num_weights=4,
+    ),
+    Row(
         "capsules",
         SqueezeExcitation,
         {

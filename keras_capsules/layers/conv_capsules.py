@@ -8,7 +8,7 @@ from keras import ops
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer_pair
 from keras_capsules._windows import Windows
-from keras_capsules._windows import output_length
+from keras_capsules._windows import output_grid
 from keras_capsules.layers._routed import RoutedLayer
 
 
@@ -175,12 +175,7 @@ class ConvCapsules2D(RoutedLayer):
         return self._output_spec(inputs, shape)
 
     def _grid(self, shape):
-        return [
-            output_length(size, window, stride, self.padding)
-            for size, window, stride in zip(
-                shape[1:3], self.kernel_size, self.strides, strict=True
-            )
-        ]
+        return output_grid(shape, self.kernel_size, self.strides, self.padding)
 
     def _check_input_shape(self, input_shape):
         """The shape of the poses."""
@@ -193,12 +188,7 @@ class ConvCapsules2D(RoutedLayer):
                 f"width, types, {pose}), with known types and poses. "
                 f"Received: input_shape={poses}"
             )
-        if any(size is not None and size < 1 for size in self._grid(poses)):
-            raise ValueError(
-                "The input is smaller than the window. Expected a height and "
-                f"width of at least kernel_size={self.kernel_size}, or "
-                f'padding="same". Received: input_shape={poses}'
-            )
+        self._grid(poses)  # for its check
         return poses
 
     def get_config(self):

@@ -9,6 +9,7 @@ from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
+from keras_capsules._windows import output_grid
 from keras_capsules.activations import squash
 
 
@@ -207,21 +208,9 @@ class ConvCapsules3D(keras.layers.Layer):
                 "types, dim) with known types and dim. Received: "
                 f"input_shape={tuple(input_shape)}"
             )
-        grid = []
-        for size, window, stride in zip(
-            input_shape[1:3], self.kernel_size, self.strides, strict=True
-        ):
-            if size is not None:
-                covered = window if self.padding == "valid" else 1
-                size = (size - covered) // stride + 1
-            grid.append(size)
-        if any(size is not None and size < 1 for size in grid):
-            raise ValueError(
-                "The grid is smaller than the window. Expected a height and "
-                f"width of at least kernel_size={self.kernel_size}, or "
-                'padding="same". Received: '
-                f"input_shape={tuple(input_shape)}"
-            )
+        grid = output_grid(
+            input_shape, self.kernel_size, self.strides, self.padding
+        )
         return (input_shape[0], *grid, self.num_capsules, self.capsule_dim)
 
     def get_config(self):

@@ -9,7 +9,7 @@ from keras_capsules import _initializers as initializers
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
-from keras_capsules._windows import output_length
+from keras_capsules._windows import output_grid
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -174,19 +174,9 @@ class MatrixPrimaryCapsules(keras.layers.Layer):
                 "height, width, channels) with a known number of channels. "
                 f"Received: input_shape={tuple(input_shape)}"
             )
-        grid = [
-            output_length(size, window, stride, self.padding)
-            for size, window, stride in zip(
-                input_shape[1:3], self.kernel_size, self.strides, strict=True
-            )
-        ]
-        if any(size is not None and size < 1 for size in grid):
-            raise ValueError(
-                "The input is smaller than the window. Expected a height and "
-                f"width of at least kernel_size={self.kernel_size}, or "
-                'padding="same". Received: '
-                f"input_shape={tuple(input_shape)}"
-            )
+        grid = output_grid(
+            input_shape, self.kernel_size, self.strides, self.padding
+        )
         shape = (input_shape[0], *grid, self.num_capsules)
         return (*shape, *self._pose_shape), shape
 

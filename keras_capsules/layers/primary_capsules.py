@@ -12,7 +12,7 @@ from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
 from keras_capsules._validation import check_number
-from keras_capsules._windows import output_length
+from keras_capsules._windows import output_grid
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -186,32 +186,15 @@ class PrimaryCapsules(keras.layers.Layer):
         return self.activation(poses)
 
     def compute_output_shape(self, input_shape):
-        self._check_input_shape(input_shape)
-        grid = [
-            output_length(size, window, stride, self.padding)
-            for size, window, stride in zip(
-                input_shape[1:3], self.kernel_size, self.strides, strict=True
-            )
-        ]
-        return (input_shape[0], *grid, self.num_capsules, self.capsule_dim)
-
-    def _check_input_shape(self, input_shape):
         if len(input_shape) != 4 or not input_shape[-1]:
             raise ValueError(
                 "PrimaryCapsules take feature maps of shape (batch, height, "
                 "width, channels) with a known number of channels. Received: "
                 f"input_shape={tuple(input_shape)}"
             )
-        sizes = [math.inf if size is None else size for size in input_shape]
-        if self.padding == "valid" and (
-            sizes[1] < self.kernel_size[0] or sizes[2] < self.kernel_size[1]
-        ):
-            raise ValueError(
-                "The input is smaller than the window. Expected a height and "
-                f"width of at least kernel_size={self.kernel_size}, or "
-                'padding="same". Received: '
-                f"input_shape={tuple(input_shape)}"
-            )
+        grid = output_grid(
+            input_shape, self.kernel_size, self.strides, self.padding
+        )
         filters = self.num_capsules * self.capsule_dim
         if self.depthwise and input_shape[-1] != filters:
             raise ValueError(
@@ -220,6 +203,7 @@ class PrimaryCapsules(keras.layers.Layer):
                 f"{filters} channels. Received: "
                 f"input_shape={tuple(input_shape)}"
             )
+        return (input_shape[0], *grid, self.num_capsules, self.capsule_dim)
 
     def get_config(self):
         config = {

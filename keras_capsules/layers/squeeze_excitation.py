@@ -6,6 +6,7 @@ from keras import ops
 from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_integer
 from keras_capsules.activations import safe_norm
+from keras_capsules.layers._routed import fits
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -26,7 +27,9 @@ class SqueezeExcitation(keras.layers.Layer):
     Of capsules, all numbers of a pose share the factor of their type, so that
     they get shorter without turning, and z is the mean of their lengths: it
     counts how much of a type is there, whatever its pose. An input of rank 4
-    is taken for feature maps, one of rank 3 or 5 for capsules.
+    is taken for feature maps, one of rank 3 or 5 for capsules. Of a pair of
+    poses and activations, z is the mean of the activations, and the factors
+    weigh the activations; poses pass unchanged.
 
     Notation: section 3 of
     [Hu et al., 2018](https://arxiv.org/abs/1709.01507), whose u_c are the
@@ -48,8 +51,10 @@ class SqueezeExcitation(keras.layers.Layer):
     Input shape:
         Feature maps `(batch, height, width, channels)`, whatever the global
         `image_data_format`; capsules `(batch, height, width, types, dim)` or
-        `(batch, types, dim)`. All sizes may be unknown but that of the
-        channels or types.
+        `(batch, types, dim)`; or a pair of poses, whose shape may also end in
+        `rows, columns`, and activations `(batch, height, width, types)` or
+        `(batch, types)`. All sizes may be unknown but that of the channels or
+        types.
 
     Output shape:
         That of the input.
@@ -68,6 +73,10 @@ class SqueezeExcitation(keras.layers.Layer):
     features = SqueezeExcitation()(features)  # (2, 14, 14, 64)
     capsules = keras.random.normal((2, 6, 6, 32, 8))
     capsules = SqueezeExcitation(ratio=4)(capsules)  # (2, 6, 6, 32, 8)
+
+    poses = keras.random.normal((2, 6, 6, 32, 4, 4))
+    activations = keras.random.uniform((2, 6, 6, 32))
+    poses, activations = SqueezeExcitation(ratio=4)((poses, activations))
     ```
     """
 
@@ -89,17 +98,26 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)  # for its check
-        axis = _channel_axis(len(input_shape))
-        number = input_shape[axis]
+        if _is_pair(input_shape):
+            poses, activations = map(len, input_shape)
+            number = input_shape[1][-1]
+            # For each, its rank and the axis of the types.
+            axes = [(poses, activations - 1), (activations, -1)]
+        else:
+            axis = _channel_axis(len(input_shape))
+            number = input_shape[axis]
+            axes = [(len(input_shape), axis)]
+        specs = [
+            keras.layers.InputSpec(ndim=rank, axes={axis: number})
+            for rank, axis in axes
+        ]
+        self.input_spec = specs if len(specs) == 2 else specs[0]
         units = max(1, number // self.ratio)
         self.squeeze_kernel, self.squeeze_bias = self._add_dense(
             "squeeze", number, units
         )
         self.excite_kernel, self.excite_bias = self._add_dense(
             "excite", units, number
-        )
-        self.input_spec = keras.layers.InputSpec(
-            ndim=len(input_shape), axes={axis: number}
         )
 
     def _add_dense(self, name, inputs, units):
@@ -116,6 +134,18 @@ class SqueezeExcitation(keras.layers.Layer):
         return kernel, bias
 
     def call(self, inputs):
+        if isinstance(inputs, (list, tuple)):
+            poses, activations = (
+                ops.cast(each, self.compute_dtype) for each in inputs
+            )
+            found = ops.cast(activations, at_least_float32(activations.dtype))
+            on_grid = len(activations.shape) == 4
+            if on_grid:
+                found = ops.mean(found, axis=(1, 2))
+            factors = ops.cast(self._factors(found), activations.dtype)
+            if on_grid:
+                factors = ops.expand_dims(factors, (1, 2))
+            return poses, activations * factors
         inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
         rank = len(inputs.shape)
         # Sums over many positions, and a few numbers that all depend on.
@@ -125,28 +155,41 @@ class SqueezeExcitation(keras.layers.Layer):
             found = safe_norm(found)
         if rank != 3:
             found = ops.mean(found, axis=(1, 2))
-        hidden = self.activation(
-            _dense(found, self.squeeze_kernel, self.squeeze_bias)
-        )
-        factors = self.gate_activation(
-            _dense(hidden, self.excite_kernel, self.excite_bias)
-        )  # [b, c]
-        factors = ops.cast(factors, inputs.dtype)
+        factors = ops.cast(self._factors(found), inputs.dtype)
         axes = {3: (2,), 4: (1, 2), 5: (1, 2, 4)}[rank]
         return inputs * ops.expand_dims(factors, axes)
 
+    def _factors(self, found):
+        """The factor of each channel from what was found of it, `[b, c]`."""
+        hidden = self.activation(
+            _dense(found, self.squeeze_kernel, self.squeeze_bias)
+        )
+        return self.gate_activation(
+            _dense(hidden, self.excite_kernel, self.excite_bias)
+        )
+
     def compute_output_shape(self, input_shape):
-        if (
-            len(input_shape) not in (3, 4, 5)
-            or not input_shape[_channel_axis(len(input_shape))]
+        if _is_pair(input_shape):
+            shapes = tuple(map(tuple, input_shape))
+            if (
+                len(shapes) == 2
+                and len(shapes[1]) in (2, 4)
+                and shapes[1][-1]
+                and any(fits(shapes[0][:-axes], shapes[1]) for axes in (1, 2))
+            ):
+                return shapes
+        elif (
+            len(input_shape) in (3, 4, 5)
+            and input_shape[_channel_axis(len(input_shape))]
         ):
-            raise ValueError(
-                "SqueezeExcitation takes feature maps (batch, height, width, "
-                "channels), or capsules (batch, height, width, types, dim) or "
-                "(batch, types, dim), with a known number of channels or "
-                f"types. Received: input_shape={tuple(input_shape)}"
-            )
-        return tuple(input_shape)
+            return tuple(input_shape)
+        raise ValueError(
+            "SqueezeExcitation takes feature maps (batch, height, width, "
+            "channels), or capsules (batch, height, width, types, dim) or "
+            "(batch, types, dim), or a pair of poses and activations, with a "
+            "known number of channels or types. Received: "
+            f"input_shape={tuple(input_shape)}"
+        )
 
     def get_config(self):
         config = {
@@ -163,6 +206,10 @@ class SqueezeExcitation(keras.layers.Layer):
             ),
         }
         return {**super().get_config(), **config}
+
+
+def _is_pair(input_shape):
+    return isinstance(input_shape[0], (list, tuple))
 
 
 def _channel_axis(rank):

@@ -177,6 +177,30 @@ def test_zeros_have_a_gradient():
     assert np.isfinite(slopes).all() and slopes.any()
 
 
+# Pairs of poses and activations.
+
+
+@pytest.mark.parametrize("grid", [(), (5, 3)], ids=["capsules", "grid"])
+@pytest.mark.parametrize("pose", [(4,), (4, 2)], ids=["vectors", "matrices"])
+def test_pairs_weigh_activations(grid, pose, tmp_path):
+    unknown = (None,) * len(grid)
+    inputs = keras.Input((*unknown, 7, *pose)), keras.Input((*unknown, 7))
+    outputs = SqueezeExcitation(2, kernel_initializer="he_normal")(inputs)
+    assert [each.shape for each in outputs] == [each.shape for each in inputs]
+    model = keras.Model(inputs, outputs)
+    poses = random(2, *grid, 7, *pose).astype("float32")
+    activations = np.random.default_rng(5).uniform(0, 1, (2, *grid, 7))
+    activations = activations.astype("float32")
+    check_saving(model, [poses, activations], tmp_path)
+    same, weighed = map(numpy, model([poses, activations]))
+    np.testing.assert_array_equal(same, poses)
+    # As if they were the channels of an image.
+    maps = activations if grid else activations[:, None, None]
+    weights = [numpy(weight) for weight in model.weights]
+    expected = oracle(maps, weights).reshape(activations.shape)
+    np.testing.assert_allclose(weighed, expected, rtol=1e-5, atol=1e-6)
+
+
 # Errors.
 
 
@@ -206,6 +230,29 @@ def test_unknown_name_raises(name, kind):
 def test_invalid_input_raises(shape):
     with pytest.raises(ValueError, match="takes feature maps .*Received"):
         SqueezeExcitation()(keras.Input(shape[1:]))
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((7, 4), (6,)),
+        ((5, 7, 4), (5, 7)),
+        ((None, 4), (None,)),
+        ((7, 4), (7,), (7,)),
+    ],
+    ids=["types", "rank", "unknown", "three"],
+)
+def test_invalid_pair_raises(shapes):
+    inputs = tuple(map(keras.Input, shapes))
+    with pytest.raises(ValueError, match="or a pair of poses .*Received"):
+        SqueezeExcitation()(inputs)
+
+
+def test_other_types_than_before_raise():
+    layer = SqueezeExcitation()
+    layer((random(2, 7, 4), random(2, 7)))
+    with pytest.raises(ValueError, match="expected axis 1 .* value 7"):
+        layer((random(2, 6, 4), random(2, 6)))
 
 
 def test_other_channels_than_before_raise():
