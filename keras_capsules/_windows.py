@@ -130,16 +130,17 @@ def output_grid(input_shape, kernel_size, strides, padding):
     """The height and width of the grid that windows of another one make.
 
     Args:
-        input_shape: That of the other grid, `(batch, height, width, ...)`.
+        input_shape: That of the other grid, `(batch, height, width, ...)`;
+            sizes may be `None` or scalar tensors.
         kernel_size: See `Windows`.
         strides: See `Windows`.
         padding: See `Windows`.
 
     Returns:
-        List of two integers, `None` where a size is unknown.
+        List of two sizes, of the same kinds.
 
     Raises:
-        ValueError: If no window fits.
+        ValueError: If no window fits, as far as sizes are known.
     """
     grid = [
         output_length(size, window, stride, padding)
@@ -147,7 +148,7 @@ def output_grid(input_shape, kernel_size, strides, padding):
             input_shape[1:3], kernel_size, strides, strict=True
         )
     ]
-    if any(size is not None and size < 1 for size in grid):
+    if any(isinstance(size, int) and size < 1 for size in grid):
         raise ValueError(
             "The input is smaller than the window. Expected a height and width "
             f'of at least kernel_size={kernel_size}, or padding="same". '

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 from gradients import KEEPS_FLOAT64
+from gradients import assert_close
 from gradients import evaluate
 from keras import ops
 
@@ -54,6 +55,14 @@ class Convolution:
         self.kernel_size, self.strides = kernel_size, strides
         self.windows = Windows(size, kernel_size, strides, padding)
         self.inputs = kernel_size[0] * kernel_size[1] * types
+        self.margins = [(0, 0), (0, 0)]
+        if padding == "same":
+            for axis in range(2):
+                stride = strides[axis]
+                number = -(-size[axis] // stride)
+                missing = (number - 1) * stride + kernel_size[axis] - size[axis]
+                before = max(missing, 0) // 2
+                self.margins[axis] = before, max(missing, 0) - before
 
     def make_arrays(self, images=2):
         random = np.random.default_rng(0)
@@ -65,20 +74,25 @@ class Convolution:
         ]
 
     def unfold(self, grid):
-        """Children of all windows, one after the other, with no padding."""
+        """Children of all windows, one after the other."""
+        rest = [(0, 0)] * (grid.ndim - 3)
+        return self._unfold(np.pad(grid, [(0, 0), *self.margins, *rest]))
+
+    def _unfold(self, padded):
         children = []
         (height, width), (down, right) = self.kernel_size, self.strides
-        for image in grid:
-            for y in range(0, self.size[0] - height + 1, down):
-                for x in range(0, self.size[1] - width + 1, right):
+        for image in padded:
+            for y in range(0, len(image) - height + 1, down):
+                for x in range(0, len(image[0]) - width + 1, right):
                     window = image[y : y + height, x : x + width]
                     children.append(window.reshape(-1, *window.shape[3:]))
         return np.stack(children)
 
     def identities(self, images=2):
         """Numbers that tell the children apart, `[b P, i]`."""
-        shape = images, *self.size, self.types
-        return self.unfold(np.arange(np.prod(shape)).reshape(shape))
+        size = np.add(self.size, np.sum(self.margins, axis=1))
+        shape = images, *size, self.types
+        return self._unfold(np.arange(np.prod(shape)).reshape(shape))
 
     def route(self, routing, poses, kernel, activations, **kwargs):
         """Routes a grid, which the windows unfold themselves."""
@@ -112,6 +126,26 @@ def share_out(scores, identities):
         powers = np.exp(logits - logits.max())
         shares[:, here] = powers / powers.sum()
     return shares
+
+
+def check_that_inactive_children_count_for_nothing(route, dtype):
+    """A layer with inactive children is the layer of the others.
+
+    Args:
+        route: What routes poses, kernel and activations.
+        dtype: Of the arrays.
+    """
+    poses, kernel, activations = [each.astype(dtype) for each in make_arrays(3)]
+    some = np.arange(INPUTS) % 3 == 0
+    activations[:, ~some] = 0
+    values = evaluate_all(route, poses, kernel, activations)
+    others = evaluate_all(
+        route, poses[:, some], kernel[some], activations[:, some]
+    )
+    tolerance = 2e-3 if dtype == "float16" else 1e-5
+    assert_close(values.poses, others.poses, tolerance)
+    assert_close(values.activations, others.activations, tolerance)
+    assert_close(values.coupling[:, :, some], others.coupling, tolerance)
 
 
 class Host(keras.layers.Layer):

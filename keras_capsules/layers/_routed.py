@@ -14,11 +14,6 @@ from keras_capsules._validation import check_integer_pair
 from keras_capsules.activations import safe_norm
 from keras_capsules.votes import Votes
 
-# How much longer than its input capsule a vote may be at the start. Longer
-# votes, in layers of many outputs and few inputs, would let the first
-# iteration of a routing decide everything by chance.
-_LONGEST_VOTE = 4.0
-
 
 class RoutedLayer(keras.layers.Layer):
     """Weights, options and routing of a layer of capsules.
@@ -131,7 +126,9 @@ class RoutedLayer(keras.layers.Layer):
     def _default_initializer(self, num_inputs, input_dim):
         if self.routing.averages:
             return initializers.truncated_normal(1 / math.sqrt(input_dim))
-        gain = min(self.num_capsules / math.sqrt(num_inputs), _LONGEST_VOTE)
+        # Longer votes than input capsules, in layers of many outputs and few
+        # inputs, would let the first iteration decide everything by chance.
+        gain = min(self.num_capsules / math.sqrt(num_inputs), 1.0)
         out_dim = self._pose_shape[1]
         return initializers.truncated_normal(gain / math.sqrt(out_dim))
 
@@ -199,8 +196,7 @@ class RoutedLayer(keras.layers.Layer):
                     "Expected one activation for each pose, and poses that "
                     f"are {'matrices' if self._is_matrix else 'vectors'}, as "
                     f"capsule_dim={self.capsule_dim} says. Received: "
-                    f"poses of shape {poses}, activations of shape "
-                    f"{activations}"
+                    f"poses.shape={poses}, activations.shape={activations}"
                 )
         poses = tuple(poses)
         if self._is_matrix and poses[-2:-1] != self._pose_shape[:1]:
@@ -232,6 +228,8 @@ class RoutedLayer(keras.layers.Layer):
 
     def _split(self, inputs):
         """Poses with a row axis, `[..., p, d]`, and activations or `None`."""
+        # The first input was checked when the layer was built.
+        self._check_input_shape(_shapes(inputs))
         activations = None
         if isinstance(inputs, (list, tuple)):
             inputs, activations = inputs
@@ -248,6 +246,21 @@ class RoutedLayer(keras.layers.Layer):
             poses = ops.expand_dims(poses, -2)
         return poses, activations
 
+    def _as_parents(self, parents, inputs):
+        """Poses of parents, as a routing may start from."""
+        if parents is None:
+            return None
+        expected = self.compute_output_shape(_shapes(inputs))
+        if self._returns_pair:
+            expected, _ = expected
+        shape = getattr(parents, "shape", np.shape(parents))
+        if not fits(tuple(shape), expected):
+            raise ValueError(
+                "Expected parents as the layer returns them, poses of shape "
+                f"{expected}. Received: parents.shape={tuple(shape)}"
+            )
+        return parents
+
     def _route(
         self,
         poses,
@@ -263,15 +276,6 @@ class RoutedLayer(keras.layers.Layer):
             shape = (self.num_capsules, 1, *self._pose_shape)
             bias = ops.reshape(ops.convert_to_tensor(self.bias), shape)
         if parents is not None:
-            pose = self._pose_shape if self._is_matrix else self._pose_shape[1:]
-            axes = 1 + len(pose)
-            if tuple(parents.shape[-axes:]) != (self.num_capsules, *pose):
-                raise ValueError(
-                    "Expected parents as the layer returns them, of shape "
-                    f"(batch, ..., {self.num_capsules}, "
-                    f"{', '.join(map(str, pose))}). Received: "
-                    f"parents.shape={tuple(parents.shape)}"
-                )
             parents = ops.cast(parents, self.compute_dtype)
             shape = (-1, self.num_capsules, *self._pose_shape)
             parents = ops.reshape(parents, shape)
@@ -286,22 +290,23 @@ class RoutedLayer(keras.layers.Layer):
             parents=parents,
         )
 
-    def _outputs(self, routed, grid, return_coupling):
+    def _outputs(self, routed, axes, return_coupling):
         """What the layer returns: poses, activations, coupling.
 
         Args:
             routed: What the routing returned.
-            grid: Sizes of the axes between the batch and the capsules.
+            axes: Sizes of the axes before the capsules, those of the batch and
+                of the grid if there is one.
             return_coupling: Whether to return the coupling as well.
         """
         pose = self._pose_shape if self._is_matrix else self._pose_shape[1:]
         poses = ops.transpose(routed.poses, (1, 0, 2, 3))
-        poses = ops.reshape(poses, (-1, *grid, self.num_capsules, *pose))
+        poses = ops.reshape(poses, (*axes, self.num_capsules, *pose))
         outputs = poses
         if self._returns_pair:
             activations = ops.transpose(routed.activations)
             activations = ops.cast(activations, poses.dtype)
-            shape = (-1, *grid, self.num_capsules)
+            shape = (*axes, self.num_capsules)
             outputs = poses, ops.reshape(activations, shape)
         if not return_coupling:
             return outputs
@@ -313,7 +318,7 @@ class RoutedLayer(keras.layers.Layer):
         coupling = ops.transpose(routed.coupling, (1, 2, 0))  # [b, i, j]
         coupling = ops.cast(coupling, poses.dtype)
         return outputs, ops.reshape(
-            coupling, (-1, *grid, *ops.shape(coupling)[1:])
+            coupling, (*axes, *ops.shape(coupling)[1:])
         )
 
     @property
@@ -328,11 +333,7 @@ class RoutedLayer(keras.layers.Layer):
         return poses, (batch, *grid, self.num_capsules)
 
     def _output_spec(self, inputs, coupling_shape=None):
-        shapes = self.compute_output_shape(
-            keras.tree.map_structure(lambda x: tuple(x.shape), inputs)
-            if isinstance(inputs, (list, tuple))
-            else tuple(inputs.shape)
-        )
+        shapes = self.compute_output_shape(_shapes(inputs))
 
         def spec(shape):
             return keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -370,6 +371,13 @@ class RoutedLayer(keras.layers.Layer):
             ),
         }
         return {**super().get_config(), **config}
+
+
+def _shapes(inputs):
+    """The shape of a tensor, or those of a pair."""
+    if isinstance(inputs, (list, tuple)):
+        return tuple(tuple(each.shape) for each in inputs)
+    return tuple(inputs.shape)
 
 
 def fits(shape, other):

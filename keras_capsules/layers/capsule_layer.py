@@ -51,10 +51,12 @@ class CapsuleLayer(RoutedLayer):
             votes. Defaults to `None`, which adds one if the routing does.
         kernel_initializer: Initializer of the kernel. Defaults to `None`,
             a truncated normal whose standard deviation,
-            `num_capsules / sqrt(input_capsules * capsule_dim)` and at most
-            `4 / sqrt(capsule_dim)`, makes the uniformly coupled sum of votes
-            as long as an input capsule, so that learning starts at once for a
-            few as for thousands of input capsules. Routings that make means of
+            `num_capsules / sqrt(input_capsules * capsule_dim)`, makes the
+            uniformly coupled sum of votes as long as an input capsule, so that
+            learning starts at once for a few as for thousands of input
+            capsules. It is at most `1 / sqrt(capsule_dim)`, which makes votes
+            as long as input capsules: longer ones would decide the first
+            iteration of a routing by chance. Routings that make means of
             votes get `1 / sqrt(input_dim)`, and votes about as long as input
             poses. (Keras's own scaled initializers take this kernel for a
             convolution's, and make it many times too small.)
@@ -148,6 +150,7 @@ class CapsuleLayer(RoutedLayer):
 
     def call(self, inputs, training=None, return_coupling=False, parents=None):
         poses, activations = self._split(inputs)
+        parents = self._as_parents(parents, inputs)
         num_inputs = math.prod(poses.shape[1:-2])
         poses = self._add_coordinates(poses)
         poses = ops.reshape(poses, (-1, num_inputs, *poses.shape[-2:]))
@@ -160,7 +163,7 @@ class CapsuleLayer(RoutedLayer):
         routed = self._route(
             poses, activations, kernel, training, parents=parents
         )
-        return self._outputs(routed, (), return_coupling)
+        return self._outputs(routed, (-1,), return_coupling)
 
     def compute_output_shape(self, input_shape):
         self._check_input_shape(input_shape)
@@ -170,6 +173,7 @@ class CapsuleLayer(RoutedLayer):
     def compute_output_spec(
         self, inputs, training=None, return_coupling=False, parents=None
     ):
+        self._as_parents(parents, inputs)  # for its check
         if not return_coupling:
             return self._output_spec(inputs)
         first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs

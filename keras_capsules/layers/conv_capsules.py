@@ -143,8 +143,9 @@ class ConvCapsules2D(RoutedLayer):
 
     def call(self, inputs, training=None, return_coupling=False, parents=None):
         poses, activations = self._split(inputs)
+        parents = self._as_parents(parents, inputs)
         poses = self._add_coordinates(poses)
-        size = ops.shape(poses)[1:3]
+        batch, *size = ops.shape(poses)[:3]
         windows = Windows(size, self.kernel_size, self.strides, self.padding)
         kernel = ops.convert_to_tensor(self.kernel)
         kernel = ops.reshape(kernel, (-1, *kernel.shape[3:]))  # [i, d, j, e]
@@ -157,7 +158,8 @@ class ConvCapsules2D(RoutedLayer):
         routed = self._route(
             poses, activations, kernel, training, windows, parents
         )
-        return self._outputs(routed, windows.output_size, return_coupling)
+        axes = (batch, *windows.output_size)
+        return self._outputs(routed, axes, return_coupling)
 
     def compute_output_shape(self, input_shape):
         poses = self._check_input_shape(input_shape)
@@ -166,6 +168,7 @@ class ConvCapsules2D(RoutedLayer):
     def compute_output_spec(
         self, inputs, training=None, return_coupling=False, parents=None
     ):
+        self._as_parents(parents, inputs)  # for its check
         if not return_coupling:
             return self._output_spec(inputs)
         first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs

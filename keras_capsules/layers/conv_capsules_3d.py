@@ -1,5 +1,7 @@
 """Convolutional capsules that share one kernel among all types of children."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -160,12 +162,14 @@ class ConvCapsules3D(keras.layers.Layer):
 
     def call(self, inputs):
         inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
-        height, width = ops.shape(inputs)[1:3]
-        types, input_dim = inputs.shape[3:]
+        batch, height, width, types, input_dim = ops.shape(inputs)
+        # Not that of the result: convolutions of nothing, or of less than a
+        # window, have another on some backends.
+        grid = self.compute_output_shape(ops.shape(inputs))[1:3]
         # One image for each type.
         images = ops.reshape(
             ops.transpose(inputs, (0, 3, 1, 2, 4)),
-            (-1, height, width, input_dim),
+            (batch * types, height, width, input_dim),
         )
         votes = ops.conv(
             images,
@@ -174,12 +178,10 @@ class ConvCapsules3D(keras.layers.Layer):
             padding=self.padding,
             data_format="channels_last",
         )
-        height, width = ops.shape(votes)[1:3]
         votes = ops.reshape(
-            votes,
-            (-1, types, height, width, self.num_capsules, self.capsule_dim),
+            votes, (batch, types, *grid, self.num_capsules, self.capsule_dim)
         )  # [b, i, h, w, j, e]
-        return ops.cast(self._route(votes, height, width), inputs.dtype)
+        return ops.cast(self._route(votes, *grid), inputs.dtype)
 
     def _route(self, votes, height, width):
         dtype = at_least_float32(votes.dtype)
@@ -247,6 +249,11 @@ class ConvCapsules3D(keras.layers.Layer):
 
 def _softmax(logits, axis):
     """Softmax over several axes at once, of which sizes may be unknown."""
-    highest = ops.max(ops.stop_gradient(logits), axis=axis, keepdims=True)
+    highest = ops.max(
+        ops.stop_gradient(logits),
+        axis=axis,
+        keepdims=True,
+        initial=-math.inf,  # for an empty batch
+    )
     powers = ops.exp(logits - highest)
     return powers / ops.sum(powers, axis=axis, keepdims=True)

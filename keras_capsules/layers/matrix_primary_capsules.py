@@ -148,13 +148,14 @@ class MatrixPrimaryCapsules(keras.layers.Layer):
 
     def call(self, inputs):
         inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
+        # Not those of the results: convolutions of nothing, or of less than a
+        # window, have others on some backends.
+        shapes = self.compute_output_shape(ops.shape(inputs))
         poses = self._convolve(inputs, self.pose_kernel)
-        height, width = ops.shape(poses)[1:3]
-        poses = ops.reshape(
-            poses, (-1, height, width, self.num_capsules, *self._pose_shape)
-        )
+        poses = ops.reshape(poses, shapes[0])
         poses = poses + ops.convert_to_tensor(self.pose_bias)
         logits = self._convolve(inputs, self.activation_kernel)
+        logits = ops.reshape(logits, shapes[1])
         logits = logits + ops.convert_to_tensor(self.activation_bias)
         return poses, ops.sigmoid(logits)
 

@@ -166,19 +166,19 @@ class PrimaryCapsules(keras.layers.Layer):
         self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
 
     def call(self, inputs):
+        inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
+        # Not that of the result: convolutions of nothing, or of less than a
+        # window, have another on some backends.
+        shape = self.compute_output_shape(ops.shape(inputs))
         convolution = ops.depthwise_conv if self.depthwise else ops.conv
         poses = convolution(
-            ops.cast(inputs, self.compute_dtype),  # integers, too
+            inputs,
             self.kernel,
             strides=self.strides,
             padding=self.padding,
             data_format="channels_last",
         )
-        # The grid's size comes from the result: an image's may be unknown.
-        height, width = ops.shape(poses)[1:3]
-        poses = ops.reshape(
-            poses, (-1, height, width, self.num_capsules, self.capsule_dim)
-        )
+        poses = ops.reshape(poses, shape)
         if self.scale != 1.0:
             poses = poses * self.scale
         if self.bias is not None:

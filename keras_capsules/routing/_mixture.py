@@ -29,18 +29,20 @@ def in_full_precision(votes):
 def log_activations(activations, votes):
     """Logarithms of the activations `[b, i]`; zeros if they are `None`.
 
-    An inactive child counts for next to nothing, rather than nothing, and has
-    no gradient: so parents of inactive children only have a pose as well.
+    An inactive child counts for nothing and has no gradient. Its logarithm is
+    a number still: so parents of inactive children only have a pose as well.
     """
     if activations is None:
         return ops.zeros_like(votes.poses[:, :, 0, 0])
     least = least_activation(activations.dtype)
     activations = ops.cast(activations, votes.poses.dtype)
-    return ops.log(ops.maximum(activations, least))
+    return ops.where(
+        activations < least, -1e9, ops.log(ops.maximum(activations, least))
+    )
 
 
 def least_activation(dtype):
-    """What to count smaller activations as.
+    """The smallest activation that counts.
 
     Gradients are up to its inverse, which a float16 has to hold.
     """

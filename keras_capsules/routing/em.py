@@ -154,7 +154,9 @@ class EMRouting(Routing):
         self.beta_u_initializer = initializers.get(
             beta_u_initializer, keras.initializers.Constant(0.5)
         )
-        self.beta_a_initializer = keras.initializers.get(beta_a_initializer)
+        self.beta_a_initializer = initializers.get(
+            beta_a_initializer, keras.initializers.Zeros()
+        )
 
     def build(
         self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape

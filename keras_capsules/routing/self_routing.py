@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_capsules import _initializers as initializers
 from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_boolean
 from keras_capsules.routing import _mixture
@@ -83,11 +84,11 @@ class SelfRouting(Routing):
         self.use_routing_bias = check_boolean(
             use_routing_bias, "use_routing_bias"
         )
-        self.routing_kernel_initializer = keras.initializers.get(
-            routing_kernel_initializer
+        self.routing_kernel_initializer = initializers.get(
+            routing_kernel_initializer, keras.initializers.Zeros()
         )
-        self.routing_bias_initializer = keras.initializers.get(
-            routing_bias_initializer
+        self.routing_bias_initializer = initializers.get(
+            routing_bias_initializer, keras.initializers.Zeros()
         )
         self.routing_kernel_regularizer = keras.regularizers.get(
             routing_kernel_regularizer

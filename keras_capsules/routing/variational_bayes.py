@@ -58,8 +58,8 @@ class VariationalBayesRouting(Routing):
     position.
 
     Everything is computed with logarithms of shares. A child with no
-    activation counts for next to nothing, so that a parent of such children
-    has nearly the pose 0, its prior's.
+    activation counts for nothing, so that a parent of such children has the
+    pose 0, its prior's.
 
     Notation: algorithm 1 of
     [De Sousa Ribeiro et al., 2020](https://arxiv.org/abs/1905.11455), whose

@@ -226,9 +226,9 @@ def test_weights():
     [
         (1152, 8, 10, 16, 10 / math.sqrt(1152 * 16)),
         (16, 64, 3, 16, 3 / math.sqrt(16 * 16)),
-        # With many outputs and few inputs, a vote stays within bounds.
-        (4, 16, 100, 9, 4 / math.sqrt(9)),
-        (1, 64, 4, 64, 4 / math.sqrt(64)),
+        # With many outputs and few inputs, a vote is as long as its child.
+        (4, 16, 100, 9, 1 / math.sqrt(9)),
+        (1, 64, 4, 64, 1 / math.sqrt(64)),
     ],
 )
 def test_default_standard_deviation(

@@ -18,6 +18,10 @@ BATCH, HEIGHT, WIDTH, TYPES, ROWS, DIM = 2, 3, 5, 7, 2, 4
 NUMBER, COLUMNS = 5, 3
 
 
+def window_layer(*arguments, **options):
+    return ConvCapsules2D(*arguments, kernel_size=2, **options)
+
+
 def capsules(matrix=True):
     random = np.random.default_rng(0)
     rows = (ROWS,) if matrix else ()
@@ -208,12 +212,45 @@ def test_parents_are_for_one_routing():
         layer(poses, parents=parents)
 
 
-def test_parents_of_another_shape_raise():
+@pytest.mark.parametrize(
+    "make, shape",
+    [
+        (CapsuleLayer, (BATCH, COLUMNS, NUMBER)),
+        (CapsuleLayer, (1, NUMBER, COLUMNS)),
+        (CapsuleLayer, (NUMBER, COLUMNS)),
+        (window_layer, (BATCH, WIDTH - 1, HEIGHT - 1, NUMBER, COLUMNS)),
+        (window_layer, (BATCH * 8, NUMBER, COLUMNS)),
+    ],
+    ids=["axes", "batch", "rank", "grid", "no grid"],
+)
+def test_parents_of_another_shape_raise(make, shape):
     poses, _ = capsules(matrix=False)
-    layer = CapsuleLayer(NUMBER, COLUMNS, routing="inverted_attention")
-    parents = np.ones((BATCH, COLUMNS, NUMBER), "float32")
-    with pytest.raises(ValueError, match="Expected parents as the layer"):
-        layer(poses, parents=parents)
+    layer = make(NUMBER, COLUMNS, routing="inverted_attention")
+    parents = np.ones(shape, "float32")
+    message = r"Expected parents as the layer.*Received: parents.shape=\("
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            layer(poses, parents=parents)
+        layer(poses)
+    symbolic = [
+        keras.Input(each.shape[1:], batch_size=len(each))
+        for each in (poses, parents)
+    ]
+    with pytest.raises(ValueError, match=message):
+        layer(symbolic[0], parents=symbolic[1])
+
+
+@pytest.mark.parametrize("routing", ["em", "self_routing", "dynamic"])
+def test_later_pairs_that_do_not_fit_raise(routing):
+    poses, activations = capsules(matrix=False)
+    layer = CapsuleLayer(NUMBER, COLUMNS, routing=routing)
+    layer((poses, activations))
+    with pytest.raises(ValueError, match=r"one activation for each pose.*=\("):
+        layer((poses, activations[:1]))
+    layer = window_layer(NUMBER, COLUMNS, routing=routing)
+    layer((poses, activations))
+    with pytest.raises(ValueError, match=r"one activation for each pose.*=\("):
+        layer((poses[:, :, :4], activations))
 
 
 def test_lengths_of_activations_that_do_not_fit_raise():

@@ -16,6 +16,7 @@ from mixtures import OUT_DIM
 from mixtures import OUTPUTS
 from mixtures import TOLERANCE
 from mixtures import Convolution
+from mixtures import check_that_inactive_children_count_for_nothing
 from mixtures import evaluate_all
 from mixtures import host_model
 from mixtures import make_arrays
@@ -157,10 +158,16 @@ def test_one_parent_and_one_example():
 
 @on_one_backend
 @pytest.mark.parametrize(
-    ("size", "strides"), [((5, 4), (1, 1)), ((7, 4), (2, 1))]
+    ("size", "strides", "padding"),
+    [
+        ((5, 4), (1, 1), "valid"),
+        ((7, 4), (2, 1), "valid"),
+        ((3, 4), (1, 1), "same"),
+        ((5, 3), (2, 1), "same"),
+    ],
 )
-def test_parents_at_all_positions_compete_for_a_child(size, strides):
-    convolution = Convolution(size, (3, 2), strides)
+def test_parents_at_all_positions_compete_for_a_child(size, strides, padding):
+    convolution = Convolution(size, (3, 2), strides, padding)
     arrays = [*convolution.make_arrays(), *BETAS]
     routing = EMRouting(inverse_temperature=0.5)
 
@@ -183,6 +190,13 @@ def test_parents_at_all_positions_compete_for_a_child(size, strides):
     for child in np.unique(identities):
         total = values.coupling[:, identities == child].sum()
         assert total == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_inactive_children_count_for_nothing(dtype):
+    check_that_inactive_children_count_for_nothing(
+        lambda *x: route(EMRouting(), *x, *BETAS.astype(dtype)), dtype
+    )
 
 
 def test_padding_takes_no_part():
@@ -367,3 +381,8 @@ def test_parents_are_refused():
     parents = np.zeros((OUTPUTS, BATCH, 1, OUT_DIM), "float32")
     with pytest.raises(ValueError, match="cannot go on from given parents"):
         route(EMRouting(), *arrays, parents=parents)
+
+
+def test_no_initializer_is_the_default():
+    routing = EMRouting(beta_u_initializer=None, beta_a_initializer=None)
+    assert routing.get_config() == EMRouting().get_config()

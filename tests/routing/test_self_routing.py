@@ -268,3 +268,10 @@ def test_parents_are_refused():
             weights={"routing_kernel": routing_kernel},
             parents=np.zeros((OUTPUTS, BATCH, 1, OUT_DIM)),
         )
+
+
+def test_no_initializer_is_the_default():
+    routing = SelfRouting(
+        routing_kernel_initializer=None, routing_bias_initializer=None
+    )
+    assert routing.get_config() == SelfRouting().get_config()

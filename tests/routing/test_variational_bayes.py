@@ -17,6 +17,7 @@ from mixtures import OUT_DIM
 from mixtures import OUTPUTS
 from mixtures import TOLERANCE
 from mixtures import Convolution
+from mixtures import check_that_inactive_children_count_for_nothing
 from mixtures import evaluate_all
 from mixtures import host_model
 from mixtures import make_arrays
@@ -193,13 +194,17 @@ def test_one_parent_and_one_example():
 
 @on_one_backend
 @pytest.mark.parametrize(
-    ("size", "strides", "covariance"),
-    [((5, 4), (1, 1), "diagonal"), ((7, 4), (2, 1), "full")],
+    ("size", "strides", "padding", "covariance"),
+    [
+        ((5, 4), (1, 1), "valid", "diagonal"),
+        ((7, 4), (2, 1), "valid", "full"),
+        ((5, 3), (2, 1), "same", "diagonal"),
+    ],
 )
 def test_parents_at_all_positions_compete_for_a_child(
-    size, strides, covariance
+    size, strides, padding, covariance
 ):
-    convolution = Convolution(size, (3, 2), strides)
+    convolution = Convolution(size, (3, 2), strides, padding)
     arrays = [*convolution.make_arrays(), BETA]
     routing = plain(covariance)
 
@@ -222,6 +227,15 @@ def test_parents_at_all_positions_compete_for_a_child(
     for child in np.unique(identities):
         total = values.coupling[:, identities == child].sum()
         assert total == pytest.approx(1, abs=1e-5)
+
+
+@on_one_backend
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@covariances
+def test_inactive_children_count_for_nothing(covariance, dtype):
+    check_that_inactive_children_count_for_nothing(
+        lambda *x: route(plain(covariance), *x, BETA.astype(dtype)), dtype
+    )
 
 
 @needs_float64
