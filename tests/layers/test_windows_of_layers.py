@@ -1,0 +1,59 @@
+"""What all layers do whose windows lie on a grid."""
+
+import keras
+import numpy as np
+import pytest
+from testing import numpy
+
+from keras_capsules.layers import ConvCapsules2D
+from keras_capsules.layers import ConvCapsules3D
+from keras_capsules.layers import MatrixPrimaryCapsules
+from keras_capsules.layers import PrimaryCapsules
+
+# How to make each layer, and the axes of its input after height and width.
+LAYERS = {
+    "PrimaryCapsules": (lambda: PrimaryCapsules(2, 3, 3), (1,)),
+    "depthwise": (lambda: PrimaryCapsules(2, 3, 3, depthwise=True), (6,)),
+    "MatrixPrimaryCapsules": (
+        lambda: MatrixPrimaryCapsules(2, (2, 3), kernel_size=3),
+        (1,),
+    ),
+    "ConvCapsules2D": (lambda: ConvCapsules2D(2, 3, 3), (5, 2)),
+    "ConvCapsules2D, em": (
+        lambda: ConvCapsules2D(2, 3, 3, routing="em"),
+        (5, 2),
+    ),
+    "ConvCapsules3D": (
+        lambda: ConvCapsules3D(2, 3, 3, padding="valid"),
+        (5, 2),
+    ),
+}
+layers = pytest.mark.parametrize("make, rest", LAYERS.values(), ids=LAYERS)
+
+
+@layers
+def test_later_inputs_smaller_than_the_window_raise(make, rest):
+    layer = make()
+    layer(np.zeros((2, 4, 5, *rest), "float32"))
+    for size in [(2, 5), (5, 2), (2, 2)]:
+        with pytest.raises(ValueError, match="smaller than the window.*Recei"):
+            layer(np.zeros((2, *size, *rest), "float32"))
+
+
+@layers
+def test_inputs_of_unknown_sizes_smaller_than_the_window_raise(make, rest):
+    inputs = keras.Input((None, None, *rest))
+    model = keras.Model(inputs, make()(inputs))
+    with pytest.raises(ValueError, match="smaller than the window.*Recei"):
+        model.predict(np.zeros((2, 4, 2, *rest), "float32"), verbose=0)
+
+
+@layers
+def test_an_empty_batch_has_the_shapes_of_others(make, rest):
+    layer = make()
+    shape = (0, 4, 5, *rest)
+    outputs = keras.tree.flatten(layer(np.zeros(shape, "float32")))
+    expected = layer.compute_output_shape(shape)
+    if len(outputs) == 1:
+        expected = [expected]
+    assert [numpy(each).shape for each in outputs] == list(expected)
