@@ -300,6 +300,28 @@ LAYERS = [
         num_weights=3,
         num_losses=1,
     ),
+    *(
+        Row(
+            routing,
+            ConvCapsules2D,
+            {
+                "num_capsules": 3,
+                "capsule_dim": 2,
+                "kernel_size": 2,
+                "routing": routing,
+            },
+            (2, 3, 2, 1, 5),
+            output_shape,
+            num_weights=num_weights,
+            num_non_trainable=num_non_trainable,
+        )
+        for routing, output_shape, num_weights, num_non_trainable in [
+            ("self_attention", (2, 2, 1, 3, 2), 3, 0),
+            ("inverted_attention", (2, 2, 1, 3, 2), 3, 0),
+            ("self_routing", ((2, 2, 1, 3, 2), (2, 2, 1, 3)), 3, 0),
+            ("variational_bayes", ((2, 2, 1, 3, 2), (2, 2, 1, 3)), 3, 4),
+        ]
+    ),
     Row(
         "defaults",
         MatrixPrimaryCapsules,
@@ -896,10 +918,7 @@ def test_unknown_batch_size(row):
 
 @layers
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")  # see `unused`
-@pytest.mark.parametrize(
-    "dtype",
-    ["mixed_bfloat16", pytest.param("mixed_float16", marks=on_one_backend)],
-)
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_training_in_16_bits(row, dtype):
     inputs = inputs_of(row.shape)
     below = []  # its weights train on what the layer hands down
@@ -972,6 +991,23 @@ def test_model_fits_and_is_saved(model_class, kwargs, tmp_path):
         assert not np.array_equal(numpy(weight), old), weight.path
     loaded = check_saving(model, images, tmp_path)
     assert loaded.loss.get_config() == model.loss.get_config()
+
+
+@on_one_backend
+@models
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_model_trains_in_16_bits(model_class, kwargs, dtype):
+    model = model_class(**kwargs, dtype=dtype)
+    images = images_for(model)
+    model.compile("sgd", MarginLoss(), **QUICK)
+    losses = model.train_on_batch(images, np.array([0, 2, 1, 1]))
+    assert np.isfinite(losses).all()
+    assert all(np.isfinite(numpy(weight)).all() for weight in model.weights)
+    scores = model.predict_on_batch(images)
+    assert scores.shape == (4, 3) and np.isfinite(scores).all()
+    # A batch of one.
+    single = model.predict_on_batch(images[1:2])
+    np.testing.assert_allclose(single, scores[1:2], rtol=0.02, atol=0.01)
 
 
 # Losses.
