@@ -4,6 +4,7 @@ import numpy as np
 from keras import ops
 
 from keras_capsules._dtypes import at_least_float32
+from keras_capsules._validation import check_numbers
 
 # How far presences may leave [0, 1]: mixing labels in 16 bits rounds that far.
 _ROUNDING = 0.01
@@ -22,6 +23,14 @@ def to_presences(labels, shape, name):
         name: The argument's name, for messages.
     """
     shape = tuple(shape)
+    if not shape or shape[-1] is None:
+        raise ValueError(
+            "Expected class scores of shape (batch, ..., num_classes) with a "
+            f"known num_classes. Received: shape={shape}"
+        )
+    last = shape[-1] - 1
+    expected = f"integers from 0 to {last}, or presences from 0 to 1"
+    check_numbers(labels, name, expected)
     visible = isinstance(labels, np.ndarray) or not hasattr(labels, "shape")
     if visible:
         labels = np.asarray(labels)
@@ -46,11 +55,6 @@ def to_presences(labels, shape, name):
 
 def _check_shapes(given, shape, name):
     """Returns whether the labels are integers, or raises if they do not fit."""
-    if not shape or shape[-1] is None:
-        raise ValueError(
-            "Expected class scores of shape (batch, ..., num_classes) with a "
-            f"known num_classes. Received: shape={shape}"
-        )
     short = len(given) == len(shape) - 1
     are_integers = short or given[-1:] == (1,) != shape[-1:]
     full = (*given, 1) if short else given
@@ -83,7 +87,8 @@ def _check_values(labels, num_classes, name):
         kind, expected = "labels", f"integers from 0 to {num_classes - 1}"
         valid = np.isin(values, np.arange(num_classes))
     if not valid.all():
+        # Those alone: others may be many.
         raise ValueError(
             f"`{name}` has {kind} out of range. Expected {expected}. "
-            f"Received: {labels[~valid][:5].tolist()}"
+            f"Received: {name}={labels[~valid][:5].tolist()}"
         )

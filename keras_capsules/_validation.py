@@ -2,6 +2,9 @@
 
 import math
 import numbers
+import reprlib
+
+import numpy as np
 
 
 def check_integer(value, name, minimum=1):
@@ -79,3 +82,20 @@ def check_integer_pair(value, name):
             f"Invalid value for argument `{name}`. Expected a positive "
             f"integer or a pair of them. Received: {name}={value!r}"
         ) from None
+
+
+def check_numbers(value, name, expected="numbers"):
+    """Raises if `value` is not a list, array or tensor of numbers."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is None:
+        try:
+            dtype = np.asarray(value).dtype
+        except ValueError:  # of rows that are not equally long
+            pass
+    # Tensors of PyTorch and Keras have dtypes without a name.
+    kind = getattr(dtype, "name", str(dtype)).lower()
+    if not any(each in kind for each in ("bool", "int", "float")):
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected {expected}. "
+            f"Received: {name}={reprlib.repr(value)}"
+        )

@@ -8,6 +8,8 @@ from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_number
 from keras_capsules.losses import SpreadLoss
 
+_COARSEST_RESOLUTION = 0.1
+
 
 def spread_margin(step, start=0.2, growth=0.79, duration=50000, delay=4.0):
     """The margin of the spread loss after so many training steps.
@@ -81,9 +83,10 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
         schedule: Function of the number of training steps so far, an integer,
             that returns the margin, a float in [0, 1]. Defaults to
             `spread_margin`.
-        resolution: Float of at least 0. The margin is rounded to a multiple
-            of it; 0 sets it exactly, in every step, which is right for models
-            compiled with `run_eagerly=True`. Defaults to `0.01`.
+        resolution: Float from 0 to 0.1. The margin is rounded to a multiple
+            of it, thus changed by half of it at most; 0 sets it exactly, in
+            every step, which is right for models compiled with
+            `run_eagerly=True`. Defaults to `0.01`.
         loss: The `SpreadLoss` whose margin is set. Defaults to `None`, which
             means all of them in the `loss` that the model is compiled with.
 
@@ -131,14 +134,17 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
                 f"None. Received: loss={loss!r}"
             )
         self.schedule = schedule
-        self.resolution = check_number(resolution, "resolution", 0)
+        # Coarse ones would round margins to 0, which asks for nothing.
+        self.resolution = check_number(
+            resolution, "resolution", 0, _COARSEST_RESOLUTION
+        )
         self.loss = loss
         self._losses = []
         self._first_step = 0
         self._batches_per_step = 1
 
     def on_train_begin(self, logs=None):
-        """Sets the margin of the step that training goes on from."""
+        """Finds the losses whose margin is set."""
         given = self.model.loss if self.loss is None else self.loss
         self._losses = [
             loss
@@ -175,7 +181,8 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
         margin = check_number(self.schedule(step), "schedule(step)", 0, 1)
         if self.resolution:
             margin = round(margin / self.resolution) * self.resolution
-            margin = min(margin, 1.0)
+            # In logs, 0.41 and not 0.41000000000000003.
+            margin = min(round(margin, 12), 1.0)
         changed = [loss for loss in self._losses if loss.margin != margin]
         for loss in changed:
             loss.margin = margin

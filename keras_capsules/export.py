@@ -1,9 +1,12 @@
 """Export for serving: a SavedModel that needs TensorFlow and nothing else."""
 
 import os
+import pathlib
 import tempfile
 
 import keras
+
+from keras_capsules._validation import check_boolean
 
 
 def export_saved_model(model, path, overwrite=False):
@@ -30,9 +33,10 @@ def export_saved_model(model, path, overwrite=False):
         The path as a string.
 
     Raises:
-        ValueError: If `model` is not a built Keras model, something is in
-            the way at `path`, or the backend is PyTorch, which Keras cannot
-            export from. The folder appears whole or not at all.
+        ValueError: If `model` is not a built Keras model, an argument is not
+            as described, something is in the way at `path`, or the backend is
+            PyTorch, which Keras cannot export from. The folder appears whole
+            or not at all.
 
     Example:
 
@@ -64,7 +68,8 @@ def export_saved_model(model, path, overwrite=False):
             "model with `model.save`, load it under KERAS_BACKEND=tensorflow "
             "and export it there. Received: keras.backend.backend()='torch'"
         )
-    path = os.path.abspath(os.fspath(path))
+    check_boolean(overwrite, "overwrite")
+    path = _check_path(path)
     is_saved_model = os.path.isfile(os.path.join(path, "saved_model.pb"))
     if os.path.lexists(path) and not (overwrite and is_saved_model):
         remedy = (
@@ -96,6 +101,24 @@ def export_saved_model(model, path, overwrite=False):
             if is_saved_model:
                 os.replace(old, path)
             raise
+    return path
+
+
+def _check_path(path):
+    """Returns the absolute path, or raises if no folder can be made there."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(
+            "Invalid value for argument `path`. Expected a string or a "
+            f"path-like object. Received: path={path!r}"
+        )
+    path = os.path.abspath(os.fspath(path))
+    for parent in pathlib.Path(path).parents:
+        if os.path.lexists(parent) and not os.path.isdir(parent):
+            raise ValueError(
+                "Invalid value for argument `path`. Expected a path below "
+                f"folders, but {str(parent)!r} is none. "
+                f"Received: path={path!r}"
+            )
     return path
 
 

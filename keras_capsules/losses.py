@@ -8,6 +8,7 @@ from keras_capsules._dtypes import at_least_float32
 from keras_capsules._labels import to_presences
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_number
+from keras_capsules._validation import check_numbers
 
 FORMS = ("paper", "sabour_code")
 
@@ -96,6 +97,7 @@ class MarginLoss(keras.losses.Loss):
         self.form = form
 
     def __call__(self, y_true, y_pred, sample_weight=None):
+        check_numbers(y_pred, "y_pred")
         # Before Keras casts the labels: in 16 bits, label 257 becomes 256.
         y_true = to_presences(y_true, np.shape(y_pred), "y_true")
         return super().__call__(y_true, y_pred, sample_weight)
@@ -189,6 +191,7 @@ def margin_loss(
     positive_margin, negative_margin, down_weight = _check_arguments(
         positive_margin, negative_margin, down_weight, form
     )
+    check_numbers(y_pred, "y_pred")
     y_pred = ops.convert_to_tensor(y_pred)
     dtype = at_least_float32(y_pred.dtype)
     y_pred = ops.cast(y_pred, dtype)
@@ -279,6 +282,7 @@ class SpreadLoss(keras.losses.Loss):
         self._margin = check_number(margin, "margin", 0, 1)
 
     def __call__(self, y_true, y_pred, sample_weight=None):
+        check_numbers(y_pred, "y_pred")
         # Before Keras casts the labels: in 16 bits, label 257 becomes 256.
         y_true = _to_targets(y_true, np.shape(y_pred))
         return super().__call__(y_true, y_pred, sample_weight)
@@ -347,6 +351,7 @@ def spread_loss(y_true, y_pred, margin=0.9):
     ```
     """
     margin = check_number(margin, "margin", 0, 1)
+    check_numbers(y_pred, "y_pred")
     y_pred = ops.convert_to_tensor(y_pred)
     dtype = at_least_float32(y_pred.dtype)
     y_pred = ops.cast(y_pred, dtype)
@@ -364,10 +369,12 @@ def _to_targets(y_true, shape):
     if visible and np.ndim(y_true) == len(shape):
         missing = ~np.any(np.asarray(y_true), axis=-1)
         if missing.any() and np.shape(y_true)[-1] == shape[-1]:
+            first = np.argwhere(missing)[0].tolist()
             raise ValueError(
                 "`y_true` has presences that name no class. Expected a class "
                 "that is present in every example. Received: all 0 in "
-                f"{int(missing.sum())} of {missing.size} examples"
+                f"{int(missing.sum())} of {missing.size} examples, such as "
+                f"y_true{first or ''}={[0] * shape[-1]}"
             )
     some = ops.any(presences > 0, axis=-1, keepdims=True)
     return ops.where(some, presences, np.nan)

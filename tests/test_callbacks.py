@@ -165,10 +165,10 @@ def test_functions_are_made_anew_only_if_the_margin_changes(monkeypatch):
 
     monkeypatch.setattr(model, "make_train_function", make_train_function)
     margins, _ = margins_in_fit(
-        model, SpreadMarginSchedule(tenths, resolution=0.25), 6
+        model, SpreadMarginSchedule(lambda step: 0.04 * (step + 1), 0.1), 6
     )
-    # Of 0.1, ..., 0.6. Halves are rounded to even ones.
-    rounded = [0, 0.25, 0.25, 0.5, 0.5, 0.5]
+    # Of 0.04, ..., 0.24.
+    rounded = [0, 0.1, 0.1, 0.2, 0.2, 0.2]
     np.testing.assert_allclose(margins, rounded, atol=1e-6)
     assert made.count(True) == 3
 
@@ -186,8 +186,16 @@ def test_exact_margins():
 
 def test_a_rounded_margin_is_at_most_one():
     model = make_model(run_eagerly=True)
-    margins_in_fit(model, SpreadMarginSchedule(lambda _: 1.0, 0.15), 1)
+    margins_in_fit(model, SpreadMarginSchedule(lambda _: 1.0, 0.06), 1)
     assert model.loss.margin == 1.0
+
+
+def test_logs_have_no_more_digits_than_the_resolution():
+    assert round(0.414 / 0.01) * 0.01 != 0.41
+    model = make_model(run_eagerly=True)
+    callback = SpreadMarginSchedule(lambda _: 0.414)
+    _, history = margins_in_fit(model, callback, 1)
+    assert history["spread_margin"] == [0.41]
 
 
 def test_gathered_gradients_make_one_step():
@@ -262,6 +270,8 @@ def test_bad_margin(margin):
         ("schedule", 0.5, "a function of the number of training steps"),
         ("resolution", -0.1, "a finite number of at least 0"),
         ("resolution", None, "a finite number of at least 0"),
+        ("resolution", 0.11, "a finite number of at least 0 and at most 0.1"),
+        ("resolution", 2.0, "a finite number of at least 0 and at most 0.1"),
         ("loss", "spread_loss", "a SpreadLoss or None"),
         ("loss", spread_loss, "a SpreadLoss or None"),
     ],

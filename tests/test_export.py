@@ -373,6 +373,26 @@ def test_rejects_models_of_several_inputs(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_rejects_what_is_no_path(model):
-    with pytest.raises(TypeError, match="os.PathLike"):
-        export_saved_model(model, 3)
+@pytest.mark.parametrize("path", [None, 3, b"model"], ids=str)
+def test_rejects_what_is_no_path(model, path):
+    message = rf"`path`. Expected a string or .* Received: path={path!r}"
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(model, path)
+
+
+@pytest.mark.parametrize("below", ["model", "some/folders/model"])
+def test_rejects_paths_below_files(model, below, tmp_path):
+    file = tmp_path / "thesis.txt"
+    file.write_text("dear")
+    with pytest.raises(ValueError, match="thesis.txt' is none. Received: path"):
+        export_saved_model(model, file / below)
+    assert contents(tmp_path) == {"thesis.txt": b"dear"}
+
+
+@pytest.mark.parametrize("overwrite", ["no", 1, None], ids=str)
+def test_rejects_overwrite_that_is_no_boolean(model, older, overwrite):
+    before = contents(older.parent)
+    message = rf"Expected True or False. Received: overwrite={overwrite!r}"
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(model, older, overwrite=overwrite)
+    assert contents(older.parent) == before

@@ -7,9 +7,12 @@ from gradients import evaluate
 from gradients import gradient
 from gradients import numeric_gradient
 from keras import ops
+from testing import invalid
 
 from keras_capsules.losses import MarginLoss
+from keras_capsules.losses import SpreadLoss
 from keras_capsules.losses import margin_loss
+from keras_capsules.losses import spread_loss
 
 # The released code's own test: 0.02 and 2.12 per example, by hand.
 LABELS = np.array([[0, 0, 1], [1, 1, 1]])
@@ -195,7 +198,7 @@ def test_symbolic_input(loss):
 def test_label_out_of_range_raises(loss, label):
     message = (
         r"`y_true` has labels out of range\. Expected integers from 0 to 2\. "
-        r"Received: \["
+        r"Received: y_true=\["
     )
     with pytest.raises(ValueError, match=message):
         loss(np.array([0, label]), LENGTHS)
@@ -208,10 +211,46 @@ def test_label_out_of_range_raises(loss, label):
 def test_presence_out_of_range_raises(loss, presence):
     message = (
         r"`y_true` has presences out of range\. Expected numbers from 0 to 1\. "
-        r"Received: \["
+        r"Received: y_true=\["
     )
     with pytest.raises(ValueError, match=message):
         loss(np.array([[0, 1, 0], [0, 0, presence]]), LENGTHS)
+
+
+NO_NUMBERS = {
+    "strings": [["0", "1"], ["2", "0"]],
+    "string-array": np.array(["0", "1"]),
+    "objects": np.array([0, 1], object),
+    "ragged": [[0], [1, 2]],
+    "none": [0, None],
+}
+no_numbers = pytest.mark.parametrize(
+    "value", NO_NUMBERS.values(), ids=NO_NUMBERS.keys()
+)
+all_losses = pytest.mark.parametrize(
+    "loss", [margin_loss, MarginLoss(), spread_loss, SpreadLoss()]
+)
+
+
+@all_losses
+@no_numbers
+def test_labels_that_are_no_numbers_raise(loss, value):
+    message = invalid("y_true", "integers from 0 to 2, or presences from 0 to")
+    with pytest.raises(ValueError, match=message):
+        loss(value, LENGTHS)
+
+
+@all_losses
+@no_numbers
+def test_predictions_that_are_no_numbers_raise(loss, value):
+    with pytest.raises(ValueError, match=invalid("y_pred", "numbers")):
+        loss([0, 1], value)
+
+
+def test_an_example_without_a_class_is_shown():
+    message = r"all 0 in 1 of 2 examples, such as y_true\[1\]=\[0, 0, 0\]"
+    with pytest.raises(ValueError, match=message):
+        spread_loss([[0, 1, 0], [0, 0, 0]], LENGTHS)
 
 
 @pytest.mark.parametrize("label", [-1, 3, 1.5, np.nan, 2**24 + 1], ids=str)

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 from testing import QUICK
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
@@ -13,8 +14,9 @@ from keras_capsules import ConvCapsules2D
 from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
 from keras_capsules import models
+from keras_capsules.routing import VariationalBayesRouting
 
-pytestmark = pytest.mark.slow
+pytestmark = on_one_backend
 
 # Nothing depends on the poses of the last layer, and so on its kernel.
 no_poses = pytest.mark.filterwarnings("ignore:Gradients do not exist")
@@ -27,6 +29,11 @@ routings = pytest.mark.parametrize(
         "self_attention",
         pytest.param("self_routing", marks=no_poses),
         "variational_bayes",
+        pytest.param(
+            VariationalBayesRouting(covariance="full"),
+            id="variational_bayes-full",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 NETWORKS = {
@@ -104,6 +111,7 @@ def test_float16(routing):
     assert int(numpy(optimizer.inner_optimizer.iterations)) == len(batches)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_networks_without_contrast(name):
     model = getattr(models, name)((9, 8, 1), 3, **NETWORKS[name])

@@ -317,9 +317,7 @@ class RoutedLayer(keras.layers.Layer):
             )
         coupling = ops.transpose(routed.coupling, (1, 2, 0))  # [b, i, j]
         coupling = ops.cast(coupling, poses.dtype)
-        return outputs, ops.reshape(
-            coupling, (*axes, *ops.shape(coupling)[1:])
-        )
+        return outputs, ops.reshape(coupling, (*axes, *ops.shape(coupling)[1:]))
 
     @property
     def _returns_pair(self):

@@ -60,12 +60,12 @@ class CapsuleLayer(RoutedLayer):
             votes get `1 / sqrt(input_dim)`, and votes about as long as input
             poses. (Keras's own scaled initializers take this kernel for a
             convolution's, and make it many times too small.)
-        bias_initializer: Initializer of the bias. Defaults to `None`,
-            `keras.initializers.Constant(0.1)`.
+        bias_initializer: Initializer of the bias, if there is one. Defaults to
+            `None`, `keras.initializers.Constant(0.1)`.
         kernel_regularizer: Optional regularizer of the kernel.
-        bias_regularizer: Optional regularizer of the bias.
+        bias_regularizer: Optional regularizer of the bias, if there is one.
         kernel_constraint: Optional constraint of the kernel.
-        bias_constraint: Optional constraint of the bias.
+        bias_constraint: Optional constraint of the bias, if there is one.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`, `dtype`.
 
     Call arguments:

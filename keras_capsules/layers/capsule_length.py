@@ -1,5 +1,7 @@
 """From capsules to probabilities."""
 
+import numbers
+
 import keras
 from keras import ops
 
@@ -45,20 +47,18 @@ class CapsuleLength(keras.layers.Layer):
 
     def __init__(self, axis=-1, **kwargs):
         super().__init__(**kwargs)
-        if isinstance(axis, bool) or axis not in (-1, (-2, -1), [-2, -1]):
-            raise ValueError(
-                "Invalid value for argument `axis`. Expected -1 or (-2, -1). "
-                f"Received: axis={axis!r}"
-            )
-        self.axis = tuple(axis) if isinstance(axis, list) else axis
+        self.axis = _check_axis(axis)
 
     def build(self, input_shape):
         self.compute_output_shape(input_shape)  # for its check
 
     def call(self, inputs):
+        # For its check: the shapes of a later call may be others.
         if isinstance(inputs, (list, tuple)):
+            self.compute_output_shape([tuple(each.shape) for each in inputs])
             _, activations = inputs
             return ops.cast(activations, self.compute_dtype)
+        self.compute_output_shape(tuple(inputs.shape))
         return safe_norm(inputs, axis=self.axis)
 
     def compute_output_shape(self, input_shape):
@@ -80,3 +80,19 @@ class CapsuleLength(keras.layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "axis": self.axis}
+
+
+def _check_axis(value):
+    """Returns -1 or (-2, -1), of integers of any kind, or raises."""
+    single = isinstance(value, numbers.Integral)
+    try:
+        axes = (value,) if single else tuple(value)
+        valid = all(isinstance(each, numbers.Integral) for each in axes)
+    except TypeError:
+        valid = False
+    if not valid or axes != ((-1,) if single else (-2, -1)):
+        raise ValueError(
+            "Invalid value for argument `axis`. Expected -1 or (-2, -1). "
+            f"Received: axis={value!r}"
+        )
+    return -1 if single else (-2, -1)

@@ -7,6 +7,7 @@ from keras import ops
 from keras_capsules._dtypes import at_least_float32
 from keras_capsules._labels import to_presences
 from keras_capsules.activations import safe_norm
+from keras_capsules.layers._routed import fits
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -98,19 +99,29 @@ class CapsuleMask(keras.layers.Layer):
 
     def compute_output_shape(self, inputs_shape, labels_shape=None):
         del labels_shape
+        poses_shape, activations_shape = inputs_shape, None
         if inputs_shape and isinstance(inputs_shape[0], (list, tuple)):
+            _check_pair(inputs_shape)
             poses_shape, activations_shape = inputs_shape
-        else:
-            poses_shape, activations_shape = inputs_shape, None
         _check_shapes(poses_shape, activations_shape)
         return tuple(poses_shape)
 
 
 def _split(inputs):
     """Poses, and activations if there are some."""
-    if isinstance(inputs, (list, tuple)) and len(inputs) == 2:
+    if isinstance(inputs, (list, tuple)):
+        _check_pair([np.shape(each) for each in inputs])
         return inputs
     return inputs, None
+
+
+def _check_pair(shapes):
+    if len(shapes) != 2:
+        raise ValueError(
+            "CapsuleMask takes class capsules as one tensor, or as a pair of "
+            "poses and activations. Received: "
+            f"inputs_shape={tuple(map(tuple, shapes))}"
+        )
 
 
 def _check_shapes(poses_shape, activations_shape):
@@ -126,6 +137,7 @@ def _check_shapes(poses_shape, activations_shape):
         len(poses_shape) not in (3, 4)
         or len(activations_shape) != 2
         or poses_shape[1] != activations_shape[1]
+        or not fits(poses_shape[:1], activations_shape[:1])
     ):
         raise ValueError(
             "CapsuleMask takes pairs of poses of shape (batch, num_capsules, "

@@ -51,12 +51,12 @@ class ConvCapsules2D(RoutedLayer):
             votes. Defaults to `None`, which adds one if the routing does.
         kernel_initializer: Initializer of the kernel. Defaults to `None`, as in
             `CapsuleLayer`, with the capsules in a window as input capsules.
-        bias_initializer: Initializer of the bias. Defaults to `None`,
-            `keras.initializers.Constant(0.1)`.
+        bias_initializer: Initializer of the bias, if there is one. Defaults to
+            `None`, `keras.initializers.Constant(0.1)`.
         kernel_regularizer: Optional regularizer of the kernel.
-        bias_regularizer: Optional regularizer of the bias.
+        bias_regularizer: Optional regularizer of the bias, if there is one.
         kernel_constraint: Optional constraint of the kernel.
-        bias_constraint: Optional constraint of the bias.
+        bias_constraint: Optional constraint of the bias, if there is one.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`, `dtype`.
 
     Call arguments:

@@ -18,7 +18,9 @@ class MatrixPrimaryCapsules(keras.layers.Layer):
 
     At every position of the output grid, `num_capsules` capsules are computed
     from the window below: their poses by a linear convolution, and their
-    activations, from 0 to 1, by another with a sigmoid.
+    activations, from 0 to 1, by another with a sigmoid. What comes after them
+    has to use both for both to be trained: dynamic, self-attention and inverted
+    attention routing have no use for activations, and Keras warns of that.
 
     Notation: the primary capsules of
     [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), B the

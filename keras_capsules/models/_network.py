@@ -11,6 +11,7 @@ from keras import ops
 from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_number
+from keras_capsules.layers._routed import fits
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.layers.capsule_length import CapsuleLength
 from keras_capsules.layers.capsule_mask import CapsuleMask
@@ -42,7 +43,9 @@ class CapsuleNetwork(keras.Model):
       `(batch, num_classes)`: scores are the activations.
 
     The decoder draws images from poses of which only those of the labelled
-    classes, or of the class with the highest score, are not zero.
+    classes, or of the class with the highest score, are not zero. As a layer
+    of another model, a network gives scores alone: the reconstruction is no
+    part of that model's loss, and the decoder learns nothing.
 
     A subclass is final. Its constructor hands the common arguments on, stores
     its own, and calls `_assemble` at the end. It implements `_make_encoder`
@@ -54,7 +57,8 @@ class CapsuleNetwork(keras.Model):
             channels)`.
         num_classes: Positive integer.
         reconstruction_weight: Number of at least 0, the weight of the squared
-            error of the drawing, which is summed over the pixels.
+            error of the drawing, which is summed over the pixels. Without a
+            decoder it has no effect.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
     """
 
@@ -191,6 +195,7 @@ class CapsuleNetwork(keras.Model):
         return (scores, capsules) if _stepping.get() is self else scores
 
     def compute_output_shape(self, input_shape):
+        check_input_shape(input_shape, self.image_shape)
         return (input_shape[0], self.num_classes)
 
     def encode(self, images, batch_size=128):
@@ -210,8 +215,10 @@ class CapsuleNetwork(keras.Model):
             not the lengths of the poses.
 
         Raises:
-            ValueError: If the images are not of the shape of the network.
+            ValueError: If the images are not of the shape of the network, or
+                `batch_size` is not a positive integer.
         """
+        batch_size = check_integer(batch_size, "batch_size")
         images = _as_array(images)
         _check_shape(images, self.image_shape, "images")
         return _apply(self.encoder, images, batch_size)
@@ -231,9 +238,10 @@ class CapsuleNetwork(keras.Model):
             Images `(batch, height, width, channels)`.
 
         Raises:
-            ValueError: If the network has no decoder, or shapes or labels do
-                not fit it.
+            ValueError: If the network has no decoder, shapes or labels do not
+                fit it, or `batch_size` is not a positive integer.
         """
+        batch_size = check_integer(batch_size, "batch_size")
         if self.decoder is None:
             options = ", ".join(
                 f"{name}={value!r}"
@@ -370,8 +378,17 @@ class PoseScores(keras.layers.Layer):
         return poses, scores
 
 
+def check_input_shape(input_shape, image_shape):
+    """Raises if these cannot be the sizes of a batch of such images."""
+    if not fits(input_shape[1:], image_shape):
+        raise ValueError(
+            f"Expected images of shape {image_shape}. Received: "
+            f"input_shape={tuple(input_shape)}"
+        )
+
+
 def of_shape(images, image_shape):
-    """Returns images if they are of this shape, and raises otherwise."""
+    """Returns images as floats if they are of this shape, or else raises."""
     given = tuple(images.shape[1:])
     if None not in given and given != image_shape:
         raise ValueError(
@@ -384,7 +401,9 @@ def of_shape(images, image_shape):
         # for all sizes but 1.
         shape = (ops.shape(images)[0], *image_shape)
         images = ops.broadcast_to(images, shape)
-    return images
+    # Pixels may be integers, of which TensorFlow cannot tell in a graph
+    # whether they are finite.
+    return ops.cast(images, at_least_float32(images.dtype))
 
 
 def nan_like(images, outputs):
@@ -452,7 +471,13 @@ def _check_shape(value, shape, name):
 
 def _apply(model, inputs, batch_size):
     """Arrays through `predict`, compiled and in batches; tensors at once."""
-    if isinstance(inputs, np.ndarray):
+    if isinstance(inputs, np.ndarray) and not len(inputs):
+        # Keras predicts nothing of an empty batch, not even its shape.
+        one = np.zeros((1, *inputs.shape[1:]), inputs.dtype)
+        outputs = keras.tree.map_structure(
+            lambda array: array[:0], model.predict(one, verbose=0)
+        )
+    elif isinstance(inputs, np.ndarray):
         outputs = model.predict(inputs, batch_size=batch_size, verbose=0)
     else:
         outputs = model(inputs)

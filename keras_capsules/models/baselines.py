@@ -8,6 +8,7 @@ from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
 from keras_capsules._validation import check_number
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
+from keras_capsules.models._network import check_input_shape
 from keras_capsules.models._network import check_integers
 from keras_capsules.models._network import nan_like
 from keras_capsules.models._network import of_shape
@@ -62,6 +63,7 @@ class _Classifier(keras.Model):
         return nan_like(inputs, self.network(inputs, training=training))
 
     def compute_output_shape(self, input_shape):
+        check_input_shape(input_shape, self.image_shape)
         return (input_shape[0], self.num_classes)
 
     def get_config(self):

@@ -31,7 +31,9 @@ class CapsNet(CapsuleNetwork):
     one-hot or multi-hot labels, `predict(images)` for the class scores,
     `encode`, `decode` and `reconstruct` for what is within. Both report the
     mean squared error of a pixel as `reconstruction_error`. A sample weight
-    weighs both parts of the loss.
+    weighs both parts of the loss. As a layer of another model it gives scores
+    alone: the reconstruction is no part of that model's loss, and its decoder
+    learns nothing.
 
     Notation: section 4 of
     [Sabour et al., 2017](https://arxiv.org/abs/1710.09829). With the default
@@ -68,7 +70,8 @@ class CapsNet(CapsuleNetwork):
             decoder's hidden layers; `None` for a network without decoder.
             Defaults to `(512, 1024)`.
         reconstruction_weight: Number of at least 0, the weight of the squared
-            error, which is summed over the pixels. Defaults to `0.0005`.
+            error, which is summed over the pixels. Without a decoder it has no
+            effect. Defaults to `0.0005`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:

@@ -79,9 +79,10 @@ class DeepCaps(CapsuleNetwork):
             double a small map in size; one more makes the image. `None` for a
             network without decoder. Defaults to `(64, 32, 16)`.
         reconstruction_weight: Number of at least 0, the weight of the squared
-            error, which is summed over the pixels. Defaults to `None`, 0.4
-            divided by the number of pixels and channels: 0.4 times the mean
-            squared error, as in the authors' code.
+            error, which is summed over the pixels. Without a decoder it has no
+            effect. Defaults to `None`, 0.4 divided by the number of pixels and
+            channels: 0.4 times the mean squared error, as in the authors'
+            code.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:

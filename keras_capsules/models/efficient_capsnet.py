@@ -1,10 +1,7 @@
 """The network that showed how few parameters capsules need."""
 
-import math
-
 import keras
 
-from keras_capsules import _initializers as initializers
 from keras_capsules import routing as routings
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
@@ -88,7 +85,8 @@ class EfficientCapsNet(CapsuleNetwork):
             5, which leaves out a row and a column.
         primary_strides: Positive integer, the window's strides. With a window
             smaller than the map, there may be primary capsules at several
-            positions. Defaults to `None`, which is 1, or 2 with the paper's 5.
+            positions; with the whole map, only 1 is possible. Defaults to
+            `None`, which is 1, or 2 with the paper's 5.
         capsule_dim: Positive integer, the length of the class capsules'
             poses. Defaults to `16`.
         routing: Name or instance of a `keras_capsules.routing.Routing`, with
@@ -101,7 +99,8 @@ class EfficientCapsNet(CapsuleNetwork):
             drawing in size and convolves it, as many times. If both are
             `None`, the default for this one, there is no decoder.
         reconstruction_weight: Number of at least 0, the weight of the squared
-            error, which is summed over the pixels. Defaults to `0.0005`.
+            error, which is summed over the pixels. Without a decoder it has no
+            effect. Defaults to `0.0005`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
@@ -200,6 +199,13 @@ class EfficientCapsNet(CapsuleNetwork):
         elif multi_mnist:
             primary_kernel_size = 5
         self.primary_kernel_size = primary_kernel_size
+        if primary_kernel_size is None and self.primary_strides > 1:
+            raise ValueError(
+                "A window of the whole map has nowhere to go. Expected "
+                "primary_strides=1, or a primary_kernel_size. Received: "
+                f"primary_strides={self.primary_strides}, "
+                "primary_kernel_size=None"
+            )
         self.capsule_dim = check_integer(capsule_dim, "capsule_dim")
         self.routing = routings.get(routing)
         self.decoder_units = decoder_units
@@ -246,13 +252,14 @@ class EfficientCapsNet(CapsuleNetwork):
     def _check_windows(self):
         sizes = self._map_size(self.strides)
         if min(sizes) < (self.primary_kernel_size or 1):
+            remedy = ', or padding="same"' if self.padding == "valid" else ""
             raise ValueError(
                 "The images are too small for these windows, which leave a "
                 f"map of {tuple(max(size, 0) for size in sizes)}. Expected "
                 "larger images, smaller kernel_sizes, primary_kernel_size or "
-                'strides, or padding="same". Received: '
-                f"image_shape={self.image_shape}, "
+                f"strides{remedy}. Received: image_shape={self.image_shape}, "
                 f"kernel_sizes={self.kernel_sizes}, strides={self.strides}, "
+                f"padding={self.padding!r}, "
                 f"primary_kernel_size={self.primary_kernel_size}"
             )
 
@@ -307,25 +314,12 @@ class EfficientCapsNet(CapsuleNetwork):
             self.capsule_dim,
             self.routing,
             use_bias=False,
-            kernel_initializer=self._kernel_initializer(),
         )
         return self._stack(
             self.image_shape,
             [*layers, primary_capsules, *class_capsules],
             name="encoder",
         )
-
-    def _kernel_initializer(self):
-        """For class capsules of about a quarter of the primary ones' length."""
-        if self.routing.averages:
-            return None
-        number = self.num_primary_capsules
-        if self.primary_kernel_size is not None:
-            for size in self._map_size(self.strides):
-                surplus = size - self.primary_kernel_size
-                number *= surplus // self.primary_strides + 1
-        gain = min(self.num_classes / math.sqrt(number) / 4, 1.0)
-        return initializers.truncated_normal(gain / math.sqrt(self.capsule_dim))
 
     def _make_decoder(self):
         if self.decoder_units is not None:

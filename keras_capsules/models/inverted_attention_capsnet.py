@@ -58,7 +58,8 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
         decoder_units: Sequence of positive integers, the sizes of the hidden
             layers of a decoder; `None`, the default, for none.
         reconstruction_weight: Number of at least 0, the weight of the squared
-            error, which is summed over the pixels. Defaults to `0.0005`.
+            error, which is summed over the pixels. Without a decoder it has no
+            effect. Defaults to `0.0005`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:

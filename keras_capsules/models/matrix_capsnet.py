@@ -94,7 +94,8 @@ class MatrixCapsNet(CapsuleNetwork):
         decoder_units: Sequence of positive integers, the sizes of the hidden
             layers of a decoder; `None`, the default, for none.
         reconstruction_weight: Number of at least 0, the weight of the squared
-            error, which is summed over the pixels. Defaults to `0.0005`.
+            error, which is summed over the pixels. Without a decoder it has no
+            effect. Defaults to `0.0005`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
@@ -190,12 +191,17 @@ class MatrixCapsNet(CapsuleNetwork):
             for conv_stride in self.conv_strides:
                 size = output_length(size, 3, conv_stride, "valid")
             if size < 1:
+                remedy = "smaller conv_strides or fewer conv_capsules"
+                if self.padding == "valid":
+                    remedy = 'padding="same", ' + remedy
                 raise ValueError(
-                    "The images are too small for these windows. Expected "
-                    "larger images, smaller strides, fewer conv_capsules or "
-                    f'padding="same". Received: image_shape={self.image_shape}'
-                    f", kernel_size={self.kernel_size}, strides={self.strides}"
-                    f", conv_strides={self.conv_strides}"
+                    "The images are too small for these windows; those of "
+                    "convolutional capsules are 3 x 3 and never padded. "
+                    f"Expected larger images, smaller strides, {remedy}. "
+                    f"Received: image_shape={self.image_shape}, "
+                    f"kernel_size={self.kernel_size}, strides={self.strides}, "
+                    f"padding={self.padding!r}, "
+                    f"conv_strides={self.conv_strides}"
                 )
 
     def _make_encoder(self):

@@ -29,12 +29,14 @@ class SelfRouting(Routing):
     pose_j = sum_i c_ij a_i V_ij / sum_i c_ij a_i
     ```
 
-    The activations of the parents sum to 1: in a layer of class capsules
-    they are the probabilities of the classes. Input capsules that are not
-    active at all, such as those that a convolution pads with, count for
-    nothing. Where none is active, activations and poses of the parents are 0;
-    where the sums above are below 1e-7 (6e-5 in float16) they are divided by
-    that, so that values and gradients stay finite. Activations are from 0 to 1.
+    The activations of the parents sum to 1: in a layer of class capsules they
+    are the probabilities of the classes, which do not depend on the poses of
+    that layer: without a decoder its kernel has no gradient. Input capsules
+    that are not active at all, such as those that a convolution pads with,
+    count for nothing. Where none is active, activations and poses of the
+    parents are 0; where the sums above are below 1e-7 (6e-5 in float16) they
+    are divided by that, so that values and gradients stay finite. Activations
+    are from 0 to 1.
 
     Notation: Self-Routing Capsule Networks,
     [Hahn et al., 2019](https://papers.nips.cc/paper/8982-self-routing-capsule-networks),

@@ -299,14 +299,14 @@ def test_constraints():
 # Learning starts at once.
 
 
-def learnable(num_inputs):
-    """Poses of length 0.5, each near one that stands for its class."""
+def learnable(num_inputs, dim=4, classes=3, length=0.5):
+    """Poses of a length, each near one that stands for its class."""
     keras.utils.set_random_seed(1)
     rng = np.random.default_rng(1)
-    labels = np.arange(24) % 3
-    poses = rng.normal(0, 1, (3, num_inputs, 4))[labels]
+    labels = np.arange(24) % classes
+    poses = rng.normal(0, 1, (classes, num_inputs, dim))[labels]
     poses += rng.normal(0, 1, poses.shape)
-    poses *= 0.5 / np.linalg.norm(poses, axis=-1, keepdims=True)
+    poses *= length / np.linalg.norm(poses, axis=-1, keepdims=True)
     return poses.astype("float32"), labels
 
 
@@ -345,6 +345,21 @@ def test_learning_starts_for_the_initial_kernel(num_inputs):
     small = keras.initializers.TruncatedNormal(stddev=0.1 * initial.std())
     layer.kernel.assign(small(initial.shape))
     assert progress(model, poses, labels) > 0.8
+
+
+@pytest.mark.parametrize("routing", ["dynamic", "self_attention"])
+def test_learning_starts_for_few_long_capsules(routing):
+    poses, labels = learnable(16, dim=8, classes=10, length=1.0)
+    layer = CapsuleLayer(10, 16, routing=routing, use_bias=False)
+    model = keras.Sequential([keras.Input((16, 8)), layer, CapsuleLength()])
+    initial = numpy(layer.kernel)
+    model.compile(keras.optimizers.Adam(1e-3), MarginLoss())
+    assert progress(model, poses, labels) < 0.55
+
+    # With longer votes, which would make parents as long as the children, the
+    # first iteration decides everything.
+    layer.kernel.assign(2.5 * initial)
+    assert progress(model, poses, labels) > 0.6
 
 
 # What a routing gets to see.

@@ -1,3 +1,5 @@
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -5,6 +7,7 @@ from gradients import evaluate
 from gradients import gradient
 from gradients import numeric_gradient
 from keras import ops
+from testing import invalid
 from testing import numpy
 
 from keras_capsules.layers import CapsuleLength
@@ -93,6 +96,59 @@ def test_too_low_a_rank_raises(shape):
         CapsuleLength()(keras.KerasTensor(shape))
     with pytest.raises(ValueError, match=message):
         CapsuleLength()(np.ones(shape, "float32"))
+
+
+@pytest.mark.parametrize("built", [False, True], ids=["new", "built"])
+@pytest.mark.parametrize(
+    "shapes",
+    [[(4, 3, 5), (1, 3)], [(4, 3, 5), (4, 2)], [(4, 3, 5), (4, 3), (4, 3)]],
+    ids=str,
+)
+def test_another_pair_raises(shapes, built):
+    layer = CapsuleLength()
+    if built:
+        layer((np.ones((4, 3, 5)), np.ones((4, 3))))
+    with pytest.raises(ValueError, match="or a pair of poses and activations"):
+        layer([np.ones(shape) for shape in shapes])
+
+
+@pytest.mark.parametrize(
+    "axis, expected",
+    [
+        (np.int64(-1), -1),
+        ([-2, -1], (-2, -1)),
+        (np.array([-2, -1]), (-2, -1)),
+        ((np.int32(-2), -1), (-2, -1)),
+    ],
+    ids=str,
+)
+def test_axes_of_every_kind(axis, expected):
+    layer = CapsuleLength(axis=axis)
+    assert layer.axis == expected
+    json.dumps(layer.get_config())
+
+
+@pytest.mark.parametrize(
+    "axis",
+    [
+        -1.0,
+        [-2.0, -1],
+        np.int64(2),
+        np.array(-1),
+        np.array([-2, 1]),
+        (-1, -2),
+        (-1,),
+        (),
+        True,
+        None,
+        "-1",
+    ],
+    ids=repr,
+)
+def test_bad_axis(axis):
+    message = invalid("axis", r"-1 or \(-2, -1\)")
+    with pytest.raises(ValueError, match=message):
+        CapsuleLength(axis=axis)
 
 
 def test_unknown_argument_raises():

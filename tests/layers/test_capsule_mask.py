@@ -6,6 +6,7 @@ from gradients import gradient
 from gradients import needs_float64
 from keras import ops
 from testing import check_saving
+from testing import invalid
 from testing import numpy
 
 from keras_capsules.layers import CapsuleMask
@@ -185,15 +186,33 @@ def test_pairs_in_a_functional_model(tmp_path):
         ((2, 5), (2, 5)),
         ((2, 5, 7), (2, 4)),
         ((2, 5, 7), (2, 5, 1)),
+        ((2, 5, 7), (1, 5)),
         ((2, 5, 2, 3, 1), (2, 5)),
     ],
     ids=str,
 )
 def test_another_pair_raises(poses, activations):
-    with pytest.raises(ValueError, match="takes pairs of poses .*Received"):
-        CapsuleMask()((random(*poses), random(*activations)))
+    layer = CapsuleMask()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="takes pairs of poses .*Received"):
+            layer((random(*poses), random(*activations)))
+        layer((random(2, 5, 7), random(2, 5)))
     with pytest.raises(ValueError, match="takes pairs of poses .*Received"):
         CapsuleMask().compute_output_shape((poses, activations))
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("labels", [None, LABELS], ids=["active", "labels"])
+def test_what_is_no_pair_raises(number, labels):
+    inputs = [random(2, 5, 7), random(2, 5), random(2, 5)]
+    message = r"or as a pair of .*Received: inputs_shape=\(\(2, 5, 7\)"
+    layer = CapsuleMask()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=message):
+            layer(inputs[:number], labels=labels)
+        layer(inputs[:2])
+    with pytest.raises(ValueError, match=message):
+        layer.compute_output_shape([each.shape for each in inputs[:number]])
 
 
 # Gradients.
@@ -268,7 +287,7 @@ def test_label_out_of_range(label, column):
         labels = labels[:, None]
     message = (
         "`labels` has labels out of range. Expected integers from 0 to 4. "
-        rf"Received: \[{label}"
+        rf"Received: labels=\[{label}"
     )
     capsules = random(2, 5, 7)
     with pytest.raises(ValueError, match=message):
@@ -280,6 +299,17 @@ def test_label_out_of_range(label, column):
     result = numpy(CapsuleMask()(capsules, labels=tensor))
     np.testing.assert_array_equal(result[:1], masked(capsules[:1], [[3]]))
     assert np.isnan(result[1]).all()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [["3", "0"], np.array(["3", "0"]), [[3], [0, 1]], [3, None]],
+    ids=["strings", "string-array", "ragged", "none"],
+)
+def test_labels_that_are_no_numbers_raise(labels):
+    message = invalid("labels", "integers from 0 to 4, or presences from 0 to")
+    with pytest.raises(ValueError, match=message):
+        CapsuleMask()(random(2, 5, 7), labels=labels)
 
 
 @pytest.mark.parametrize("presence", [-1, 2, 255, np.nan], ids=str)

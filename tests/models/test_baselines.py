@@ -195,6 +195,16 @@ def test_a_pixel_that_is_no_number_shows_in_its_own_scores(make):
     assert np.isfinite(np.delete(scores, 2, axis=0)).all()
 
 
+def test_fits_integer_images():
+    """In a graph, where the size of a batch is not known."""
+    model = convolutional(filters=(2,), units=(), dropout=0.0)
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    images = (3 * IMAGES).astype("uint8")
+    history = model.fit(images, LABELS, verbose=0).history
+    expected = model.evaluate(images.astype("float32"), LABELS, verbose=0)
+    assert float(history["loss"][0]) == pytest.approx(float(expected), rel=1e-5)
+
+
 # Options.
 
 
@@ -331,3 +341,5 @@ def test_rejects_options(make, option, value, message):
 def test_rejects_images_of_another_shape(make, shape):
     with pytest.raises(ValueError, match="shape"):
         make()(np.zeros(shape, "float32"))
+    with pytest.raises(ValueError, match="images of shape .*input_shape="):
+        make().compute_output_shape(shape)

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from testing import invalid
 from testing import on_one_backend
 
 from keras_capsules import MarginLoss
@@ -1134,6 +1135,47 @@ def test_integer_images_are_numbers_too():
         model.predict(images.astype("float32"), verbose=0),
         atol=1e-6,
     )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "bool"])
+def test_fits_integer_images(dtype):
+    """In a graph, where the size of a batch is not known."""
+    options = {"filters": 1, "routing": DynamicRouting(1)}
+    model = compiled(small(**options), keras.optimizers.SGD(0.0))
+    images = (IMAGES > 0.5).astype(dtype)
+    history = model.fit(images, LABELS, verbose=0).history
+    logs = numbers({name: values[0] for name, values in history.items()})
+    expected = evaluate(model, images.astype("float32"), LABELS)
+    assert logs == pytest.approx(expected, rel=1e-5)
+
+
+def test_nothing_of_no_images():
+    model = small()
+    capsules = model.encode(IMAGES[:0])
+    assert capsules.shape == (0, 3, 5) and capsules.dtype == "float32"
+    for labels in (None, LABELS[:0]):
+        assert model.decode(capsules, labels).shape == (0, 8, 8, 1)
+    assert model.reconstruct(IMAGES[:0]).shape == (0, 8, 8, 1)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 2.0, None, "3", True], ids=repr)
+def test_rejects_batch_sizes(batch_size):
+    model = small()
+    for method, inputs in (
+        (model.encode, IMAGES),
+        (model.decode, np.zeros((4, 3, 5))),
+        (model.reconstruct, ops.convert_to_tensor(IMAGES)),
+    ):
+        with pytest.raises(
+            ValueError, match=invalid("batch_size", "a positive integer")
+        ):
+            method(inputs, batch_size=batch_size)
+
+
+@pytest.mark.parametrize("shape", [(None, 8), (7, 8, 9, 1), (8, 8, 1)], ids=str)
+def test_output_shape_of_other_images_raises(shape):
+    with pytest.raises(ValueError, match="images of shape .*input_shape="):
+        small().compute_output_shape(shape)
 
 
 def test_compiling_without_a_loss_raises():

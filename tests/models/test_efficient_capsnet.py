@@ -289,16 +289,6 @@ def test_instances_are_normalized_by_themselves():
 # Training.
 
 
-@pytest.mark.parametrize("num_classes", [3, 200])
-def test_class_capsules_begin_short(num_classes):
-    """Or else their squash is saturated, and learning hardly begins."""
-    model = small(
-        num_classes=num_classes, num_primary_capsules=16, primary_dim=8
-    )
-    scores = numpy(model(IMAGES, training=True))
-    assert 0.0 < scores.mean() < 0.3
-
-
 @pytest.mark.usefixtures("optimized")
 def test_learns():
     # Which quarter is bright?
@@ -431,6 +421,14 @@ def test_rejects_images_smaller_than_the_windows(options):
     for name, value in options.items():
         if name != "padding":
             assert f"{name}={value}" in str(raised.value)
+
+
+def test_rejects_strides_of_the_whole_map():
+    message = "Received: primary_strides=3, primary_kernel_size=None"
+    with pytest.raises(ValueError, match=message):
+        small(primary_strides=3)
+    # The only ones that it has, which a configuration names.
+    assert small(primary_strides=1).built
 
 
 def test_rejects_to_normalize_a_single_pixel():

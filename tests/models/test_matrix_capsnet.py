@@ -334,6 +334,16 @@ def test_rejects_images_smaller_than_the_windows():
     assert "conv_strides=(4, 1)" in str(raised.value)
 
 
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_says_what_helps_images_too_small(padding):
+    """Only convolutional capsules may be too large for padded images."""
+    with pytest.raises(ValueError, match="smaller conv_strides or") as raised:
+        MatrixCapsNet((5, 5, 1), 3, padding=padding)
+    message = str(raised.value)
+    assert f"padding={padding!r}" in message
+    assert ('padding="same"' in message) == (padding == "valid")
+
+
 def test_class_capsules_may_be_all():
     model = small(conv_capsules=(), conv_strides=())
     assert model(IMAGES).shape == (7, 3)

@@ -288,12 +288,20 @@ def test_every_routing_fits_by_its_name():
         ((np.zeros((7, 3, 5)),), "to be a pair of poses and"),
         ((np.zeros((7, 3, 6)), np.zeros((7, 3))), r"`capsules\[0\]` of shape"),
         ((np.zeros((7, 3, 5)), np.zeros((7, 4))), r"`capsules\[1\]` of shape"),
+        ((np.zeros((7, 3, 5)), np.zeros((1, 3))), "takes pairs of poses"),
     ],
-    ids=["one", "single", "poses", "activations"],
+    ids=["one", "single", "poses", "activations", "batches"],
 )
 def test_decode_rejects_what_is_no_pair(capsules, message):
     with pytest.raises(ValueError, match=message):
         vectors(ActiveMeans()).decode(capsules)
+
+
+def test_nothing_of_no_images():
+    model = MatrixNetwork()
+    capsules = model.encode(IMAGES[:0])
+    assert [each.shape for each in capsules] == [(0, 3, 2, 5), (0, 3)]
+    assert model.decode(capsules).shape == (0, 8, 8, 1)
 
 
 def test_without_decoder():
