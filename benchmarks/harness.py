@@ -284,7 +284,8 @@ def draw(name, panels, folder, unit="ms", form="%.0f"):
         axis.set_xlabel(unit if isinstance(unit, str) else unit[title])
         axis.margins(x=0.1)
         if len(columns) > 1:
-            axis.legend()
+            # Beside the bars, not on them.
+            axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / f"{name}.png", dpi=120)
 
@@ -324,14 +325,20 @@ def _processor():
 
 
 def _commit():
+    """The commit, and whether something other than results has changed."""
+    changes = ["status", "--porcelain", "--untracked-files=no", "--", ":/"]
+    changes.append(f":(top,exclude)benchmarks/{RESULTS.name}")
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            capture_output=True,
-            check=True,
-            text=True,
-            cwd=pathlib.Path(__file__).parent,
+        commit, changed = (
+            subprocess.run(
+                ["git", *arguments],
+                capture_output=True,
+                check=True,
+                text=True,
+                cwd=pathlib.Path(__file__).parent,
+            ).stdout.strip()
+            for arguments in (["rev-parse", "--short", "HEAD"], changes)
         )
     except (OSError, subprocess.CalledProcessError):
         return None
-    return found.stdout.strip()
+    return commit + "-dirty" * bool(changed)

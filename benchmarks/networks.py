@@ -139,8 +139,12 @@ def main():
     harness.draw(
         arguments.name,
         {
-            "Validation errors": {
-                name: {"error": 100 - row["validation_percent"]}
+            "Errors": {
+                name: {
+                    split: 100 - row[f"{split}_percent"]
+                    for split in ("validation", "test")
+                    if f"{split}_percent" in row
+                }
                 for name, row in rows.items()
             },
             "Time per epoch": {
@@ -149,7 +153,7 @@ def main():
             },
         },
         arguments.output,
-        {"Validation errors": "%", "Time per epoch": "s"},
+        {"Errors": "%", "Time per epoch": "s"},
         "%.1f",
     )
     harness.write(arguments.name, {arguments.dataset: rows}, arguments.output)
