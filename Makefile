@@ -9,7 +9,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
 	@echo "make test       the tests, on TensorFlow and on JAX"
-	@echo "make test-slow  networks and robustness in detail, on TensorFlow"
+	@echo "make test-slow  the tests that take longest, on TensorFlow"
 	@echo "make lint       check the style of the code"
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
@@ -17,7 +18,7 @@ BACKEND = keras.backend.backend()
 QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
 pytestmark = [
-    pytest.mark.slow,
+    on_one_backend,
     pytest.mark.filterwarnings(
         "ignore:__array_wrap__ must accept context:DeprecationWarning"
     ),
@@ -140,6 +141,7 @@ def test_sigmoid_and_margin_loss(make):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @both
 def test_learns_and_is_saved(make, tmp_path):

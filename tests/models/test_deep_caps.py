@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models.deep_caps import DeepCaps
@@ -17,7 +18,7 @@ BACKEND = keras.backend.backend()
 QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
 pytestmark = [
-    pytest.mark.slow,
+    on_one_backend,
     pytest.mark.filterwarnings(
         "ignore:__array_wrap__ must accept context:DeprecationWarning"
     ),
@@ -222,6 +223,7 @@ def test_the_configuration_names_every_argument():
 # Training.
 
 
+@pytest.mark.slow
 def test_every_weight_learns_and_is_saved(tmp_path):
     # Which quarter is bright?
     generator = np.random.default_rng(5)
@@ -250,6 +252,7 @@ def test_every_weight_learns_and_is_saved(tmp_path):
     np.testing.assert_allclose(scores, expected[:48], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_mixed_bfloat16():
     options = {"cell_capsules": (3,), "cell_dims": (4,)}
     model = compiled(small(dtype="mixed_bfloat16", **options), **QUICK)

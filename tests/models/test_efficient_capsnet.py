@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models.efficient_capsnet import EfficientCapsNet
@@ -17,7 +18,7 @@ BACKEND = keras.backend.backend()
 QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
 pytestmark = [
-    pytest.mark.slow,
+    on_one_backend,
     pytest.mark.filterwarnings(
         "ignore:__array_wrap__ must accept context:DeprecationWarning"
     ),
@@ -289,6 +290,7 @@ def test_instances_are_normalized_by_themselves():
 # Training.
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_learns():
     # Which quarter is bright?

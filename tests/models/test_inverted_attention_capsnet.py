@@ -4,11 +4,12 @@ import keras
 import numpy as np
 import pytest
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models import InvertedAttentionCapsNet
 
-pytestmark = pytest.mark.slow
+pytestmark = on_one_backend
 
 SMALL = {
     "image_shape": (7, 8, 2),
@@ -48,6 +49,7 @@ def test_iterations_are_those_of_the_stack():
     assert not np.allclose(outputs[1], outputs[2], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_draws_with_a_decoder():
     model = InvertedAttentionCapsNet(**SMALL, decoder_units=(5,))
     model.compile("adam", MarginLoss())

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from testing import check_saving
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules import SpreadLoss
 from keras_capsules.models.matrix_capsnet import MatrixCapsNet
@@ -22,7 +23,7 @@ BACKEND = keras.backend.backend()
 QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
 pytestmark = [
-    pytest.mark.slow,
+    on_one_backend,
     pytest.mark.filterwarnings(
         "ignore:__array_wrap__ must accept context:DeprecationWarning"
     ),
@@ -265,6 +266,7 @@ def test_capsules_begin_undecided(name):
 # Training.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["em", "variational_bayes"])
 def test_every_weight_learns_and_is_saved(name, tmp_path):
     model = compiled(small(routing=name, decoder_units=(6,)), **QUICK)
@@ -277,6 +279,7 @@ def test_every_weight_learns_and_is_saved(name, tmp_path):
     check_saving(model, IMAGES, tmp_path)
 
 
+@pytest.mark.slow
 def test_batches_of_any_size():
     model = small()
     scores = numpy(model(IMAGES))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from keras import ops
 from testing import numpy
+from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
@@ -21,7 +22,7 @@ BACKEND = keras.backend.backend()
 QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
 pytestmark = [
-    pytest.mark.slow,
+    on_one_backend,
     pytest.mark.filterwarnings(
         "ignore:__array_wrap__ must accept context:DeprecationWarning"
     ),
@@ -214,6 +215,7 @@ def test_evaluate_equals_the_formula(pose, make):
     assert numpy(loss) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @networks
 def test_fits_is_saved_and_loaded(pose, make, tmp_path):
     # One of them in a graph, which takes long to trace.
@@ -261,6 +263,7 @@ def test_a_pixel_that_is_no_number_shows_in_its_own_scores(pose, make):
     assert np.isfinite(np.delete(scores, 2, axis=0)).all()
 
 
+@pytest.mark.slow
 def test_every_routing_fits_by_its_name():
     for routing in (
         "em",
