@@ -178,9 +178,18 @@ def peak_memory(shape, **options):
 
     What one measurement has freed, another could use again unnoticed.
     """
-    context = multiprocessing.get_context("spawn")
+    return in_own_process(step_memory, shape, **options)
+
+
+def in_own_process(function, *arguments, **options):
+    """What a function of a module returns, called in a new process."""
+    # A copy of one that has imported what takes long, and done nothing else.
+    multiprocessing.set_forkserver_preload(
+        ["tensorflow", "keras_capsules", "matplotlib.pyplot"]
+    )
+    context = multiprocessing.get_context("forkserver")
     with context.Pool(1) as pool:
-        return pool.apply(step_memory, (shape,), options)
+        return pool.apply(function, arguments, options)
 
 
 def step_memory(shape, **options):

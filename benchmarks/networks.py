@@ -3,15 +3,15 @@
     python benchmarks/networks.py
 
 Trains every network on the digits that come with scikit-learn (1,293 images of
-8 x 8; 144 to validate, on which epochs and learning rates were chosen; 360 to
-test), each in a process of its own, and measures the test accuracy once, after
-the last epoch. Prints a table and writes `networks.json` and `networks.png` to
-`benchmarks/results`. Memory is the peak above that of an imported TensorFlow,
-on Linux. `--dataset mnist` trains on other data, `--only` some of the networks.
+8 x 8; 144 to validate, on which epochs, learning rates and batches were chosen;
+360 to test), each in a process of its own, and measures the test accuracy once,
+after the last epoch. Prints a table and writes `networks.json` and
+`networks.png` to `benchmarks/results`. Memory is the peak above that of an
+imported TensorFlow, on Linux. `--dataset mnist` trains on other data, `--only`
+some of the networks.
 """
 
 import functools
-import multiprocessing
 import time
 
 import harness
@@ -30,17 +30,25 @@ DRAWN = {"reconstruction_weight": 0.006}
 
 SMALL_CAPSNET = {"filters": 128, "num_primary_capsules": 16, **DRAWN}
 
-# For each network: how to make it, the loss, epochs and learning rate.
+# For each network: how to make it, the loss, epochs, learning rate and batch.
 NETWORKS = {
-    "CapsNet": (models.CapsNet, SMALL_CAPSNET, MarginLoss, 30, 3e-3),
+    "CapsNet": (models.CapsNet, SMALL_CAPSNET, MarginLoss, 30, 3e-3, 32),
     "CapsNet, self-attention": (
         models.CapsNet,
         {**SMALL_CAPSNET, "routing": SelfAttentionRouting()},
         MarginLoss,
         30,
         3e-3,
+        32,
     ),
-    "EfficientCapsNet": (models.EfficientCapsNet, DRAWN, MarginLoss, 30, 3e-3),
+    "EfficientCapsNet": (
+        models.EfficientCapsNet,
+        DRAWN,
+        MarginLoss,
+        30,
+        3e-3,
+        32,
+    ),
     "DeepCaps, small": (
         models.DeepCaps,
         {
@@ -52,6 +60,7 @@ NETWORKS = {
         MarginLoss,
         30,
         3e-3,
+        32,
     ),
     "InvertedAttentionCapsNet": (
         models.InvertedAttentionCapsNet,
@@ -59,6 +68,7 @@ NETWORKS = {
         MarginLoss,
         30,
         3e-3,
+        32,
     ),
     "MatrixCapsNet, EM": (
         models.MatrixCapsNet,
@@ -66,13 +76,15 @@ NETWORKS = {
         functools.partial(SpreadLoss, 0.5),
         12,
         3e-3,
+        16,
     ),
     "MatrixCapsNet, variational Bayes": (
         models.MatrixCapsNet,
         {"filters": 32, "routing": "variational_bayes"},
         functools.partial(SpreadLoss, 0.5),
-        8,
-        3e-3,
+        12,
+        6e-3,
+        32,
     ),
     "MatrixCapsNet, self-routing": (
         models.MatrixCapsNet,
@@ -80,6 +92,7 @@ NETWORKS = {
         functools.partial(SpreadLoss, 0.5),
         30,
         3e-3,
+        32,
     ),
     "ConvNet": (
         models.ConvNet,
@@ -87,6 +100,7 @@ NETWORKS = {
         MarginLoss,
         30,
         3e-3,
+        32,
     ),
     "SqueezeExcitationNet": (
         models.SqueezeExcitationNet,
@@ -94,6 +108,7 @@ NETWORKS = {
         MarginLoss,
         30,
         3e-3,
+        32,
     ),
 }
 
@@ -104,7 +119,7 @@ def main():
         repeats=1,
         dataset="digits",
         epochs=0,
-        batch=32,
+        batch=0,
         images=0,
         only="",
         validation=0,
@@ -116,7 +131,7 @@ def main():
         if arguments.only not in name:
             continue
         found = [
-            in_own_process(
+            harness.in_own_process(
                 measure,
                 name,
                 dataset=arguments.dataset,
@@ -159,14 +174,8 @@ def main():
     harness.write(arguments.name, {arguments.dataset: rows}, arguments.output)
 
 
-def in_own_process(function, *arguments, **options):
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(function, arguments, options)
-
-
 def measure(
-    name, dataset, seed, batch, epochs=0, images=0, test=True, verbose=False
+    name, dataset, seed, batch=0, epochs=0, images=0, test=True, verbose=False
 ):
     """Trains a network and measures it; for a process of its own.
 
@@ -174,7 +183,8 @@ def measure(
         name: Key of `NETWORKS`.
         dataset: Name of a data set.
         seed: Integer, for weights and the order of images.
-        batch: Integer, the images in a step.
+        batch: Integer, the images in a step, other than the network's if
+            above 0.
         epochs: Integer, other than the network's if above 0.
         images: Integer, how many to train on if above 0.
         test: Boolean, whether to look at the test images.
@@ -185,8 +195,8 @@ def measure(
         of images classified right, the loss of each epoch, median seconds of an
         epoch without the first, and peak memory in MiB.
     """
-    network, options, loss, its_epochs, learning_rate = NETWORKS[name]
-    epochs = epochs or its_epochs
+    network, options, loss, its_epochs, rate, its_batch = NETWORKS[name]
+    epochs, batch = epochs or its_epochs, batch or its_batch
     keras.utils.set_random_seed(seed)
     splits = {
         split: next(iter(datasets.load(dataset, split).batch(10**6)))
@@ -201,7 +211,7 @@ def measure(
     info = datasets.info(dataset)
     model = network(info.image_shape, len(info.class_names), **options)
     steps = epochs * -(-len(train[0]) // batch)
-    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
     model.compile(keras.optimizers.Adam(schedule), loss(), metrics=["accuracy"])
     clock = Clock()
     history = model.fit(
@@ -221,6 +231,7 @@ def measure(
         "peak_mib": round((harness.status("VmHWM") - before) / 1024),
         "losses": [round(each, 4) for each in history["loss"]],
         "epochs": epochs,
+        "batch": batch,
         "steps": steps,
     }
     if test:
