@@ -92,6 +92,8 @@ def check_numbers(value, name, expected="numbers"):
             dtype = np.asarray(value).dtype
         except ValueError:  # of rows that are not equally long
             pass
+        except (TypeError, NotImplementedError, RuntimeError):
+            return  # of tensors that have no values yet
     # Tensors of PyTorch and Keras have dtypes without a name.
     kind = getattr(dtype, "name", str(dtype)).lower()
     if not any(each in kind for each in ("bool", "int", "float")):

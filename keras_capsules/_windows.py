@@ -1,6 +1,7 @@
 """Windows of a grid of capsules, and what their children have in common."""
 
 import math
+import numbers
 
 from keras import ops
 
@@ -148,13 +149,25 @@ def output_grid(input_shape, kernel_size, strides, padding):
             input_shape[1:3], kernel_size, strides, strict=True
         )
     ]
-    if any(isinstance(size, int) and size < 1 for size in grid):
+    if any(isinstance(size, numbers.Integral) and size < 1 for size in grid):
         raise ValueError(
             "The input is smaller than the window. Expected a height and width "
             f'of at least kernel_size={kernel_size}, or padding="same". '
             f"Received: input_shape={tuple(input_shape)}"
         )
     return grid
+
+
+def fill_grid(grid, result):
+    """The sizes that `output_grid` found, or else those of a result.
+
+    Of nothing, or of less than a window, some backends' convolutions make
+    other sizes than they should: the result says only what is not known.
+    """
+    return [
+        known if isinstance(known, numbers.Integral) else size
+        for known, size in zip(grid, ops.shape(result)[1:3], strict=True)
+    ]
 
 
 def _number(length, window, stride, padding):

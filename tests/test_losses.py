@@ -623,3 +623,18 @@ def test_function_as_a_loss(labels):
     expected = oracle(np.eye(3)[[2, 0]], LENGTHS).mean()
     loss = model.evaluate(LENGTHS, labels, verbose=0)
     assert loss == pytest.approx(expected)
+
+
+def test_lists_of_tensors_without_values():
+    """As a loss in a compiled function may make them."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        compiled = jax.jit(lambda y: margin_loss(np.array([0]), [[y, y]]))
+    else:
+        import tensorflow as tf
+
+        compiled = tf.function(lambda y: margin_loss(np.array([0]), [[y, y]]))
+    expected = margin_loss(np.array([0]), np.array([[0.5, 0.5]], "float32"))
+    value = compiled(keras.ops.convert_to_tensor(0.5))
+    np.testing.assert_allclose(value, expected, rtol=1e-6)

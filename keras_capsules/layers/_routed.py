@@ -229,7 +229,7 @@ class RoutedLayer(keras.layers.Layer):
     def _split(self, inputs):
         """Poses with a row axis, `[..., p, d]`, and activations or `None`."""
         # The first input was checked when the layer was built.
-        self._check_input_shape(_shapes(inputs))
+        self._check_input_shape(shapes_of(inputs))
         activations = None
         if isinstance(inputs, (list, tuple)):
             inputs, activations = inputs
@@ -250,7 +250,7 @@ class RoutedLayer(keras.layers.Layer):
         """Poses of parents, as a routing may start from."""
         if parents is None:
             return None
-        expected = self.compute_output_shape(_shapes(inputs))
+        expected = self.compute_output_shape(shapes_of(inputs))
         if self._returns_pair:
             expected, _ = expected
         shape = getattr(parents, "shape", np.shape(parents))
@@ -331,7 +331,7 @@ class RoutedLayer(keras.layers.Layer):
         return poses, (batch, *grid, self.num_capsules)
 
     def _output_spec(self, inputs, coupling_shape=None):
-        shapes = self.compute_output_shape(_shapes(inputs))
+        shapes = self.compute_output_shape(shapes_of(inputs))
 
         def spec(shape):
             return keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -371,7 +371,7 @@ class RoutedLayer(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def _shapes(inputs):
+def shapes_of(inputs):
     """The shape of a tensor, or those of a pair."""
     if isinstance(inputs, (list, tuple)):
         return tuple(tuple(each.shape) for each in inputs)

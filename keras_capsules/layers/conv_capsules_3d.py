@@ -11,6 +11,7 @@ from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
+from keras_capsules._windows import fill_grid
 from keras_capsules._windows import output_grid
 from keras_capsules.activations import squash
 
@@ -162,10 +163,11 @@ class ConvCapsules3D(keras.layers.Layer):
 
     def call(self, inputs):
         inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
-        batch, height, width, types, input_dim = ops.shape(inputs)
-        # Not that of the result: convolutions of nothing, or of less than a
-        # window, have another on some backends.
-        grid = self.compute_output_shape(ops.shape(inputs))[1:3]
+        grid = output_grid(
+            inputs.shape, self.kernel_size, self.strides, self.padding
+        )
+        batch, height, width = ops.shape(inputs)[:3]
+        types, input_dim = inputs.shape[3:]
         # One image for each type.
         images = ops.reshape(
             ops.transpose(inputs, (0, 3, 1, 2, 4)),
@@ -178,6 +180,7 @@ class ConvCapsules3D(keras.layers.Layer):
             padding=self.padding,
             data_format="channels_last",
         )
+        grid = fill_grid(grid, votes)
         votes = ops.reshape(
             votes, (batch, types, *grid, self.num_capsules, self.capsule_dim)
         )  # [b, i, h, w, j, e]

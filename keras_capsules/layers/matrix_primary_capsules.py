@@ -9,6 +9,7 @@ from keras_capsules import _initializers as initializers
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
+from keras_capsules._windows import fill_grid
 from keras_capsules._windows import output_grid
 
 
@@ -20,7 +21,8 @@ class MatrixPrimaryCapsules(keras.layers.Layer):
     from the window below: their poses by a linear convolution, and their
     activations, from 0 to 1, by another with a sigmoid. What comes after them
     has to use both for both to be trained: dynamic, self-attention and inverted
-    attention routing have no use for activations, and Keras warns of that.
+    attention routing have no use for activations, of which Keras warns on
+    TensorFlow.
 
     Notation: the primary capsules of
     [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), B the
@@ -150,14 +152,16 @@ class MatrixPrimaryCapsules(keras.layers.Layer):
 
     def call(self, inputs):
         inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
-        # Not those of the results: convolutions of nothing, or of less than a
-        # window, have others on some backends.
-        shapes = self.compute_output_shape(ops.shape(inputs))
+        grid = output_grid(
+            inputs.shape, self.kernel_size, self.strides, self.padding
+        )
         poses = self._convolve(inputs, self.pose_kernel)
-        poses = ops.reshape(poses, shapes[0])
+        grid = fill_grid(grid, poses)
+        shape = (ops.shape(inputs)[0], *grid, self.num_capsules)
+        poses = ops.reshape(poses, (*shape, *self._pose_shape))
         poses = poses + ops.convert_to_tensor(self.pose_bias)
         logits = self._convolve(inputs, self.activation_kernel)
-        logits = ops.reshape(logits, shapes[1])
+        logits = ops.reshape(logits, shape)
         logits = logits + ops.convert_to_tensor(self.activation_bias)
         return poses, ops.sigmoid(logits)
 

@@ -12,6 +12,7 @@ from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
 from keras_capsules._validation import check_number
+from keras_capsules._windows import fill_grid
 from keras_capsules._windows import output_grid
 
 
@@ -167,9 +168,9 @@ class PrimaryCapsules(keras.layers.Layer):
 
     def call(self, inputs):
         inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
-        # Not that of the result: convolutions of nothing, or of less than a
-        # window, have another on some backends.
-        shape = self.compute_output_shape(ops.shape(inputs))
+        grid = output_grid(
+            inputs.shape, self.kernel_size, self.strides, self.padding
+        )
         convolution = ops.depthwise_conv if self.depthwise else ops.conv
         poses = convolution(
             inputs,
@@ -178,7 +179,11 @@ class PrimaryCapsules(keras.layers.Layer):
             padding=self.padding,
             data_format="channels_last",
         )
-        poses = ops.reshape(poses, shape)
+        grid = fill_grid(grid, poses)
+        batch = ops.shape(inputs)[0]
+        poses = ops.reshape(
+            poses, (batch, *grid, self.num_capsules, self.capsule_dim)
+        )
         if self.scale != 1.0:
             poses = poses * self.scale
         if self.bias is not None:

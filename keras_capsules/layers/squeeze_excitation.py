@@ -7,6 +7,7 @@ from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_integer
 from keras_capsules.activations import safe_norm
 from keras_capsules.layers._routed import fits
+from keras_capsules.layers._routed import shapes_of
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -135,6 +136,8 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def call(self, inputs):
         if isinstance(inputs, (list, tuple)):
+            # The first pair was checked when the layer was built.
+            self.compute_output_shape(shapes_of(inputs))
             poses, activations = (
                 ops.cast(each, self.compute_dtype) for each in inputs
             )

@@ -248,6 +248,18 @@ def test_invalid_pair_raises(shapes):
         SqueezeExcitation()(inputs)
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [((2, 5, 3, 7, 4), (2, 5, 2, 7)), ((2, 5, 3, 7, 4), (1, 5, 3, 7))],
+    ids=["grid", "batch"],
+)
+def test_later_pairs_that_do_not_fit_raise(shapes):
+    layer = SqueezeExcitation()
+    layer((random(2, 5, 3, 7, 4), random(2, 5, 3, 7)))
+    with pytest.raises(ValueError, match="or a pair of poses .*Received"):
+        layer(tuple(random(*shape) for shape in shapes))
+
+
 def test_other_types_than_before_raise():
     layer = SqueezeExcitation()
     layer((random(2, 7, 4), random(2, 7)))

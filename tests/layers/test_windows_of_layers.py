@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from testing import BACKEND
 from testing import numpy
 
 from keras_capsules.layers import ConvCapsules2D
@@ -35,6 +36,9 @@ layers = pytest.mark.parametrize("make, rest", LAYERS.values(), ids=LAYERS)
 def test_later_inputs_smaller_than_the_window_raise(make, rest):
     layer = make()
     layer(np.zeros((2, 4, 5, *rest), "float32"))
+    # Sizes may be of any integer type.
+    with pytest.raises(ValueError, match="smaller than the window.*Recei"):
+        layer.compute_output_shape((2, np.int64(2), np.int64(5), *rest))
     for size in [(2, 5), (5, 2), (2, 2)]:
         with pytest.raises(ValueError, match="smaller than the window.*Recei"):
             layer(np.zeros((2, *size, *rest), "float32"))
@@ -57,3 +61,38 @@ def test_an_empty_batch_has_the_shapes_of_others(make, rest):
     if len(outputs) == 1:
         expected = [expected]
     assert [numpy(each).shape for each in outputs] == list(expected)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="its graphs")
+@layers
+def test_sizes_unknown_to_a_graph(make, rest):
+    import tensorflow as tf
+
+    layer = make()
+    layer.build((None, None, None, *rest))
+    graph = tf.function(
+        layer, input_signature=[tf.TensorSpec((None, None, None, *rest))]
+    )
+    inputs = np.random.default_rng(0).normal(size=(2, 4, 5, *rest))
+    inputs = inputs.astype("float32")
+    outputs = keras.tree.flatten(graph(inputs))
+    expected = keras.tree.flatten(layer(inputs))
+    for one, other in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="its export")
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_symbolic_sizes(padding):
+    import jax
+
+    layer = PrimaryCapsules(2, 3, 3, padding=padding)
+    layer.build((None, None, None, 1))
+    symbols = jax.export.symbolic_shape("b, h, w, 1")
+    exported = jax.export.export(jax.jit(layer))(
+        jax.ShapeDtypeStruct(symbols, "float32")
+    )
+    inputs = np.ones((2, 5, 4, 1), "float32")
+    np.testing.assert_allclose(
+        exported.call(inputs), numpy(layer(inputs)), rtol=1e-4, atol=1e-6
+    )
