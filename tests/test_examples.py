@@ -162,6 +162,7 @@ def test_quickstart_models_are_the_measured_one(digits, tmp_path):
     )
 
 
+@pytest.mark.slow
 @on_one_backend
 def test_quickstart_takes_options(quickstart, tmp_path, monkeypatch):
     """The paper's network for MNIST, on noise in the place of MNIST."""
