@@ -15,7 +15,6 @@ import time
 import harness
 import matplotlib.pyplot as plt
 import numpy as np
-import tensorflow as tf
 
 NAMES = ("batch", "input capsules", "input pose", "output capsules", "pose")
 # Large enough that no measurement is mostly overhead, small for the whole to
@@ -65,14 +64,11 @@ def measure(name, size, repeats):
         size if each == name else base
         for each, base in zip(NAMES, BASE, strict=True)
     ]
-    peak, _ = harness.peak_memory(shape)
-    poses, kernel = harness.inputs(*shape)
-    step = harness.make_step(harness.dynamic(), shape)
-    (ms,) = harness.medians(
-        {"step": lambda: step(poses, kernel)}, repeats
-    ).values()
-    operands = 4 * (tf.size(poses) + tf.size(kernel)) / harness.MEBIBYTE
-    return ms, peak, round(float(operands), 2)
+    peak, seconds = harness.peak_memory(shape, repeats=repeats)
+    batch, inputs, dim, outputs, out_dim = shape
+    operands = 4 * inputs * dim * (batch + outputs * out_dim)
+    ms = round(1e3 * seconds, 3)
+    return ms, peak, round(operands / harness.MEBIBYTE, 2)
 
 
 def slope(sizes, values):

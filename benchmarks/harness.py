@@ -192,18 +192,19 @@ def in_own_process(function, *arguments, **options):
         return pool.apply(function, arguments, options)
 
 
-def step_memory(shape, **options):
+def step_memory(shape, repeats=0, **options):
     """Peak memory of a training step of dynamic routing.
 
     Args:
         shape: Arguments of `inputs`.
+        repeats: How many more steps to time.
         **options: Of `DynamicRouting`; or `textbook=True` for the other form;
             or `routing`, the name of another one.
 
     Returns:
         Peak MiB above that before the step, in which the graph, poses and
         kernel are there already, and the gradients to these are not; and the
-        seconds of the step.
+        seconds of the step, or the median of those that are repeated.
     """
     if options.get("textbook"):
         form = textbook_dynamic
@@ -221,7 +222,11 @@ def step_memory(shape, **options):
     started = time.perf_counter()
     keras.tree.map_structure(np.asarray, step(poses, kernel))
     seconds = time.perf_counter() - started
-    return round((status("VmHWM") - before) / 1024, 1), round(seconds, 2)
+    peak = round((status("VmHWM") - before) / 1024, 1)
+    if repeats:
+        times = medians({"step": lambda: step(poses, kernel)}, repeats)
+        seconds = times["step"] / 1e3
+    return peak, round(seconds, 6 if repeats else 2)
 
 
 def make_step(form, shape):
