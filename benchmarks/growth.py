@@ -65,10 +65,7 @@ def measure(name, size, repeats):
         for each, base in zip(NAMES, BASE, strict=True)
     ]
     peak, seconds = harness.peak_memory(shape, repeats=repeats)
-    batch, inputs, dim, outputs, out_dim = shape
-    operands = 4 * inputs * dim * (batch + outputs * out_dim)
-    ms = round(1e3 * seconds, 3)
-    return ms, peak, round(operands / harness.MEBIBYTE, 2)
+    return round(1e3 * seconds, 3), peak, harness.operands_size(shape)
 
 
 def slope(sizes, values):

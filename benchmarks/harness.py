@@ -226,7 +226,14 @@ def step_memory(shape, repeats=0, **options):
     if repeats:
         times = medians({"step": lambda: step(poses, kernel)}, repeats)
         seconds = times["step"] / 1e3
-    return peak, round(seconds, 6 if repeats else 2)
+    return peak, seconds
+
+
+def operands_size(shape):
+    """MiB of poses and kernel, and of the gradients to them as well."""
+    batch, inputs, dim, outputs, out_dim = shape
+    numbers = inputs * dim * (batch + outputs * out_dim)
+    return round(4 * numbers / MEBIBYTE, 2)
 
 
 def make_step(form, shape):

@@ -34,7 +34,7 @@ def main():
         rows[name] = {"peak": statistics.median(found)}
     title = "A training step, 1152 x 8 to 10 x 16"
     harness.show(title, rows, "MiB")
-    results = {"mnist_mib": rows, "gradients_mib": gradients_size(MNIST)}
+    results = {"mnist_mib": rows, "gradients_mib": harness.operands_size(MNIST)}
     panels = {title: rows}
     rows = {
         name: {"peak": harness.peak_memory(MNIST, routing=name)[0]}
@@ -51,9 +51,9 @@ def main():
         results["large"] = {
             "shape": LARGE,
             "peak_mib": peak,
-            "seconds": seconds,
+            "seconds": round(seconds, 2),
             "votes_alone_mib": round(votes),
-            "poses_and_kernel_mib": gradients_size(LARGE),
+            "poses_and_kernel_mib": harness.operands_size(LARGE),
         }
         print(f"\nA step of 3872 x 8 to 196 x 16: {results['large']}")
         panels["A training step, 3872 x 8 to 196 x 16"] = {
@@ -62,13 +62,6 @@ def main():
         }
     harness.draw("memory", panels, arguments.output, "MiB")
     harness.write("memory", results, arguments.output)
-
-
-def gradients_size(shape):
-    """MiB of the gradients to poses and kernel, as large as these."""
-    batch, inputs, dim, outputs, out_dim = shape
-    numbers = inputs * dim * (batch + outputs * out_dim)
-    return round(4 * numbers / harness.MEBIBYTE, 1)
 
 
 if __name__ == "__main__":

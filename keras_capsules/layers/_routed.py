@@ -246,20 +246,19 @@ class RoutedLayer(keras.layers.Layer):
             poses = ops.expand_dims(poses, -2)
         return poses, activations
 
-    def _as_parents(self, parents, inputs):
-        """Poses of parents, as a routing may start from."""
+    def _check_parents(self, parents, inputs):
+        """Raises if there are parents, and not as the layer returns them."""
         if parents is None:
-            return None
+            return
         expected = self.compute_output_shape(shapes_of(inputs))
         if self._returns_pair:
             expected, _ = expected
-        shape = getattr(parents, "shape", np.shape(parents))
-        if not fits(tuple(shape), expected):
+        shape = tuple(np.shape(parents))
+        if not fits(shape, expected):
             raise ValueError(
                 "Expected parents as the layer returns them, poses of shape "
-                f"{expected}. Received: parents.shape={tuple(shape)}"
+                f"{expected}. Received: parents.shape={shape}"
             )
-        return parents
 
     def _route(
         self,
@@ -376,6 +375,13 @@ def shapes_of(inputs):
     if isinstance(inputs, (list, tuple)):
         return tuple(tuple(each.shape) for each in inputs)
     return tuple(inputs.shape)
+
+
+def fits_pair(shapes):
+    """Whether these may be poses, vectors or matrices, and activations."""
+    return len(shapes) == 2 and any(
+        fits(shapes[0][:-axes], shapes[1]) for axes in (1, 2)
+    )
 
 
 def fits(shape, other):

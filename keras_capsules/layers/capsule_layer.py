@@ -150,7 +150,7 @@ class CapsuleLayer(RoutedLayer):
 
     def call(self, inputs, training=None, return_coupling=False, parents=None):
         poses, activations = self._split(inputs)
-        parents = self._as_parents(parents, inputs)
+        self._check_parents(parents, inputs)
         num_inputs = math.prod(poses.shape[1:-2])
         poses = self._add_coordinates(poses)
         poses = ops.reshape(poses, (-1, num_inputs, *poses.shape[-2:]))
@@ -173,7 +173,7 @@ class CapsuleLayer(RoutedLayer):
     def compute_output_spec(
         self, inputs, training=None, return_coupling=False, parents=None
     ):
-        self._as_parents(parents, inputs)  # for its check
+        self._check_parents(parents, inputs)
         if not return_coupling:
             return self._output_spec(inputs)
         first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs

@@ -6,7 +6,8 @@ import keras
 from keras import ops
 
 from keras_capsules.activations import safe_norm
-from keras_capsules.layers._routed import fits
+from keras_capsules.layers._routed import fits_pair
+from keras_capsules.layers._routed import shapes_of
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -54,20 +55,17 @@ class CapsuleLength(keras.layers.Layer):
 
     def call(self, inputs):
         # For its check: the shapes of a later call may be others.
+        self.compute_output_shape(shapes_of(inputs))
         if isinstance(inputs, (list, tuple)):
-            self.compute_output_shape([tuple(each.shape) for each in inputs])
             _, activations = inputs
             return ops.cast(activations, self.compute_dtype)
-        self.compute_output_shape(tuple(inputs.shape))
         return safe_norm(inputs, axis=self.axis)
 
     def compute_output_shape(self, input_shape):
         axes = 1 if self.axis == -1 else 2
         if input_shape and isinstance(input_shape[0], (list, tuple)):
             shapes = tuple(map(tuple, input_shape))
-            if len(shapes) == 2 and any(
-                fits(shapes[0][:-number], shapes[1]) for number in (1, 2)
-            ):
+            if fits_pair(shapes):
                 return shapes[1]
         elif len(input_shape) > axes:
             return tuple(input_shape[:-axes])

@@ -143,7 +143,7 @@ class ConvCapsules2D(RoutedLayer):
 
     def call(self, inputs, training=None, return_coupling=False, parents=None):
         poses, activations = self._split(inputs)
-        parents = self._as_parents(parents, inputs)
+        self._check_parents(parents, inputs)
         poses = self._add_coordinates(poses)
         batch, *size = ops.shape(poses)[:3]
         windows = Windows(size, self.kernel_size, self.strides, self.padding)
@@ -168,7 +168,7 @@ class ConvCapsules2D(RoutedLayer):
     def compute_output_spec(
         self, inputs, training=None, return_coupling=False, parents=None
     ):
-        self._as_parents(parents, inputs)  # for its check
+        self._check_parents(parents, inputs)
         if not return_coupling:
             return self._output_spec(inputs)
         first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs

@@ -6,7 +6,7 @@ from keras import ops
 from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_integer
 from keras_capsules.activations import safe_norm
-from keras_capsules.layers._routed import fits
+from keras_capsules.layers._routed import fits_pair
 from keras_capsules.layers._routed import shapes_of
 
 
@@ -174,12 +174,7 @@ class SqueezeExcitation(keras.layers.Layer):
     def compute_output_shape(self, input_shape):
         if _is_pair(input_shape):
             shapes = tuple(map(tuple, input_shape))
-            if (
-                len(shapes) == 2
-                and len(shapes[1]) in (2, 4)
-                and shapes[1][-1]
-                and any(fits(shapes[0][:-axes], shapes[1]) for axes in (1, 2))
-            ):
+            if fits_pair(shapes) and len(shapes[1]) in (2, 4) and shapes[1][-1]:
                 return shapes
         elif (
             len(input_shape) in (3, 4, 5)
