@@ -35,6 +35,8 @@ def main():
 
     def stepper(model, number=batch, **options):
         model.compile("adam", MarginLoss(), **options)
+        # Or else TensorFlow would trace the first step twice.
+        model.optimizer.build(model.trainable_variables)
         return lambda: model.train_on_batch(images[:number], labels[:number])
 
     def capsules(dtype="float32", **options):

@@ -107,6 +107,8 @@ def _number(tensors):
 def _slices(tensors, block):
     """Blocks of `tensors`, as equal as possible."""
     number = _number(tensors)
+    if number <= block:
+        return [dict(tensors)]
     steps = math.ceil(number / block)
     ends = [round(step * number / steps) for step in range(steps + 1)]
     return [

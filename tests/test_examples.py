@@ -209,6 +209,7 @@ def test_quickstart_takes_options(quickstart, tmp_path, monkeypatch):
     assert results["batch_size"] == 8
 
 
+@on_one_backend
 def test_quickstart_raises_if_the_reloaded_scores_differ(
     quickstart, digits, tmp_path, monkeypatch
 ):
@@ -245,6 +246,7 @@ def test_quickstart_rejects_unknown_data_sets(quickstart, capsys):
 # examples/sequential.py
 
 
+@on_one_backend
 def test_sequential(tmp_path):
     finished = run("sequential.py", cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr

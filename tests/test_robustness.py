@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 from testing import QUICK
+from testing import compile_for_one_trace
 from testing import numpy
 from testing import on_one_backend
 
@@ -80,9 +81,10 @@ def train(model, optimizer, batches, **kwargs):
     def total(labels, scores):  # is finite if all of them are
         return ops.sum(ops.abs(scores))
 
-    model.compile(optimizer, MarginLoss(), metrics=[total], **kwargs)
-    # Or else TensorFlow would trace the step twice.
-    model.optimizer.build(model.trainable_variables)
+    metric = keras.metrics.MeanMetricWrapper(total, name="total")
+    compile_for_one_trace(
+        model, optimizer, MarginLoss(), metrics=[metric], **kwargs
+    )
     images = np.concatenate(batches).astype("float32")
     labels = np.tile(LABELS, len(batches))
     history = model.fit(

@@ -47,6 +47,17 @@ def invalid(name, expected):
     )
 
 
+def compile_for_one_trace(model, optimizer, loss, **options):
+    """Compiles a model that is trained in a graph, and returns it.
+
+    TensorFlow traces a step once more if it made variables, as those of the
+    optimizer. (Metrics that are named in `compile` make theirs as late.)
+    """
+    model.compile(optimizer, loss, **options)
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
 def run_layer_test(layer_class, init_kwargs, **kwargs):
     """Runs Keras's own checks of a layer.
 

@@ -11,6 +11,7 @@ from keras import ops
 from testing import NOT_BOOLEANS
 from testing import NOT_POSITIVE_INTEGERS
 from testing import check_saving
+from testing import compile_for_one_trace
 from testing import invalid
 from testing import numpy
 from testing import values
@@ -323,7 +324,7 @@ def test_learning_starts_at_once(num_inputs):
     model = keras.Sequential(
         [keras.Input((num_inputs, 4)), CapsuleLayer(3, 8), CapsuleLength()]
     )
-    model.compile(keras.optimizers.Adam(1e-3), MarginLoss())
+    compile_for_one_trace(model, keras.optimizers.Adam(1e-3), MarginLoss())
     assert progress(model, poses, labels) < 0.8
 
 
@@ -338,7 +339,8 @@ def test_learning_starts_for_the_initial_kernel(num_inputs):
         [keras.Input((num_inputs, 4)), layer, CapsuleLength()]
     )
     initial = numpy(layer.kernel)
-    model.compile(keras.optimizers.SGD(4.0 / num_inputs), MarginLoss())
+    optimizer = keras.optimizers.SGD(4.0 / num_inputs)
+    compile_for_one_trace(model, optimizer, MarginLoss())
     assert progress(model, poses, labels) < 0.8
 
     # The test notices a kernel that is ten times too small.
@@ -353,7 +355,7 @@ def test_learning_starts_for_few_long_capsules(routing):
     layer = CapsuleLayer(10, 16, routing=routing, use_bias=False)
     model = keras.Sequential([keras.Input((16, 8)), layer, CapsuleLength()])
     initial = numpy(layer.kernel)
-    model.compile(keras.optimizers.Adam(1e-3), MarginLoss())
+    compile_for_one_trace(model, keras.optimizers.Adam(1e-3), MarginLoss())
     assert progress(model, poses, labels) < 0.55
 
     # With longer votes, which would make parents as long as the children, the

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from testing import compile_for_one_trace
 from testing import invalid
 from testing import on_one_backend
 
@@ -76,8 +77,7 @@ def small(**options):
 
 
 def compiled(model, optimizer="adam", **options):
-    model.compile(optimizer=optimizer, loss=MarginLoss(), **options)
-    return model
+    return compile_for_one_trace(model, optimizer, MarginLoss(), **options)
 
 
 def evaluate(model, *arguments, **options):
