@@ -187,7 +187,9 @@ def _contract(missing, u=None, **parents):
     else:
         _, batch, rows, _ = parents["t"].shape
         _, dim, inputs, _ = parents["w"].shape
-    if not isinstance(batch, int):  # graphs are traced for unknown ones, too
+    if not isinstance(batch, int) or batch < USUAL_BATCH:
+        # Of fewer examples more parents would fit, but even for one, products
+        # parent by parent measured faster than batched ones.
         batch = USUAL_BATCH
 
     def one_block(slices):
