@@ -158,16 +158,38 @@ def output_grid(input_shape, kernel_size, strides, padding):
     return grid
 
 
-def fill_grid(grid, result):
-    """The sizes that `output_grid` found, or else those of a result.
+def convolve(inputs, kernel, strides, padding, shape, depthwise=False):
+    """A convolution of a grid, whose channels are numbers of capsules.
 
-    Of nothing, or of less than a window, some backends' convolutions make
-    other sizes than they should: the result says only what is not known.
+    Args:
+        inputs: `(batch, height, width, channels)`.
+        kernel: As `keras.ops.conv` or `keras.ops.depthwise_conv` takes it.
+        strides: See `Windows`.
+        padding: See `Windows`.
+        shape: Tuple of integers, what to make of the output channels.
+        depthwise: Boolean, which of the two convolutions it is.
+
+    Returns:
+        `(batch, new_height, new_width, *shape)`.
+
+    Raises:
+        ValueError: If no window fits, as far as sizes are known.
     """
-    return [
+    grid = output_grid(inputs.shape, kernel.shape[:2], strides, padding)
+    result = (ops.depthwise_conv if depthwise else ops.conv)(
+        inputs,
+        kernel,
+        strides=strides,
+        padding=padding,
+        data_format="channels_last",
+    )
+    # Of nothing, or of less than a window, some backends' convolutions make
+    # other sizes than they should: the result says only what is not known.
+    grid = [
         known if isinstance(known, numbers.Integral) else size
         for known, size in zip(grid, ops.shape(result)[1:3], strict=True)
     ]
+    return ops.reshape(result, (ops.shape(inputs)[0], *grid, *shape))
 
 
 def _number(length, window, stride, padding):

@@ -11,7 +11,7 @@ from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
-from keras_capsules._windows import fill_grid
+from keras_capsules._windows import convolve
 from keras_capsules._windows import output_grid
 from keras_capsules.activations import squash
 
@@ -163,9 +163,7 @@ class ConvCapsules3D(keras.layers.Layer):
 
     def call(self, inputs):
         inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
-        grid = output_grid(
-            inputs.shape, self.kernel_size, self.strides, self.padding
-        )
+        self.compute_output_shape(inputs.shape)  # for its checks
         batch, height, width = ops.shape(inputs)[:3]
         types, input_dim = inputs.shape[3:]
         # One image for each type.
@@ -173,18 +171,16 @@ class ConvCapsules3D(keras.layers.Layer):
             ops.transpose(inputs, (0, 3, 1, 2, 4)),
             (batch * types, height, width, input_dim),
         )
-        votes = ops.conv(
+        votes = convolve(
             images,
             self.kernel,
-            strides=self.strides,
-            padding=self.padding,
-            data_format="channels_last",
+            self.strides,
+            self.padding,
+            (self.num_capsules, self.capsule_dim),
         )
-        grid = fill_grid(grid, votes)
-        votes = ops.reshape(
-            votes, (batch, types, *grid, self.num_capsules, self.capsule_dim)
-        )  # [b, i, h, w, j, e]
-        return ops.cast(self._route(votes, *grid), inputs.dtype)
+        sizes = ops.shape(votes)[1:]
+        votes = ops.reshape(votes, (batch, types, *sizes))  # [b, i, h, w, j, e]
+        return ops.cast(self._route(votes, *sizes[:2]), inputs.dtype)
 
     def _route(self, votes, height, width):
         dtype = at_least_float32(votes.dtype)

@@ -9,7 +9,7 @@ from keras_capsules import _initializers as initializers
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
-from keras_capsules._windows import fill_grid
+from keras_capsules._windows import convolve
 from keras_capsules._windows import output_grid
 
 
@@ -152,27 +152,21 @@ class MatrixPrimaryCapsules(keras.layers.Layer):
 
     def call(self, inputs):
         inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
-        grid = output_grid(
-            inputs.shape, self.kernel_size, self.strides, self.padding
+        poses, logits = (
+            convolve(
+                inputs,
+                kernel,
+                self.strides,
+                self.padding,
+                (self.num_capsules, *shape),
+            )
+            + ops.convert_to_tensor(bias)
+            for kernel, bias, shape in (
+                (self.pose_kernel, self.pose_bias, self._pose_shape),
+                (self.activation_kernel, self.activation_bias, ()),
+            )
         )
-        poses = self._convolve(inputs, self.pose_kernel)
-        grid = fill_grid(grid, poses)
-        shape = (ops.shape(inputs)[0], *grid, self.num_capsules)
-        poses = ops.reshape(poses, (*shape, *self._pose_shape))
-        poses = poses + ops.convert_to_tensor(self.pose_bias)
-        logits = self._convolve(inputs, self.activation_kernel)
-        logits = ops.reshape(logits, shape)
-        logits = logits + ops.convert_to_tensor(self.activation_bias)
         return poses, ops.sigmoid(logits)
-
-    def _convolve(self, inputs, kernel):
-        return ops.conv(
-            inputs,
-            kernel,
-            strides=self.strides,
-            padding=self.padding,
-            data_format="channels_last",
-        )
 
     def compute_output_shape(self, input_shape):
         if len(input_shape) != 4 or not input_shape[-1]:

@@ -12,7 +12,7 @@ from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
 from keras_capsules._validation import check_number
-from keras_capsules._windows import fill_grid
+from keras_capsules._windows import convolve
 from keras_capsules._windows import output_grid
 
 
@@ -168,21 +168,13 @@ class PrimaryCapsules(keras.layers.Layer):
 
     def call(self, inputs):
         inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
-        grid = output_grid(
-            inputs.shape, self.kernel_size, self.strides, self.padding
-        )
-        convolution = ops.depthwise_conv if self.depthwise else ops.conv
-        poses = convolution(
+        poses = convolve(
             inputs,
             self.kernel,
-            strides=self.strides,
-            padding=self.padding,
-            data_format="channels_last",
-        )
-        grid = fill_grid(grid, poses)
-        batch = ops.shape(inputs)[0]
-        poses = ops.reshape(
-            poses, (batch, *grid, self.num_capsules, self.capsule_dim)
+            self.strides,
+            self.padding,
+            (self.num_capsules, self.capsule_dim),
+            self.depthwise,
         )
         if self.scale != 1.0:
             poses = poses * self.scale
