@@ -11,7 +11,7 @@ imported TensorFlow, on Linux. `--dataset mnist` trains on other data, `--only`
 some of the networks.
 """
 
-import functools
+import dataclasses
 import time
 
 import harness
@@ -22,7 +22,6 @@ from keras_capsules import MarginLoss
 from keras_capsules import SpreadLoss
 from keras_capsules import datasets
 from keras_capsules import models
-from keras_capsules.routing import SelfAttentionRouting
 
 # The squared error is summed over the pixels, so that each of 64 needs more
 # weight than each of 784.
@@ -30,26 +29,26 @@ DRAWN = {"reconstruction_weight": 0.006}
 
 SMALL_CAPSNET = {"filters": 128, "num_primary_capsules": 16, **DRAWN}
 
-# For each network: how to make it, the loss, epochs, learning rate and batch.
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a network is made and trained."""
+
+    network: type
+    options: dict
+    loss: keras.losses.Loss = MarginLoss()
+    epochs: int = 30
+    learning_rate: float = 3e-3
+    batch: int = 32
+
+
 NETWORKS = {
-    "CapsNet": (models.CapsNet, SMALL_CAPSNET, MarginLoss, 30, 3e-3, 32),
-    "CapsNet, self-attention": (
-        models.CapsNet,
-        {**SMALL_CAPSNET, "routing": SelfAttentionRouting()},
-        MarginLoss,
-        30,
-        3e-3,
-        32,
+    "CapsNet": Training(models.CapsNet, SMALL_CAPSNET),
+    "CapsNet, self-attention": Training(
+        models.CapsNet, {**SMALL_CAPSNET, "routing": "self_attention"}
     ),
-    "EfficientCapsNet": (
-        models.EfficientCapsNet,
-        DRAWN,
-        MarginLoss,
-        30,
-        3e-3,
-        32,
-    ),
-    "DeepCaps, small": (
+    "EfficientCapsNet": Training(models.EfficientCapsNet, DRAWN),
+    "DeepCaps, small": Training(
         models.DeepCaps,
         {
             "filters": 32,
@@ -57,58 +56,32 @@ NETWORKS = {
             "capsule_dim": 16,
             **DRAWN,
         },
-        MarginLoss,
-        30,
-        3e-3,
-        32,
     ),
-    "InvertedAttentionCapsNet": (
-        models.InvertedAttentionCapsNet,
-        {"capsule_dim": 8},
-        MarginLoss,
-        30,
-        3e-3,
-        32,
+    "InvertedAttentionCapsNet": Training(
+        models.InvertedAttentionCapsNet, {"capsule_dim": 8}
     ),
-    "MatrixCapsNet, EM": (
+    "MatrixCapsNet, EM": Training(
         models.MatrixCapsNet,
         {"filters": 32},
-        functools.partial(SpreadLoss, 0.5),
-        12,
-        3e-3,
-        16,
+        SpreadLoss(0.5),
+        epochs=12,
+        batch=16,
     ),
-    "MatrixCapsNet, variational Bayes": (
+    "MatrixCapsNet, variational Bayes": Training(
         models.MatrixCapsNet,
         {"filters": 32, "routing": "variational_bayes"},
-        functools.partial(SpreadLoss, 0.5),
-        12,
-        6e-3,
-        32,
+        SpreadLoss(0.5),
+        epochs=12,
+        learning_rate=6e-3,
     ),
-    "MatrixCapsNet, self-routing": (
+    "MatrixCapsNet, self-routing": Training(
         models.MatrixCapsNet,
         {"filters": 32, "routing": "self_routing"},
-        functools.partial(SpreadLoss, 0.5),
-        30,
-        3e-3,
-        32,
+        SpreadLoss(0.5),
     ),
-    "ConvNet": (
-        models.ConvNet,
-        {"activation": "sigmoid"},
-        MarginLoss,
-        30,
-        3e-3,
-        32,
-    ),
-    "SqueezeExcitationNet": (
-        models.SqueezeExcitationNet,
-        {"activation": "sigmoid"},
-        MarginLoss,
-        30,
-        3e-3,
-        32,
+    "ConvNet": Training(models.ConvNet, {"activation": "sigmoid"}),
+    "SqueezeExcitationNet": Training(
+        models.SqueezeExcitationNet, {"activation": "sigmoid"}
     ),
 }
 
@@ -195,8 +168,8 @@ def measure(
         of images classified right, the loss of each epoch, median seconds of an
         epoch without the first, and peak memory in MiB.
     """
-    network, options, loss, its_epochs, rate, its_batch = NETWORKS[name]
-    epochs, batch = epochs or its_epochs, batch or its_batch
+    training = NETWORKS[name]
+    epochs, batch = epochs or training.epochs, batch or training.batch
     keras.utils.set_random_seed(seed)
     splits = {
         split: next(iter(datasets.load(dataset, split).batch(10**6)))
@@ -209,10 +182,15 @@ def measure(
         train = [each[:images] for each in train]
     before = harness.status("VmRSS")
     info = datasets.info(dataset)
-    model = network(info.image_shape, len(info.class_names), **options)
+    model = training.network(
+        info.image_shape, len(info.class_names), **training.options
+    )
     steps = epochs * -(-len(train[0]) // batch)
-    schedule = keras.optimizers.schedules.CosineDecay(rate, steps)
-    model.compile(keras.optimizers.Adam(schedule), loss(), metrics=["accuracy"])
+    schedule = keras.optimizers.schedules.CosineDecay(
+        training.learning_rate, steps
+    )
+    optimizer = keras.optimizers.Adam(schedule)
+    model.compile(optimizer, training.loss, metrics=["accuracy"])
     clock = Clock()
     history = model.fit(
         *train,
