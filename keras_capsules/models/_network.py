@@ -172,11 +172,7 @@ class CapsuleNetwork(keras.Model):
     # The network as a whole.
 
     def build(self, input_shape):
-        if tuple(input_shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"Expected images of shape {self.image_shape}. Received: "
-                f"input_shape={tuple(input_shape)}"
-            )
+        check_input_shape(input_shape, self.image_shape)
         shapes = tuple((None, *shape) for shape in self._capsule_shapes)
         for layer in (self.scores, self.mask):
             layer.build(shapes if len(shapes) > 1 else shapes[0])

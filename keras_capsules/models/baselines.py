@@ -49,11 +49,7 @@ class _Classifier(keras.Model):
         self.build((None, *self.image_shape))
 
     def build(self, input_shape):
-        if tuple(input_shape[1:]) != self.image_shape:
-            raise ValueError(
-                f"Expected images of shape {self.image_shape}. Received: "
-                f"input_shape={tuple(input_shape)}"
-            )
+        check_input_shape(input_shape, self.image_shape)
         self.input_spec = keras.layers.InputSpec(
             shape=(None, *self.image_shape)
         )
