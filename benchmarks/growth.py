@@ -6,8 +6,8 @@ Quadruples one size at a time, over a factor of 16, and measures a step of
 dynamic routing, forward and with gradients to poses and kernel: the time, and
 the peak memory above poses and kernel. Fits the slope of both on logarithmic
 scales. Then traces layers of 100 and of 1,000 output capsules. Prints what it
-finds, and writes `growth.json` and `growth.png` to `benchmarks/results`. Linux
-only.
+finds, and writes `growth.json` and `growth.png` to `benchmarks/results`. Memory
+is what TensorFlow allocates, which it counts where it uses oneDNN.
 """
 
 import time

@@ -1,7 +1,6 @@
 """What the benchmarks share: forms of routing, timing, memory, and reports."""
 
 import argparse
-import ctypes
 import datetime
 import json
 import multiprocessing
@@ -176,7 +175,7 @@ def medians(functions, repeats):
 def peak_memory(shape, **options):
     """What `step_memory` returns, from a process of its own.
 
-    What one measurement has freed, another could use again unnoticed.
+    How TensorFlow cuts its memory depends on what it was used for before.
     """
     return in_own_process(step_memory, shape, **options)
 
@@ -215,14 +214,16 @@ def step_memory(shape, repeats=0, **options):
     poses, kernel = inputs(*shape)
     step = make_step(form, shape)
     step(poses[:1], kernel)  # traces
-    # Memory that was freed before would be used again unnoticed.
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    pathlib.Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
-    before = status("VmRSS")
+    # Not what the process takes: TensorFlow keeps what it has ever taken.
+    tf.config.experimental.reset_memory_stats("CPU:0")
+    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
     started = time.perf_counter()
     keras.tree.map_structure(np.asarray, step(poses, kernel))
     seconds = time.perf_counter() - started
-    peak = round((status("VmHWM") - before) / 1024, 1)
+    peak = tf.config.experimental.get_memory_info("CPU:0")["peak"]
+    if not peak:
+        raise RuntimeError("TensorFlow counts memory with oneDNN only.")
+    peak = round((peak - before) / MEBIBYTE, 1)
     if repeats:
         times = medians({"step": lambda: step(poses, kernel)}, repeats)
         seconds = times["step"] / 1e3
