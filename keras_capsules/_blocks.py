@@ -21,7 +21,8 @@ _MAX_UNROLLED = 16
 # these are all that may be. (Its loops run up to 10 steps side by side.)
 _SIDE_BY_SIDE = 2
 
-# The batch size to reckon with where it is not known yet.
+# The batch size to reckon with where it is not known yet, in votes.py also
+# where it is smaller.
 USUAL_BATCH = 128
 
 

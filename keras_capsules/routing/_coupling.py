@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 from keras import ops
 
 from keras_capsules._dtypes import at_least_float32
@@ -27,13 +28,15 @@ def softmax_over_parents(logits, leaky=False):
     @ops.custom_gradient
     def softmax(logits):
         shares = _shares(logits, leaky)
+        # PyTorch hands the logits over anew (see votes.py), and would never
+        # free an output that its own gradient holds.
+        kept = None if keras.backend.backend() == "torch" else shares
 
         def gradient(*args, upstream=None):
-            known = shares
             if upstream is None:
-                (upstream,) = args
+                known, (upstream,) = kept, args
             else:
-                known = _shares(*args, leaky)  # see votes.py
+                known = _shares(*args, leaky)
             slopes = known * upstream
             return slopes - known * ops.sum(slopes, axis=0, keepdims=True)
 

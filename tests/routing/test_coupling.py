@@ -1,5 +1,9 @@
 """Sharing out among parents, against the softmax of Keras."""
 
+import gc
+import weakref
+
+import keras
 import numpy as np
 import pytest
 from gradients import assert_close
@@ -57,3 +61,18 @@ def test_huge_logits(leaky):
     shares = evaluate(lambda x: softmax_over_parents(x, leaky), 1e30 * LOGITS)
     slopes = gradient(losses(leaky)[0], 1e30 * LOGITS)
     assert np.isfinite(shares).all() and np.isfinite(slopes).all()
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="others keep no graphs"
+)
+def test_a_result_is_freed_at_once():
+    logits = ops.convert_to_tensor(LOGITS).requires_grad_()
+    gc.disable()
+    try:
+        shares = softmax_over_parents(logits)
+        freed = weakref.ref(shares)
+        del shares
+        assert freed() is None
+    finally:
+        gc.enable()
