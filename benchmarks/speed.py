@@ -13,6 +13,7 @@ large ones. Then all our routings, at the same shape.
 
 import functools
 import importlib.util
+import math
 
 import harness
 import numpy as np
@@ -22,15 +23,16 @@ from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.votes import Votes
 
-INPUTS, DIM, OUTPUTS, OUT_DIM = 1152, 8, 10, 16
+INPUTS, DIM, OUT_DIM = 1152, 8, 16
 
 
 def main():
-    arguments = harness.parse(__doc__, repeats=15, batch=128, routings=6)
-    poses, kernel = harness.inputs(
-        arguments.batch, INPUTS, DIM, OUTPUTS, OUT_DIM
+    arguments = harness.parse(
+        __doc__, repeats=15, batch=128, outputs=10, routings=6
     )
-    flops = 2 * arguments.batch * INPUTS * DIM * OUTPUTS * OUT_DIM
+    shape = arguments.batch, INPUTS, DIM, arguments.outputs, OUT_DIM
+    poses, kernel = harness.inputs(*shape)
+    flops = 2 * math.prod(shape)
     rate = matrix_product_rate(arguments.repeats)
     results = {"batch": arguments.batch, "gflops_of_products": round(rate)}
 
@@ -56,7 +58,7 @@ def main():
     harness.show("Dynamic routing, 3 iterations", rows)
     results["dynamic_ms"] = rows
 
-    bias = tf.zeros((OUTPUTS, INPUTS))
+    bias = tf.zeros((arguments.outputs, INPUTS))
 
     def self_attention(poses, kernel):
         return SelfAttentionRouting()(
@@ -77,9 +79,7 @@ def main():
     }
     harness.draw("speed", panels, arguments.output)
     forms = {
-        name: harness.named(
-            name, (arguments.batch, INPUTS, DIM, OUTPUTS, OUT_DIM)
-        )
+        name: harness.named(name, shape)
         for name in harness.ROUTINGS[: arguments.routings]
     }
     rows = measure(forms, poses, kernel, max(1, arguments.repeats // 3))

@@ -12,7 +12,7 @@ import pytest
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 RUNS = {
     "speed": (
-        ["--batch=2", "--routings=2"],
+        ["--batch=2", "--outputs=2", "--routings=2"],
         {"dynamic_ms", "self_attention_ms", "routings_ms"},
     ),
     "memory": (
