@@ -40,10 +40,10 @@ RUNS = {
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is Linux's")
 @pytest.mark.parametrize(
     "name",
-    # These two begin many processes.
+    # Two of these begin many processes, the third traces five networks.
     [
         pytest.param(name, marks=pytest.mark.slow)
-        if name in ("growth", "memory")
+        if name in ("growth", "memory", "network")
         else name
         for name in RUNS
     ],
