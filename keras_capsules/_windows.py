@@ -46,6 +46,19 @@ class Windows:
             grid = ops.pad(grid, [(0, 0), *self._margins, *rest])
         return self._gather(grid)
 
+    @property
+    def number(self):
+        """How many windows an image has."""
+        return math.prod(self.output_size)
+
+    def group(self, values):
+        """Groups the windows of an image: `[b P, ...]` to `[b, P, ...]`."""
+        return ops.reshape(values, (-1, self.number, *values.shape[1:]))
+
+    def ungroup(self, values):
+        """Undoes `group`."""
+        return ops.reshape(values, (-1, *values.shape[2:]))
+
     def sum(self, values):
         """Adds up, for each child, what all windows it lies in say of it.
 

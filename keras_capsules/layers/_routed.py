@@ -12,7 +12,6 @@ from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_integer_pair
 from keras_capsules.activations import safe_norm
-from keras_capsules.votes import Votes
 
 
 class RoutedLayer(keras.layers.Layer):
@@ -71,10 +70,10 @@ class RoutedLayer(keras.layers.Layer):
                 f"Received: capsule_dim={capsule_dim!r}, "
                 "coordinate_addition=True"
             )
-        self.use_bias = self.routing.has_bias
+        self.use_bias = self.routing.takes("bias")
         if use_bias is not None:
             self.use_bias = check_boolean(use_bias, "use_bias")
-        if self.use_bias and not self.routing.has_bias:
+        if self.use_bias and not self.routing.takes("bias"):
             raise ValueError(
                 "This routing adds no bias. Expected use_bias=False or None. "
                 f"Received: use_bias={use_bias!r}, routing={self.routing!r}"
@@ -104,6 +103,7 @@ class RoutedLayer(keras.layers.Layer):
             or self._default_initializer(num_inputs, input_dim),
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
+            autocast=False,  # votes are made in at least float32
         )
         self.bias = None
         if self.use_bias:
@@ -117,10 +117,12 @@ class RoutedLayer(keras.layers.Layer):
             )
         self.routing_weights = self.routing.build(
             self,
-            num_inputs,
-            self.num_capsules,
-            self._pose_shape,
-            (rows, input_dim + self._num_coordinates),
+            routings.RoutingSpec(
+                num_inputs,
+                self.num_capsules,
+                self._pose_shape,
+                (rows, input_dim + self._num_coordinates),
+            ),
         )
 
     def _default_initializer(self, num_inputs, input_dim):
@@ -246,18 +248,18 @@ class RoutedLayer(keras.layers.Layer):
             poses = ops.expand_dims(poses, -2)
         return poses, activations
 
-    def _check_parents(self, parents, inputs):
-        """Raises if there are parents, and not as the layer returns them."""
-        if parents is None:
+    def _check_outputs(self, outputs, inputs):
+        """Raises if there are outputs, and not as the layer returns them."""
+        if outputs is None:
             return
         expected = self.compute_output_shape(shapes_of(inputs))
         if self._returns_pair:
             expected, _ = expected
-        shape = tuple(np.shape(parents))
+        shape = tuple(np.shape(outputs))
         if not fits(shape, expected):
             raise ValueError(
-                "Expected parents as the layer returns them, poses of shape "
-                f"{expected}. Received: parents.shape={shape}"
+                "Expected outputs as the layer returns them, poses of shape "
+                f"{expected}. Received: outputs.shape={shape}"
             )
 
     def _route(
@@ -266,27 +268,28 @@ class RoutedLayer(keras.layers.Layer):
         activations,
         kernel,
         training,
+        outputs,
+        return_coupling,
         windows=None,
-        parents=None,
     ):
-        """Routes `[b, i, p, d]`, `[b, i]` with a kernel `[i, d, j, e]`."""
+        """Routes `[b, i, p, d]`, `[b, i]` with a kernel `[k, d, j, e]`."""
+        size = math.prod(self._pose_shape)
         bias = None
         if self.bias is not None:
-            shape = (self.num_capsules, 1, *self._pose_shape)
-            bias = ops.reshape(ops.convert_to_tensor(self.bias), shape)
-        if parents is not None:
-            parents = ops.cast(parents, self.compute_dtype)
-            shape = (-1, self.num_capsules, *self._pose_shape)
-            parents = ops.reshape(parents, shape)
-            parents = ops.transpose(parents, (1, 0, 2, 3))
+            bias = ops.reshape(self.bias, (self.num_capsules, size))
+        if outputs is not None:
+            outputs = ops.cast(outputs, self.compute_dtype)
+            outputs = ops.reshape(outputs, (-1, self.num_capsules, size))
         return self.routing(
-            Votes(poses, self._with_coordinates(kernel)),
+            poses,
+            self._with_coordinates(kernel),
             activations=activations,
             bias=bias,
             weights=self.routing_weights,
-            training=bool(training),
             windows=windows,
-            parents=parents,
+            outputs=outputs,
+            training=bool(training),
+            return_coupling=return_coupling,
         )
 
     def _outputs(self, routed, axes, return_coupling):
@@ -298,15 +301,13 @@ class RoutedLayer(keras.layers.Layer):
                 of the grid if there is one.
             return_coupling: Whether to return the coupling as well.
         """
+        dtype = self.compute_dtype
         pose = self._pose_shape if self._is_matrix else self._pose_shape[1:]
-        poses = ops.transpose(routed.poses, (1, 0, 2, 3))
-        poses = ops.reshape(poses, (*axes, self.num_capsules, *pose))
-        outputs = poses
+        shape = (*axes, self.num_capsules)
+        outputs = ops.reshape(ops.cast(routed.poses, dtype), (*shape, *pose))
         if self._returns_pair:
-            activations = ops.transpose(routed.activations)
-            activations = ops.cast(activations, poses.dtype)
-            shape = (*axes, self.num_capsules)
-            outputs = poses, ops.reshape(activations, shape)
+            activations = ops.cast(routed.activations, dtype)
+            outputs = outputs, ops.reshape(activations, shape)
         if not return_coupling:
             return outputs
         if routed.coupling is None:
@@ -314,8 +315,8 @@ class RoutedLayer(keras.layers.Layer):
                 "This routing has no coupling coefficients to return. "
                 f"Received: return_coupling=True, routing={self.routing!r}"
             )
-        coupling = ops.transpose(routed.coupling, (1, 2, 0))  # [b, i, j]
-        coupling = ops.cast(coupling, poses.dtype)
+        coupling = ops.transpose(routed.coupling, (0, 2, 1))  # [b, i, j]
+        coupling = ops.cast(coupling, dtype)
         return outputs, ops.reshape(coupling, (*axes, *ops.shape(coupling)[1:]))
 
     @property

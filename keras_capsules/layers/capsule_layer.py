@@ -15,7 +15,8 @@ class CapsuleLayer(RoutedLayer):
 
     A vote is the input pose times a matrix of its own for each pair of
     capsules. `routing` decides how much of each vote an output capsule is
-    made of. The tensor of votes never exists: see `keras_capsules.votes`.
+    made of. Votes are made for a few
+    examples at a time: see `keras_capsules.engine`.
 
     Capsules are vectors, whose length says how likely their entity is present,
     or pairs of poses and activations; poses are vectors or, if `capsule_dim` is
@@ -73,8 +74,9 @@ class CapsuleLayer(RoutedLayer):
         training: Boolean, handed to the routing.
         return_coupling: Boolean, whether to return the coupling coefficients
             c_ij as well. Defaults to `False`.
-        parents: Optional poses of output capsules, as the layer returns them,
-            to go on from; for `InvertedAttentionRouting` only.
+        outputs: Optional poses of output capsules, as the layer returned them
+            earlier, to go on from for one iteration. The routing must take
+            them, as `InvertedAttentionRouting` does.
 
     Input shape:
         Poses `(batch, ..., dim)` of rank 3 or more, such as the grid that
@@ -148,20 +150,17 @@ class CapsuleLayer(RoutedLayer):
         self._build_weights((kernels,), num_inputs, pose[-1])
         self._set_input_spec(input_shape)
 
-    def call(self, inputs, training=None, return_coupling=False, parents=None):
+    def call(self, inputs, training=None, return_coupling=False, outputs=None):
         poses, activations = self._split(inputs)
-        self._check_parents(parents, inputs)
+        self._check_outputs(outputs, inputs)
         num_inputs = math.prod(poses.shape[1:-2])
         poses = self._add_coordinates(poses)
         poses = ops.reshape(poses, (-1, num_inputs, *poses.shape[-2:]))
         if activations is not None:
             activations = ops.reshape(activations, (-1, num_inputs))
         kernel = ops.convert_to_tensor(self.kernel)
-        if self.share_over_positions:
-            copies = num_inputs // kernel.shape[0]
-            kernel = ops.tile(kernel, (copies, 1, 1, 1))
         routed = self._route(
-            poses, activations, kernel, training, parents=parents
+            poses, activations, kernel, training, outputs, return_coupling
         )
         return self._outputs(routed, (-1,), return_coupling)
 
@@ -171,9 +170,9 @@ class CapsuleLayer(RoutedLayer):
         return self._output_shape(poses[0], ())
 
     def compute_output_spec(
-        self, inputs, training=None, return_coupling=False, parents=None
+        self, inputs, training=None, return_coupling=False, outputs=None
     ):
-        self._check_parents(parents, inputs)
+        self._check_outputs(outputs, inputs)
         if not return_coupling:
             return self._output_spec(inputs)
         first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs

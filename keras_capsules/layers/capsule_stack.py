@@ -5,27 +5,26 @@ from keras import ops
 
 from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_integer
-from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
+from keras_capsules.routing import Routing
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class CapsuleStack(keras.layers.Layer):
     """Layers of capsules, one on the other, routed concurrently.
 
-    With inverted attention, the routing of a layer starts from the parents
-    that it has made before. That allows all layers of a network to be routed
-    together, so that they can come to terms with each other:
+    Some routings, such as inverted attention, can go on from earlier outputs
+    of their layer. So all layers of a network can be routed together:
 
     ```
     poses_0 = inputs
     iteration 1, for each layer l from the first to the last:
         poses_l = layer l of poses_(l-1), with uniform coupling
     each further iteration, for all layers at once:
-        poses_l = layer l of poses_(l-1), from the parents poses_l
+        poses_l = layer l of poses_(l-1), going on from poses_l
     ```
 
-    where the right-hand sides are all of the iteration before, so that in each
-    iteration news travel up by one layer. Only what the output depends on is
+    where all right-hand sides are of the iteration before, so each iteration
+    propagates information up by one layer. Only what the output depends on is
     computed. With `concurrent=False` a layer goes through all
     iterations before the next begins, as if the layers were in a
     `keras.Sequential`, each with that many iterations.
@@ -37,8 +36,9 @@ class CapsuleStack(keras.layers.Layer):
 
     Args:
         layers: Sequence of capsule layers, such as `CapsuleLayer` and
-            `ConvCapsules2D`, from the first to the last. Each must have an
-            `InvertedAttentionRouting(num_iterations=1)`, for the number of
+            `ConvCapsules2D`, from the first to the last. Each must have a
+            routing that takes earlier `outputs`, such as
+            `InvertedAttentionRouting(num_iterations=1)`: the number of
             iterations is that of the stack.
         num_iterations: Positive integer, the iterations of the stack. `1`
             means no routing at all. Defaults to `2`.
@@ -106,7 +106,7 @@ class CapsuleStack(keras.layers.Layer):
         for layer in self.layers:
             children, poses = poses, layer(poses)
             for _ in range(1, self.num_iterations):
-                poses = layer(children, parents=poses)
+                poses = layer(children, outputs=poses)
         return poses
 
     def _concurrently(self, inputs):
@@ -120,7 +120,7 @@ class CapsuleStack(keras.layers.Layer):
             # reach the output.
             for level in range(last, max(last - left, 1) - 1, -1):
                 layer = self.layers[level - 1]
-                poses[level] = layer(poses[level - 1], parents=poses[level])
+                poses[level] = layer(poses[level - 1], outputs=poses[level])
         return poses[-1]
 
     def compute_output_shape(self, input_shape):
@@ -157,13 +157,16 @@ def _check_layers(layers):
         routing = getattr(layer, "routing", None)
         if (
             not isinstance(layer, keras.layers.Layer)
-            or not isinstance(routing, InvertedAttentionRouting)
-            or routing.num_iterations != 1
+            or not isinstance(routing, Routing)
+            or not routing.takes("outputs")
+            or getattr(routing, "num_iterations", 1) != 1
         ):
             raise ValueError(
                 "Invalid value for argument `layers`. Expected capsule layers "
-                "with an InvertedAttentionRouting(num_iterations=1), for the "
-                "number of iterations is that of the stack. Received: "
+                "with a routing that takes earlier outputs and has "
+                "num_iterations=1, such as InvertedAttentionRouting("
+                "num_iterations=1), because the number of iterations is that "
+                "of the stack. Received: "
                 f"layer={layer!r}, routing={routing!r}"
             )
     return list(layers)

@@ -64,8 +64,9 @@ class ConvCapsules2D(RoutedLayer):
         training: Boolean, handed to the routing.
         return_coupling: Boolean, whether to return the coupling coefficients
             as well. Defaults to `False`.
-        parents: Optional poses of output capsules, as the layer returns them,
-            to go on from; for `InvertedAttentionRouting` only.
+        outputs: Optional poses of output capsules, as the layer returned them
+            earlier, to go on from for one iteration. The routing must take
+            them, as `InvertedAttentionRouting` does.
 
     Input shape:
         Poses on a grid, `(batch, height, width, types, dim)`, or matrices
@@ -94,7 +95,7 @@ class ConvCapsules2D(RoutedLayer):
 
     capsules = keras.random.normal((2, 7, 9, 5, 8))
     layer = ConvCapsules2D(3, 16, kernel_size=3, strides=2)
-    parents = layer(capsules)  # (2, 3, 4, 3, 16)
+    outputs = layer(capsules)  # (2, 3, 4, 3, 16)
     ```
     """
 
@@ -141,9 +142,9 @@ class ConvCapsules2D(RoutedLayer):
         # Heights and widths may change.
         self._set_input_spec(input_shape, fixed=slice(3, None))
 
-    def call(self, inputs, training=None, return_coupling=False, parents=None):
+    def call(self, inputs, training=None, return_coupling=False, outputs=None):
         poses, activations = self._split(inputs)
-        self._check_parents(parents, inputs)
+        self._check_outputs(outputs, inputs)
         poses = self._add_coordinates(poses)
         batch, *size = ops.shape(poses)[:3]
         windows = Windows(size, self.kernel_size, self.strides, self.padding)
@@ -156,7 +157,13 @@ class ConvCapsules2D(RoutedLayer):
             activations = windows.unfold(activations)
             activations = ops.reshape(activations, (-1, num_inputs))
         routed = self._route(
-            poses, activations, kernel, training, windows, parents
+            poses,
+            activations,
+            kernel,
+            training,
+            outputs,
+            return_coupling,
+            windows,
         )
         axes = (batch, *windows.output_size)
         return self._outputs(routed, axes, return_coupling)
@@ -166,9 +173,9 @@ class ConvCapsules2D(RoutedLayer):
         return self._output_shape(poses[0], self._grid(poses))
 
     def compute_output_spec(
-        self, inputs, training=None, return_coupling=False, parents=None
+        self, inputs, training=None, return_coupling=False, outputs=None
     ):
-        self._check_parents(parents, inputs)
+        self._check_outputs(outputs, inputs)
         if not return_coupling:
             return self._output_spec(inputs)
         first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_capsules.routing.base import Routed as Routed
+from keras_capsules._windows import Windows as Windows
 from keras_capsules.routing.base import Routing as Routing
 from keras_capsules.routing.dynamic import DynamicRouting as DynamicRouting
 from keras_capsules.routing.em import EMRouting as EMRouting
@@ -13,9 +13,16 @@ from keras_capsules.routing.self_attention import (
     SelfAttentionRouting as SelfAttentionRouting,
 )
 from keras_capsules.routing.self_routing import SelfRouting as SelfRouting
+from keras_capsules.routing.types import Routed as Routed
+from keras_capsules.routing.types import RoutingSpec as RoutingSpec
 from keras_capsules.routing.variational_bayes import (
     VariationalBayesRouting as VariationalBayesRouting,
 )
+from keras_capsules.routing.votes import agreement as agreement
+from keras_capsules.routing.votes import (
+    softmax_over_outputs as softmax_over_outputs,
+)
+from keras_capsules.routing.votes import weighted_sum as weighted_sum
 
 _ROUTINGS = {
     "dynamic": DynamicRouting,

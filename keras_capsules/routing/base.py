@@ -1,45 +1,66 @@
-"""The interface that every routing algorithm has."""
+"""The interface of a routing algorithm."""
 
 import abc
-import collections
+import inspect
 
-Routed = collections.namedtuple("Routed", ["poses", "activations", "coupling"])
-Routed.__doc__ = """What a routing returns.
-
-Attributes:
-    poses: Poses of the output capsules, `[j, b, p, e]`.
-    activations: Their activations, `[j, b]`, or `None` unless
-        `activation_from` is `"routing"`.
-    coupling: Coupling coefficients of the last iteration, `[j, b, i]`: the
-        share of input capsule i's vote that went to output capsule j, or
-        `None` if the routing has none.
-"""
+from keras_capsules.routing.run import run
+from keras_capsules.routing.types import Routed
 
 
 class Routing(abc.ABC):
     """How the votes of input capsules become output capsules.
 
-    A routing has options but no state: the weights that it needs are made by
-    the layer it serves, so that one instance may serve several layers. All
-    routings are called alike, and each documents which arguments it has no
-    use for.
+    A subclass implements `route`, a function of the tensor of votes
+    `[b, j, i, f]`. The votes are those of a few examples, in at least float32;
+    a layer calls `route` for one block of examples after the other, and again
+    for the gradient. So `route` must treat every example by itself, and use
+    nothing but its arguments and options.
 
-    A subclass implements `call` (and `build`, if it has weights, and
-    `get_config`, if it has options), and is final: share by composition, not
-    by inheriting from a sibling. Registered with
-    `keras.saving.register_keras_serializable`, it is saved and loaded with
-    the layers that use it.
+    `route` receives what it names in its signature:
 
-    Three attributes of a class tell layers and networks what to expect:
+    - `votes`: votes of input capsules i for output capsules j, `[b, j, i, f]`;
+      f stands for all numbers of a pose.
+    - `activations`: activations of the input capsules, `[b, i]`, in the dtype
+      of the layer; or `None` if all count alike.
+    - `poses`: poses of the input capsules, `[b, i, g]`.
+    - `bias`: the bias of the layer, `[j, f]`, or `None`. Layers have one by
+      default if the routing takes it.
+    - `weights`: a dictionary of the weights that `build` made, as tensors.
+    - `windows`: in a convolution, `keras_capsules.routing.Windows`, which knows
+      the input capsules that several windows have in common; otherwise `None`.
+      The examples are then the windows of whole images.
+    - `sum_votes`: a function of weights of the votes, `[b, j, i]`, that returns
+      their weighted sums, `[b, j, f]`. A `route` that takes it instead of
+      `votes` needs no tensor of votes.
+    - `outputs`: poses of the output capsules from an earlier call, `[b, j, f]`,
+      to go on from for one iteration; or `None`. `CapsuleStack` needs it.
 
-    - `activation_from`: `"length"` if the length of a pose says how likely its
-      entity is present (the default), `"routing"` if the routing returns
-      activations, or `"nothing"` if it makes poses alone.
-    - `has_bias`: whether it adds the layer's bias; `True` by default.
+    It returns a `Routed`, or yields one after each of its iterations.
+
+    These hooks are optional:
+
+    - `build` makes weights.
+    - `finish` computes from the outputs of all examples of a batch, such as a
+      batch normalization.
+    - `combine` makes poses from weighted sums of votes. With it and
+      `stop_gradient = True`, the coupling coefficients are found without
+      gradient, and only the last weighted sum has one.
+    - `get_config` returns the options of the constructor.
+
+    Two attributes of a class tell layers and networks what to expect:
+
+    - `activation_from`: `"length"` if the length of a pose is its activation
+      (the default), `"routing"` if the routing returns activations, or
+      `"nothing"` if it makes poses alone.
     - `averages`: whether poses are means of votes rather than sums; `False` by
       default. It decides how large kernels are at first.
 
-    Example: parents are the plain means of their votes.
+    A routing has options but no state: its weights belong to the layer, so one
+    instance may serve several layers. Registered with
+    `keras.saving.register_keras_serializable`, it is saved and loaded with the
+    layers that use it.
+
+    Example: output capsules are the plain means of their votes.
 
     ```python
     import keras
@@ -51,78 +72,118 @@ class Routing(abc.ABC):
     class MeanRouting(Routing):
         averages = True
 
-        def call(self, votes, activations=None, bias=None, **kwargs):
-            total = votes.sum()  # [j, b, p, e]
-            batch = keras.ops.shape(total)[1]
-            coupling = keras.ops.full(
-                (votes.num_outputs, batch, votes.num_inputs),
-                1 / votes.num_inputs,
-            )
-            return Routed(total / votes.num_inputs, None, coupling)
+        def route(self, votes):
+            return Routed(keras.ops.mean(votes, axis=2))
 
-    layer = CapsuleLayer(5, 4, routing=MeanRouting(), use_bias=False)
+    layer = CapsuleLayer(5, 4, routing=MeanRouting())
     capsules = layer(keras.random.normal((2, 7, 3)))  # (2, 5, 4)
     ```
     """
 
     activation_from = "length"
-    has_bias = True
     averages = False
+    stop_gradient = False
 
-    def build(
-        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
-    ):
-        """Makes the trainable weights of this routing on `layer`.
+    @abc.abstractmethod
+    def route(self, votes):
+        """Routes the votes of some examples to output capsules.
+
+        Args:
+            votes: `[b, j, i, f]`.
+
+        Returns:
+            A `Routed`; or an iterator of one for each iteration.
+        """
+
+    def build(self, layer, spec):
+        """Makes the weights of this routing on a layer.
 
         Args:
             layer: The `keras.layers.Layer` that is being built: call its
                 `add_weight`.
-            num_inputs: Integer, number of input capsules.
-            num_outputs: Integer, number of output capsules.
-            pose_shape: Pair of integers `(p, e)`, the shape of an output
-                pose; `p` is 1 for vector capsules.
-            input_pose_shape: Pair of integers `(p, d)`, that of an input pose
-                as `Votes` has it, with its coordinates if they were added.
+            spec: A `RoutingSpec`, the sizes of the layer.
 
         Returns:
-            A dictionary of the weights, or of layers that have some, by name;
-            `{}` if there are none.
+            A dictionary of weights, or of layers that have some, by name. `{}`
+            if there are none.
         """
-        del layer, num_inputs, num_outputs, pose_shape, input_pose_shape
+        del layer, spec
         return {}
 
-    @abc.abstractmethod
-    def call(
+    def finish(self, routed, weights, training):
+        """Computes from the outputs of all examples of a batch.
+
+        Args:
+            routed: A `Routed` of the whole batch; in a convolution, of all
+                windows.
+            weights: The dictionary that `build` returned.
+            training: Boolean, whether the layer is called in training.
+
+        Returns:
+            A `Routed`.
+        """
+        del weights, training
+        return routed
+
+    def takes(self, name):
+        """Whether `route` takes an argument of this name."""
+        return name in inspect.signature(self.route).parameters
+
+    def iterate(self, **arguments):
+        """Routes votes, and yields a `Routed` after each iteration.
+
+        Args:
+            **arguments: Arguments for `route`, such as `votes`. Those that it
+                does not take are left out.
+
+        Returns:
+            An iterator. The last `Routed` is the result.
+        """
+        taken = {k: v for k, v in arguments.items() if self.takes(k)}
+        result = self.route(**taken)
+        return iter([result]) if isinstance(result, Routed) else result
+
+    def __call__(
         self,
-        votes,
+        poses,
+        kernel,
         activations=None,
         bias=None,
         weights=None,
-        training=False,
         windows=None,
-        parents=None,
+        outputs=None,
+        training=False,
+        return_coupling=True,
     ):
-        """Routes votes to output capsules.
+        """Makes votes and routes them, for a few examples at a time.
 
         Args:
-            votes: A `keras_capsules.votes.Votes`.
-            activations: Activations of the input capsules, `[b, i]`, or
-                `None` where all count alike.
-            bias: The layer's bias, `[j, 1, p, e]`, or `None`.
-            weights: What `build` returned.
-            training: Whether the layer is called in training.
-            windows: In a convolution, where the examples of this batch are
-                windows of a grid, a `keras_capsules._windows.Windows`: it
-                knows which children are the same. Otherwise `None`.
-            parents: Poses of the output capsules from an earlier call,
-                `[j, b, p, e]`, to go on from; `None` to begin anew.
+            poses: Poses of the input capsules, `[b, i, p, d]`.
+            kernel: The matrices of a layer, `[k, d, j, e]`; see
+                `keras_capsules.engine.votes`.
+            activations: Activations of the input capsules, `[b, i]`, or `None`.
+            bias: `[j, f]`, or `None`.
+            weights: The dictionary that `build` returned, or `None`.
+            windows: A `Windows`, if the examples are the windows of images.
+            outputs: Poses of an earlier call to go on from, `[b, j, f]`.
+            training: Boolean, whether the layer is called in training.
+            return_coupling: Boolean, whether to return the coupling.
 
         Returns:
-            A `Routed`: poses, activations and coupling coefficients.
-        """
+            A `Routed` in at least float32.
 
-    def __call__(self, votes, **kwargs):
-        return self.call(votes, **kwargs)
+        Raises:
+            ValueError: If there are `outputs`, and this routing always begins
+                anew.
+        """
+        return run(
+            self,
+            {"poses": poses, "activations": activations, "outputs": outputs},
+            {"kernel": kernel, "bias": bias, "weights": weights or {}},
+            windows,
+            bool(training),
+            return_coupling,
+        )
 
     def get_config(self):
         """Options of the constructor, as a JSON-serializable dictionary."""
@@ -136,13 +197,3 @@ class Routing(abc.ABC):
     def __repr__(self):
         options = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({options})"
-
-
-def refuse_parents(routing, parents):
-    """Raises if there are parents, for a routing that always begins anew."""
-    if parents is not None:
-        raise ValueError(
-            "This routing cannot go on from given parents. Expected "
-            f"parents=None. Received: routing={routing!r}, "
-            f"parents of shape {tuple(parents.shape)}"
-        )

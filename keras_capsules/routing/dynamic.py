@@ -1,4 +1,4 @@
-"""Routing by agreement, as in the paper that began it."""
+"""Dynamic routing, by agreement."""
 
 import keras
 from keras import ops
@@ -6,20 +6,22 @@ from keras import ops
 from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_integer
 from keras_capsules.activations import squash
-from keras_capsules.routing._coupling import add_bias_and_squash
-from keras_capsules.routing._coupling import softmax_over_parents
-from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
-from keras_capsules.routing.base import refuse_parents
+from keras_capsules.routing.types import Routed
+from keras_capsules.routing.votes import agreement
+from keras_capsules.routing.votes import full_coupling
+from keras_capsules.routing.votes import softmax_over_outputs
+from keras_capsules.routing.votes import total
+from keras_capsules.routing.votes import weighted_sum
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class DynamicRouting(Routing):
-    """Dynamic routing: votes that agree with a parent count for more of it.
+    """Dynamic routing: votes that agree with an output capsule count for more.
 
-    Every input capsule shares itself out among the parents, equally at first.
-    In each further iteration the share grows with how well the vote agrees
-    with the parent that the votes made so far, a soft clustering of votes:
+    Every input capsule shares itself out among the output capsules, equally at
+    first. In each further iteration, a share grows with the agreement of the
+    vote and the output capsule so far. This is a soft clustering of votes:
 
     ```
     b_ij = 0
@@ -32,8 +34,7 @@ class DynamicRouting(Routing):
 
     Logits start at zero and are never shared between examples. They are inner
     products with the cumulative sum of the outputs, `b = <V, v_1 + v_2 + ..>`,
-    which is all that is kept from one iteration to the next. With uniform
-    coupling the first iteration is a single matrix product.
+    and are computed that way here.
 
     Notation: procedure 1 of
     [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), whose prediction
@@ -49,9 +50,9 @@ class DynamicRouting(Routing):
             nowhere: the softmax gets one more logit, constant at zero, so
             that coupling coefficients sum to less than 1. The authors used it
             for CIFAR-10. Defaults to `False`.
-        stop_gradient: Boolean, whether coupling coefficients count as
-            constants in the gradient, which then takes less than half of the
-            time. The papers let the gradient through. Defaults to `False`.
+        stop_gradient: Boolean, whether coupling coefficients are constants in
+            the gradient, which then takes less than half of the time. The
+            papers let the gradient through. Defaults to `False`.
 
     Raises:
         ValueError: If an option is not of the kind described.
@@ -73,44 +74,25 @@ class DynamicRouting(Routing):
         self.leaky = check_boolean(leaky, "leaky")
         self.stop_gradient = check_boolean(stop_gradient, "stop_gradient")
 
-    def call(
-        self,
-        votes,
-        activations=None,
-        bias=None,
-        weights=None,
-        training=False,
-        windows=None,
-        parents=None,
-    ):
-        """Routes votes; see `Routing.call`.
-
-        A vector capsule's length is its activation, so this routing has no
-        use for `activations`. It has none for `weights`, `training` and
-        `windows` either, and cannot go on from `parents`.
-        """
-        del activations, weights, training, windows
-        refuse_parents(self, parents)
-        # First iteration: every parent gets the same share of every child.
-        dtype = votes.poses.dtype
-        share = 1.0 / (votes.num_outputs + self.leaky)
-        outputs = add_bias_and_squash(
-            votes.sum() * share, bias, squash
-        )  # [j, b, p, e]
-        if self.num_iterations == 1:
-            shape = (votes.num_outputs, ops.shape(outputs)[1], votes.num_inputs)
-            uniform = ops.full(shape, share, dtype)
-            return Routed(ops.cast(outputs, dtype), None, uniform)
-        total = outputs
-        for iteration in range(1, self.num_iterations):
-            logits = votes.agreement(ops.cast(total, dtype))  # [j, b, i]
-            coupling = softmax_over_parents(logits, self.leaky)
+    def route(self, votes, bias=None):
+        """Routes votes; see `Routing.route`."""
+        # In the first iteration, all output capsules get the same share.
+        share = 1.0 / (votes.shape[1] + self.leaky)
+        outputs = self.combine(total(votes) * share, bias)
+        yield Routed(outputs, None, full_coupling(votes, share))
+        history = outputs
+        for _ in range(1, self.num_iterations):
+            logits = agreement(votes, history)
+            coupling = softmax_over_outputs(logits, self.leaky)
             if self.stop_gradient:
                 coupling = ops.stop_gradient(coupling)
-            outputs = add_bias_and_squash(votes.mix(coupling), bias, squash)
-            if iteration + 1 < self.num_iterations:
-                total = total + outputs
-        return Routed(ops.cast(outputs, dtype), None, coupling)
+            outputs = self.combine(weighted_sum(coupling, votes), bias)
+            yield Routed(outputs, None, coupling)
+            history = history + outputs
+
+    def combine(self, sums, bias=None):
+        """Makes poses from weighted sums of votes; see `Routing`."""
+        return squash(sums if bias is None else sums + bias)
 
     def get_config(self):
         return {

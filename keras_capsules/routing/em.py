@@ -6,13 +6,16 @@ import keras
 from keras import ops
 
 from keras_capsules import _initializers as initializers
-from keras_capsules import moments
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_number
-from keras_capsules.routing import _mixture
-from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
-from keras_capsules.routing.base import refuse_parents
+from keras_capsules.routing.mixtures import collect
+from keras_capsules.routing.mixtures import first_log_shares
+from keras_capsules.routing.mixtures import log_activations
+from keras_capsules.routing.mixtures import log_shares
+from keras_capsules.routing.types import Routed
+from keras_capsules.routing.votes import agreement
+from keras_capsules.routing.votes import weighted_sum
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -121,7 +124,6 @@ class EMRouting(Routing):
     """
 
     activation_from = "routing"
-    has_bias = False
     averages = True
 
     def __init__(
@@ -158,14 +160,11 @@ class EMRouting(Routing):
             beta_a_initializer, keras.initializers.Zeros()
         )
 
-    def build(
-        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
-    ):
+    def build(self, layer, spec):
         """Makes `beta_u` and `beta_a`; see `Routing.build`."""
-        del num_inputs, pose_shape, input_pose_shape
         return {
             name: layer.add_weight(
-                name=name, shape=(num_outputs,), initializer=initializer
+                name=name, shape=(spec.num_outputs,), initializer=initializer
             )
             for name, initializer in [
                 ("beta_u", self.beta_u_initializer),
@@ -173,70 +172,42 @@ class EMRouting(Routing):
             ]
         }
 
-    def call(
-        self,
-        votes,
-        activations=None,
-        bias=None,
-        weights=None,
-        training=False,
-        windows=None,
-        parents=None,
-    ):
-        """Routes votes; see `Routing.call`.
-
-        Without `activations` all children are fully active. This routing has
-        no use for `bias` and `training`, and cannot go on from `parents`.
-        """
-        del bias, training
-        refuse_parents(self, parents)
-        dtype = votes.poses.dtype
-        votes = _mixture.in_full_precision(votes)
-        beta_u, beta_a = (
-            ops.cast(ops.convert_to_tensor(weights[name]), votes.poses.dtype)
-            for name in ("beta_u", "beta_a")
-        )  # [j]
-        size = votes.num_rows * votes.output_dim
-        log_activations = _mixture.log_activations(activations, votes)
-        log_shares = _mixture.first_log_shares(votes, windows)
+    def route(self, votes, weights, activations=None, windows=None):
+        """Routes votes; see `Routing.route`."""
+        _, num_outputs, num_inputs, size = votes.shape
+        cost_scale = self._cost_scale_of(num_inputs, num_outputs)
+        last = self._inverse_temperature_at(self.num_iterations - 1)
+        log_a = log_activations(activations, votes)  # [b, 1, i]
+        log_r = first_log_shares(votes, windows)  # [b, j, i]
         for iteration in range(self.num_iterations):
             # The M-step.
-            masses, coefficients, means = _mixture.collect(
-                votes, log_shares + log_activations
-            )
-            variances = moments.scatter(votes, coefficients, means)
-            variances = variances + self.min_variance  # [j, b, p, e]
-            spread = 0.5 * ops.sum(ops.log(variances), axis=(2, 3))  # [j, b]
-            costs = masses * (size * beta_u[:, None] + spread)
+            masses, coefficients, means = collect(votes, log_r + log_a)
+            squares = ops.square(votes - means[:, :, None])
+            variances = weighted_sum(coefficients, squares) + self.min_variance
+            spread = 0.5 * ops.sum(ops.log(variances), axis=2)  # [b, j]
+            costs = masses * (size * weights["beta_u"] + spread)
             temperature = self._inverse_temperature_at(iteration)
-            last = self._inverse_temperature_at(self.num_iterations - 1)
-            logits = (temperature / last) * beta_a[:, None] - (
-                temperature * self._cost_scale_of(votes)
+            logits = (temperature / last) * weights["beta_a"] - (
+                temperature * cost_scale
             ) * costs
-            if iteration + 1 == self.num_iterations:
-                break
-            # The E-step.
-            distances = moments.distance(votes, means, 1.0 / variances)
-            heights = ops.log_sigmoid(logits) - spread
-            log_shares = _mixture.log_shares(
-                heights[:, :, None] - 0.5 * distances, windows
-            )
-        shares = ops.broadcast_to(ops.exp(log_shares), ops.shape(coefficients))
-        return Routed(
-            ops.cast(means, dtype),
-            ops.cast(ops.sigmoid(logits), dtype),
-            ops.cast(shares, dtype),
-        )
+            yield Routed(means, ops.sigmoid(logits), ops.exp(log_r))
+            if iteration + 1 < self.num_iterations:
+                # The E-step.
+                distances = agreement(squares, 1.0 / variances)
+                heights = ops.log_sigmoid(logits) - spread
+                log_r = log_shares(
+                    heights[:, :, None] - 0.5 * distances, windows
+                )
 
     def _inverse_temperature_at(self, iteration):
         decay = self.inverse_temperature_decay
         return self.inverse_temperature * (1.0 - decay ** (iteration + 1))
 
-    def _cost_scale_of(self, votes):
+    def _cost_scale_of(self, num_inputs, num_outputs):
         if self.cost_scale is None:
             return 1.0
         if self.cost_scale == "ibm":
-            return 100.0 * votes.num_outputs / votes.num_inputs
+            return 100.0 * num_outputs / num_inputs
         return self.cost_scale
 
     def get_config(self):

@@ -3,16 +3,15 @@
 import math
 
 import keras
-from keras import ops
 
 from keras_capsules._validation import check_boolean
 from keras_capsules.activations import exponential_squash
-from keras_capsules.routing._coupling import add_bias_and_squash
-from keras_capsules.routing._coupling import softmax_over_parents
-from keras_capsules.routing._mixture import in_full_precision
-from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
-from keras_capsules.routing.base import refuse_parents
+from keras_capsules.routing.types import Routed
+from keras_capsules.routing.votes import agreement
+from keras_capsules.routing.votes import softmax_over_outputs
+from keras_capsules.routing.votes import total
+from keras_capsules.routing.votes import weighted_sum
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -70,54 +69,27 @@ class SelfAttentionRouting(Routing):
             use_coupling_bias, "use_coupling_bias"
         )
 
-    def build(
-        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
-    ):
+    def build(self, layer, spec):
         """Makes the `coupling_bias`; see `Routing.build`."""
-        del pose_shape, input_pose_shape
         if not self.use_coupling_bias:
             return {}
-        shape = (num_outputs, num_inputs)
+        shape = (spec.num_outputs, spec.num_inputs)
         bias = layer.add_weight(
             name="coupling_bias", shape=shape, initializer="zeros"
         )
         return {"coupling_bias": bias}
 
-    def call(
-        self,
-        votes,
-        activations=None,
-        bias=None,
-        weights=None,
-        training=False,
-        windows=None,
-        parents=None,
-    ):
-        """Routes votes; see `Routing.call`.
-
-        A vector capsule's length is its activation, so this routing has no
-        use for `activations`. It has none for `training` and `windows` either,
-        and cannot go on from `parents`.
-        """
-        del activations, training, windows
-        refuse_parents(self, parents)
-        dtype = votes.poses.dtype
-        if keras.backend.standardize_dtype(dtype) == "float16":
-            # Logits are of the fourth power of poses and kernels.
-            votes = in_full_precision(votes)
-        compute_dtype = votes.poses.dtype
-        scale = 1.0 / math.sqrt(votes.num_rows * votes.output_dim)
-        logits = votes.agreement(votes.sum() * scale)  # [j, b, i]
-        coupling = softmax_over_parents(logits)
-        shares = coupling
-        if weights:
-            extra = ops.convert_to_tensor(weights["coupling_bias"])
-            shares = shares + ops.cast(extra, compute_dtype)[:, None]
-        poses = add_bias_and_squash(
-            votes.mix(shares), bias, exponential_squash
-        )  # [j, b, p, e]
-        coupling = ops.cast(coupling, dtype)
-        return Routed(ops.cast(poses, dtype), None, coupling)
+    def route(self, votes, bias=None, weights=None):
+        """Routes votes; see `Routing.route`."""
+        scale = 1.0 / math.sqrt(votes.shape[3])
+        logits = agreement(votes, total(votes) * scale)
+        coupling = softmax_over_outputs(logits)
+        sums = weighted_sum(
+            coupling + (weights or {}).get("coupling_bias", 0.0), votes
+        )
+        if bias is not None:
+            sums = sums + bias
+        return Routed(exponential_squash(sums), None, coupling)
 
     def get_config(self):
         return {"use_coupling_bias": self.use_coupling_bias}

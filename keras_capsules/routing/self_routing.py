@@ -1,16 +1,16 @@
 """Routing by the child alone: a small network for each capsule decides."""
 
+import math
+
 import keras
 from keras import ops
 
 from keras_capsules import _initializers as initializers
-from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_boolean
-from keras_capsules.routing import _mixture
-from keras_capsules.routing._coupling import softmax_over_parents
-from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
-from keras_capsules.routing.base import refuse_parents
+from keras_capsules.routing.mixtures import least_activation
+from keras_capsules.routing.types import Routed
+from keras_capsules.routing.votes import softmax_over_outputs
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -73,7 +73,6 @@ class SelfRouting(Routing):
     """
 
     activation_from = "routing"
-    has_bias = False
     averages = True
 
     def __init__(
@@ -96,77 +95,47 @@ class SelfRouting(Routing):
             routing_kernel_regularizer
         )
 
-    def build(
-        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
-    ):
+    def build(self, layer, spec):
         """Makes `routing_kernel` and `routing_bias`; see `Routing.build`."""
-        del pose_shape
-        rows, dim = input_pose_shape
+        size = math.prod(spec.input_pose_shape)
         weights = {}
         weights["routing_kernel"] = layer.add_weight(
             name="routing_kernel",
-            shape=(num_inputs, rows * dim, num_outputs),
+            shape=(spec.num_inputs, size, spec.num_outputs),
             initializer=self.routing_kernel_initializer,
             regularizer=self.routing_kernel_regularizer,
         )
         if self.use_routing_bias:
             weights["routing_bias"] = layer.add_weight(
                 name="routing_bias",
-                shape=(num_outputs, num_inputs),
+                shape=(spec.num_outputs, spec.num_inputs),
                 initializer=self.routing_bias_initializer,
             )
         return weights
 
-    def call(
-        self,
-        votes,
-        activations=None,
-        bias=None,
-        weights=None,
-        training=False,
-        windows=None,
-        parents=None,
-    ):
-        """Routes votes; see `Routing.call`.
-
-        Without `activations`, every input capsule counts fully. This routing
-        adds no `bias`, has no use for `training` and `windows`, for children
-        do not ask what others do, and cannot go on from `parents`.
-        """
-        del bias, training, windows
-        refuse_parents(self, parents)
-        dtype = votes.poses.dtype
-        coupling = softmax_over_parents(self._logits(votes, weights))
-        shares = coupling  # [j, b, i]
+    def route(self, sum_votes, poses, weights, activations=None):
+        """Routes votes; see `Routing.route`."""
+        columns = ops.transpose(poses, (1, 0, 2))  # [i, b, g]
+        logits = ops.matmul(columns, weights["routing_kernel"])  # [i, b, j]
+        logits = ops.transpose(logits, (1, 2, 0))
+        if self.use_routing_bias:
+            logits = logits + weights["routing_bias"]
+        shares = coupling = softmax_over_outputs(logits)
+        least = least_activation(poses.dtype)
         if activations is not None:
-            shares = shares * ops.cast(activations, shares.dtype)[None]
-        received = ops.sum(shares, axis=2)  # [j, b]
-        total = ops.sum(received, axis=0)  # that of a_i, for c_ij sum to 1
-        # Weights that sum to 1 before votes are mixed, not after: in 16 bits
-        # sums of many votes overflow, and small activations underflow.
-        # Gradients grow with the inverse of the sums, so these have a least
-        # value, below which activations and poses go to zero with them.
-        least = _mixture.least_activation(dtype)
-        shares = shares / ops.maximum(received, least)[:, :, None]
+            least = least_activation(activations.dtype)
+            shares = shares * ops.cast(activations, poses.dtype)[:, None]
+        received = ops.sum(shares, axis=2)  # [b, j]
+        # That of a_i, because the c_ij sum to 1.
+        total = ops.sum(received, axis=1, keepdims=True)
+        # Gradients grow with the inverses of these sums. So the sums have a
+        # least value, below which activations and poses go to zero with them.
+        sums = sum_votes(shares)
         return Routed(
-            votes.mix(ops.cast(shares, dtype)),
-            ops.cast(received / ops.maximum(total, least), dtype),
-            ops.cast(coupling, dtype),
+            sums / ops.maximum(received, least)[:, :, None],
+            received / ops.maximum(total, least),
+            coupling,
         )
-
-    def _logits(self, votes, weights):
-        """What each child's network says of its pose, `[j, b, i]`."""
-        dtype = at_least_float32(votes.poses.dtype)
-        kernel = ops.convert_to_tensor(weights["routing_kernel"])
-        size = votes.num_rows * votes.input_dim
-        poses = ops.reshape(votes.poses, (-1, votes.num_inputs, size))
-        poses = ops.transpose(ops.cast(poses, dtype), (1, 0, 2))  # [i, b, f]
-        logits = ops.matmul(poses, ops.cast(kernel, dtype))  # [i, b, j]
-        logits = ops.transpose(logits, (2, 1, 0))
-        if not self.use_routing_bias:
-            return logits
-        bias = ops.convert_to_tensor(weights["routing_bias"])
-        return logits + ops.cast(bias, dtype)[:, None]
 
     def get_config(self):
         return {

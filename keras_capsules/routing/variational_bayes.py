@@ -6,17 +6,20 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_capsules import moments
 from keras_capsules._digamma import digamma
 from keras_capsules._dtypes import at_least_float32
 from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_number
-from keras_capsules.routing import _mixture
-from keras_capsules.routing.base import Routed
 from keras_capsules.routing.base import Routing
-from keras_capsules.routing.base import refuse_parents
+from keras_capsules.routing.mixtures import collect
+from keras_capsules.routing.mixtures import first_log_shares
+from keras_capsules.routing.mixtures import log_activations
+from keras_capsules.routing.mixtures import log_shares
+from keras_capsules.routing.types import Routed
+from keras_capsules.routing.votes import agreement
+from keras_capsules.routing.votes import weighted_sum
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -114,7 +117,6 @@ class VariationalBayesRouting(Routing):
     """
 
     activation_from = "routing"
-    has_bias = False
     averages = True
 
     def __init__(
@@ -137,14 +139,12 @@ class VariationalBayesRouting(Routing):
         self.mean_strength = _check_positive(mean_strength, "mean_strength")
         self.prior_scatter = _check_positive(prior_scatter, "prior_scatter")
 
-    def build(
-        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
-    ):
+    def build(self, layer, spec):
         """Makes the normalizations, or `beta`; see `Routing.build`."""
-        del num_inputs, input_pose_shape
+        num_outputs, size = spec.num_outputs, math.prod(spec.pose_shape)
         if not self.batch_normalization:
             # The entropy of a Gaussian of variance 1 / e.
-            entropy = 0.5 * math.prod(pose_shape) * math.log(2.0 * math.pi)
+            entropy = 0.5 * size * math.log(2.0 * math.pi)
             initializer = keras.initializers.Constant(entropy / num_outputs)
             beta = layer.add_weight(
                 name="beta", shape=(num_outputs,), initializer=initializer
@@ -152,13 +152,13 @@ class VariationalBayesRouting(Routing):
             return {"beta": beta}
         normalizations = {}
         for name, shape, is_affine in [
-            ("activation_normalization", (num_outputs, None), True),
-            ("pose_normalization", (num_outputs, None, *pose_shape), False),
+            ("activation_normalization", (None, num_outputs), True),
+            ("pose_normalization", (None, num_outputs, size), False),
         ]:
             # Momentum and epsilon are those of the authors' code: logits
             # differ by much less than 1 between examples.
             normalization = keras.layers.BatchNormalization(
-                axis=0,
+                axis=1,
                 momentum=0.9,
                 epsilon=1e-5,
                 center=is_affine,
@@ -170,103 +170,88 @@ class VariationalBayesRouting(Routing):
             normalizations[name] = normalization
         return normalizations
 
-    def call(
-        self,
-        votes,
-        activations=None,
-        bias=None,
-        weights=None,
-        training=False,
-        windows=None,
-        parents=None,
-    ):
-        """Routes votes; see `Routing.call`.
-
-        Without `activations` all children are fully active. This routing has
-        no use for `bias`, and cannot go on from `parents`.
-        """
-        del bias
-        refuse_parents(self, parents)
-        dtype = votes.poses.dtype
-        votes = _mixture.in_full_precision(votes)
-        log_activations = _mixture.log_activations(activations, votes)
-        log_shares = _mixture.first_log_shares(votes, windows)
+    def route(self, votes, activations=None, windows=None):
+        """Routes votes; see `Routing.route`. `finish` makes activations."""
+        size = votes.shape[3]
+        log_a = log_activations(activations, votes)  # [b, 1, i]
+        log_r = first_log_shares(votes, windows)  # [b, j, i]
         for iteration in range(self.num_iterations):
-            log_masses = log_shares + log_activations
-            fit, coefficients = self._fit(votes, log_masses)
-            if iteration + 1 < self.num_iterations:
-                log_shares = _mixture.log_shares(
-                    self._log_densities(votes, fit), windows
-                )
-        size = votes.num_rows * votes.output_dim
-        entropies = 0.5 * (
-            size * math.log(2.0 * math.pi * math.e) - fit["log_det"]
-        )
-        logits = -ops.exp(fit["log_pi"]) * entropies  # [j, b]
-        poses = fit["poses"]
-        if self.batch_normalization:
-            logits = _call(
-                weights["activation_normalization"], logits, training
+            fit = self._fit(votes, log_r + log_a)
+            entropies = 0.5 * (
+                size * math.log(2.0 * math.pi * math.e) - fit["log_det"]
             )
-            poses = _call(weights["pose_normalization"], poses, training)
+            logits = -ops.exp(fit["log_pi"]) * entropies  # [b, j]
+            yield Routed(fit["poses"], logits, ops.exp(log_r))
+            if iteration + 1 < self.num_iterations:
+                log_r = log_shares(self._log_densities(votes, fit), windows)
+
+    def finish(self, routed, weights, training):
+        """Normalizes over the batch; see `Routing.finish`."""
+        poses, logits, coupling = routed
+        if self.batch_normalization:
+            poses = weights["pose_normalization"](poses, training=training)
+            logits = weights["activation_normalization"](
+                logits, training=training
+            )
         else:
-            beta = ops.convert_to_tensor(weights["beta"])
-            logits = ops.cast(beta, logits.dtype)[:, None] + logits
-        shares = ops.broadcast_to(ops.exp(log_shares), ops.shape(coefficients))
-        return Routed(
-            ops.cast(poses, dtype),
-            ops.cast(ops.sigmoid(logits), dtype),
-            ops.cast(shares, dtype),
-        )
+            logits = logits + ops.cast(weights["beta"], logits.dtype)
+        return Routed(poses, ops.sigmoid(logits), coupling)
 
     def _fit(self, votes, log_masses):
-        """Distributions of the parents, given what children give to them."""
-        masses, coefficients, means = _mixture.collect(votes, log_masses)
+        """Distributions of the output capsules, given the input's masses."""
+        size = votes.shape[3]
+        masses, coefficients, means = collect(votes, log_masses)
         concentrations = self.concentration + masses
         strengths = self.mean_strength + masses
-        size = votes.num_rows * votes.output_dim
         degrees = size + 1.0 + masses
-        pulls = self.mean_strength * masses / strengths
+        pulls = (self.mean_strength * masses / strengths)[:, :, None]
+        deviations = votes - means[:, :, None]  # [b, j, i, f]
+        masses = masses[:, :, None]
         if self.covariance == "diagonal":
-            spread = moments.scatter(votes, coefficients, means)
+            spread = weighted_sum(coefficients, ops.square(deviations))
             scatter = (
-                self.prior_scatter
-                + masses[:, :, None, None] * spread
-                + pulls[:, :, None, None] * ops.square(means)
-            )  # [j, b, p, e]
+                self.prior_scatter + masses * spread + pulls * ops.square(means)
+            )  # [b, j, f]
             precisions = 1.0 / scatter
-            log_volumes = ops.sum(ops.log(scatter), axis=(2, 3))
+            log_volumes = ops.sum(ops.log(scatter), axis=2)
         else:
-            spread = moments.scatter(votes, coefficients, means, full=True)
-            flat = ops.reshape(means, (votes.num_outputs, -1, size))
+            spread = ops.matmul(
+                ops.transpose(
+                    deviations * coefficients[..., None], (0, 1, 3, 2)
+                ),
+                deviations,
+            )
             scatter = (
-                masses[:, :, None, None] * spread
-                + pulls[:, :, None, None] * flat[..., None] * flat[:, :, None]
-            )  # [j, b, f, f]
+                masses[..., None] * spread
+                + pulls[..., None] * means[..., None] * means[:, :, None]
+            )  # [b, j, f, f]
             precisions, log_volumes = _inverse(scatter, self.prior_scatter)
         steps = ops.arange(size, dtype=degrees.dtype)
         log_dets = ops.sum(digamma(0.5 * (degrees[:, :, None] - steps)), axis=2)
-        total = ops.sum(concentrations, axis=0, keepdims=True)
-        fit = {
-            "poses": means * (masses / strengths)[:, :, None, None],
+        total = ops.sum(concentrations, axis=1, keepdims=True)
+        return {
+            "poses": means * masses / strengths[:, :, None],
             "strengths": strengths,
             "degrees": degrees,
             "precisions": precisions,
             "log_pi": digamma(concentrations) - digamma(total),
             "log_det": log_dets + size * math.log(2.0) - log_volumes,
         }
-        return fit, coefficients
 
     def _log_densities(self, votes, fit):
-        """Expected logarithms of the parents' densities at the votes."""
-        size = votes.num_rows * votes.output_dim
-        distances = moments.distance(votes, fit["poses"], fit["precisions"])
+        """Expected logarithms of the densities at the votes, `[b, j, i]`."""
+        deviations = votes - fit["poses"][:, :, None]
+        if self.covariance == "diagonal":
+            distances = agreement(ops.square(deviations), fit["precisions"])
+        else:
+            products = ops.matmul(deviations, fit["precisions"])
+            distances = ops.sum(products * deviations, axis=3)
+        size = votes.shape[3]
         heights = fit["log_pi"] + 0.5 * (
             fit["log_det"] - size / fit["strengths"]
         )
-        return (
-            heights[:, :, None] - (0.5 * fit["degrees"])[:, :, None] * distances
-        )
+        degrees = 0.5 * fit["degrees"]
+        return heights[:, :, None] - degrees[:, :, None] * distances
 
     def get_config(self):
         return {
@@ -283,13 +268,8 @@ def _check_positive(value, name):
     return check_number(value, name, minimum=0, open_minimum=True)
 
 
-def _call(normalization, values, training):
-    """Values normalized, in their own dtype."""
-    return ops.cast(normalization(values, training=training), values.dtype)
-
-
 def _inverse(scatter, prior):
-    """Inverses and logarithms of determinants, `[j, b, f, f]` and `[j, b]`.
+    """Inverses and logarithms of determinants, `[b, j, f, f]` and `[b, j]`.
 
     The prior is added to the diagonals, and what rounding may have taken from
     the smallest eigenvalues if the largest is many times the prior.
@@ -298,7 +278,7 @@ def _inverse(scatter, prior):
     dtype = keras.backend.standardize_dtype(scatter.dtype)
     rounding = size * float(np.finfo(dtype).eps)
     diagonals = ops.diagonal(scatter, axis1=2, axis2=3)
-    ridge = prior + rounding * ops.sum(diagonals, axis=2)  # [j, b]
+    ridge = prior + rounding * ops.sum(diagonals, axis=2)  # [b, j]
     identity = ops.eye(size, dtype=dtype)
     scatter = scatter + ridge[:, :, None, None] * identity
     factors = ops.cholesky(scatter)

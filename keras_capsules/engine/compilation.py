@@ -1,0 +1,261 @@
+"""How a block of examples is compiled and made again, on each backend.
+
+The only page of the engine that knows backends by name.
+"""
+
+import contextvars
+
+import keras
+from keras import ops
+
+_IN_XLA = contextvars.ContextVar("in_xla", default=False)
+
+# Blocks that TensorFlow's graphs may work on at once: one for each core more
+# would need its memory, too.
+_SIDE_BY_SIDE = 2
+
+
+def device():
+    """The kind of device that tensors are on: `"cpu"`, `"gpu"` or `"tpu"`."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
+    import torch
+
+    return "gpu" if torch.cuda.is_available() else "cpu"
+
+
+def in_xla():
+    """Whether the operations of a block become one XLA program."""
+    return keras.backend.backend() == "jax" or _IN_XLA.get()
+
+
+def call_block(function, block, shared, xla=True):
+    """Calls a function, which makes everything again for its gradient.
+
+    JAX compiles it with what is around it. TensorFlow's graphs run it, and its
+    gradient, as an XLA function each, if its sizes are known; that measured
+    twice as fast as the graphs' own operations.
+
+    Args:
+        function: Function of `block` and `shared`.
+        block: Dictionary of tensors.
+        shared: Dictionary of tensors.
+        xla: Boolean, whether TensorFlow's graphs use XLA.
+
+    Returns:
+        What the function returns.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return _call_in_tensorflow(function, xla, block, shared)
+    return keras.remat(function)(block, shared)
+
+
+def call_blocks(function, blocks, shared, xla=True):
+    """Calls a function for one block after the other, as `call_block` does.
+
+    Args:
+        function: Function of a block and `shared`.
+        blocks: Dictionary of tensors with the blocks first.
+        shared: Dictionary of tensors.
+        xla: See `call_block`.
+
+    Returns:
+        What the function returns, with the blocks first.
+    """
+    if _in_tensorflow_graph():
+        return _map_in_tensorflow(function, xla, blocks, shared)
+
+    def call(block):
+        return call_block(function, block, shared, xla)
+
+    if keras.backend.backend() == "jax":
+        return ops.map(call, blocks)
+    # Not `ops.map`, which in TensorFlow computes the first block twice.
+    number = len(keras.tree.flatten(blocks)[0])
+    results = [
+        call({name: x[index] for name, x in blocks.items()})
+        for index in range(number)
+    ]
+    return keras.tree.map_structure(lambda *x: ops.stack(x), *results)
+
+
+def computed_as(function, partials):
+    """A function with derivatives that are computed otherwise than its value.
+
+    For functions whose derivatives XLA makes badly, and for XLA only.
+
+    Args:
+        function: Function of tensors, which computes the value.
+        partials: For each argument, the same function, written so that its
+            derivative by this argument is fast.
+    """
+    if keras.backend.backend() == "jax":
+        import jax
+
+        computed = jax.custom_jvp(function)
+
+        @computed.defjvp
+        def derivative(primals, tangents):
+            return computed(*primals), sum(
+                jax.jvp(_of_one(partial, primals, k), [primals[k]], [slope])[1]
+                for k, (partial, slope) in enumerate(
+                    zip(partials, tangents, strict=True)
+                )
+            )
+
+        return computed
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def computed(*tensors):
+        def gradient(upstream):
+            gradients = []
+            for k, partial in enumerate(partials):
+                with tf.GradientTape() as tape:
+                    tape.watch(tensors[k])
+                    value = partial(*tensors)
+                gradients.append(tape.gradient(value, tensors[k], upstream))
+            return gradients
+
+        return function(*tensors), gradient
+
+    return computed
+
+
+def _of_one(function, arguments, index):
+    """A function of the argument at `index`, the others as in `arguments`."""
+    return lambda x: function(*arguments[:index], x, *arguments[index + 1 :])
+
+
+def _in_tensorflow_graph():
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
+
+
+def _call_in_tensorflow(function, xla, *structures):
+    import tensorflow as tf
+
+    # Not `ops.convert_to_tensor`, which leaves variables as they are.
+    tensors = [tf.convert_to_tensor(x) for x in keras.tree.flatten(structures)]
+    forward, backward = _steps_in_tensorflow(function, xla, structures, tensors)
+
+    @tf.custom_gradient
+    def call(*tensors):
+        def gradient(*upstream):
+            return backward(tensors, list(upstream))
+
+        return forward(tensors), gradient
+
+    return call(*tensors)
+
+
+def _map_in_tensorflow(function, xla, blocks, shared):
+    import tensorflow as tf
+
+    structures = blocks, shared
+    tensors = [tf.convert_to_tensor(x) for x in keras.tree.flatten(structures)]
+    number = len(keras.tree.flatten(blocks))
+    one = [tf.TensorSpec(x.shape[1:], x.dtype) for x in tensors[:number]]
+    one += [tf.TensorSpec(x.shape, x.dtype) for x in tensors[number:]]
+    forward, backward = _steps_in_tensorflow(function, xla, structures, one)
+    results = forward.get_concrete_function(one).structured_outputs
+    signature = keras.tree.map_structure(tf.TensorSpec.from_tensor, results)
+
+    @tf.custom_gradient
+    def call(*tensors):
+        blocks, shared = list(tensors[:number]), list(tensors[number:])
+        results = tf.map_fn(
+            lambda block: forward([*block, *shared]),
+            blocks,
+            parallel_iterations=_SIDE_BY_SIDE,
+            fn_output_signature=signature,
+        )
+
+        def gradient(*upstream):
+            steps = tf.shape(blocks[0])[0]
+
+            def add_one(step, slopes, totals):
+                found = backward(
+                    [*(x[step] for x in blocks), *shared],
+                    [x[step] for x in upstream],
+                    totals,
+                )
+                slopes = [
+                    array.write(step, x)
+                    for array, x in zip(slopes, found[:number], strict=True)
+                ]
+                return step + 1, slopes, found[number:]
+
+            arrays = [tf.TensorArray(x.dtype, size=steps) for x in blocks]
+            totals = [tf.zeros_like(x) for x in shared]
+            _, slopes, totals = tf.while_loop(
+                lambda step, *_: step < steps,
+                add_one,
+                (0, arrays, totals),
+                parallel_iterations=_SIDE_BY_SIDE,
+                maximum_iterations=steps,
+            )
+            return [*(each.stack() for each in slopes), *totals]
+
+        return results, gradient
+
+    return call(*tensors)
+
+
+def _steps_in_tensorflow(function, xla, structures, tensors):
+    """A function of a flat list of tensors, and its gradient.
+
+    In graphs, they are XLA functions if `xla` and if all sizes are known.
+
+    Args:
+        function: Function of `structures`.
+        xla: Boolean.
+        structures: Structures of tensors.
+        tensors: List of these tensors, or of what they are like.
+    """
+    import tensorflow as tf
+
+    xla = xla and all(x.shape.is_fully_defined() for x in tensors)
+
+    def compiled(step):
+        if tf.executing_eagerly():
+            return step
+
+        def traced(*arguments):
+            token = _IN_XLA.set(xla)
+            try:
+                return step(*arguments)
+            finally:
+                _IN_XLA.reset(token)
+
+        return tf.function(traced, jit_compile=xla, autograph=False)
+
+    def forward(tensors):
+        return function(*keras.tree.pack_sequence_as(structures, tensors))
+
+    def backward(tensors, upstream, totals=()):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            results = forward(tensors)
+        slopes = tape.gradient(
+            results,
+            tensors,
+            upstream,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        # The gradients to the last tensors are added to those before.
+        first = len(slopes) - len(totals)
+        added = [x + y for x, y in zip(totals, slopes[first:], strict=True)]
+        return [*slopes[:first], *added]
+
+    return compiled(forward), compiled(backward)

@@ -1,0 +1,151 @@
+"""How a routing is run: votes made and routed for a few examples at a time."""
+
+import functools
+import math
+import numbers
+
+import keras
+from keras import ops
+
+from keras_capsules._dtypes import at_least_float32
+from keras_capsules.engine.blocks import block_size
+from keras_capsules.engine.blocks import is_small
+from keras_capsules.engine.blocks import over_examples
+from keras_capsules.engine.compilation import in_xla
+from keras_capsules.engine.votes import count_votes
+from keras_capsules.engine.votes import make_votes
+from keras_capsules.engine.votes import sum_votes
+from keras_capsules.routing.types import Routed
+from keras_capsules.routing.votes import weighted_sum
+
+
+def run(routing, examples, shared, windows, training, return_coupling):
+    """Runs a routing; see `Routing.__call__`.
+
+    Args:
+        routing: A `Routing`.
+        examples: Dictionary of `poses`, `activations` and `outputs`; the last
+            two may be `None`.
+        shared: Dictionary of `kernel`, `bias`, which may be `None`, and
+            `weights`, a dictionary.
+        windows: A `Windows`, or `None`.
+        training: Boolean.
+        return_coupling: Boolean.
+
+    Returns:
+        A `Routed` of all examples, in at least float32.
+
+    Raises:
+        ValueError: If there are `outputs`, and the routing does not take them.
+    """
+    outputs = examples["outputs"]
+    if outputs is not None and not routing.takes("outputs"):
+        raise ValueError(
+            "This routing cannot go on from earlier outputs. Expected "
+            f"outputs=None. Received: routing={routing!r}, outputs of shape "
+            f"{tuple(outputs.shape)}"
+        )
+    weights = shared["weights"]
+    tensors = {
+        name: weight
+        for name, weight in weights.items()
+        if not isinstance(weight, keras.layers.Layer)
+    }
+    examples = {
+        name: x
+        for name, x in examples.items()
+        if name == "poses" or routing.takes(name)
+    }
+    routed = _route(
+        routing,
+        _tensors(examples),
+        _tensors({**shared, "weights": tensors}),
+        windows if routing.takes("windows") else None,
+        training,
+        return_coupling,
+    )
+    return routing.finish(routed, weights, training)
+
+
+def _route(routing, examples, shared, windows, training, return_coupling):
+    """The result for all examples."""
+    poses, dtype = examples["poses"], at_least_float32(examples["poses"].dtype)
+    # Cast once: in each block, TensorFlow would also read variables again.
+    shared = keras.tree.map_structure(lambda x: ops.cast(x, dtype), shared)
+    if not routing.takes("votes") and not in_xla():
+        return _route_block(routing, windows, examples, shared)
+    size = _examples_at_once(poses, shared["kernel"], windows, training)
+
+    def route(names, examples, shared):
+        def block(examples, shared):
+            examples = _mapped(windows and windows.ungroup, examples)
+            routed = _route_block(routing, windows, examples, shared)
+            results = {name: getattr(routed, name) for name in names}
+            return _mapped(windows and windows.group, _tensors(results))
+
+        # A block holds all windows of its images.
+        examples = _mapped(windows and windows.group, examples)
+        results = over_examples(block, examples, shared, size)
+        return _mapped(windows and windows.ungroup, results)
+
+    if routing.stop_gradient and size is not None:
+        constants = _mapped(ops.stop_gradient, (examples, shared))
+        coupling = route(["coupling"], *constants)["coupling"]
+        poses = ops.cast(poses, dtype)
+        sums = sum_votes(coupling, poses, shared["kernel"])
+        poses = routing.combine(sums, shared.get("bias"))
+        return Routed(poses, None, coupling)
+    names = ["poses", "activations", "coupling"]
+    return Routed(**route(names[: 2 + return_coupling], examples, shared))
+
+
+def _route_block(routing, windows, examples, shared):
+    """The result for the examples of one block."""
+    poses, kernel = examples["poses"], shared["kernel"]
+    poses = ops.cast(poses, kernel.dtype)
+    _, inputs, rows, dim = poses.shape
+    arguments = {"activations": None, "outputs": None, "bias": None}
+    arguments |= {**examples, **shared, "windows": windows}
+    arguments["poses"] = ops.reshape(poses, (-1, inputs, rows * dim))
+    if arguments["outputs"] is not None:
+        arguments["outputs"] = ops.cast(arguments["outputs"], kernel.dtype)
+    if routing.takes("votes") or in_xla():
+        arguments["votes"] = votes = make_votes(poses, kernel)
+        arguments["sum_votes"] = functools.partial(weighted_sum, votes=votes)
+    else:
+        arguments["sum_votes"] = functools.partial(
+            sum_votes, poses=poses, kernel=kernel
+        )
+    *_, routed = routing.iterate(**arguments)
+    return routed
+
+
+def _examples_at_once(poses, kernel, windows, training):
+    """How many examples a block has; `None` for all of them.
+
+    Exported models have a batch of unknown size. They take all examples at
+    once, because not every runtime has loops.
+    """
+    votes = count_votes(poses, kernel)
+    if windows is not None:
+        votes = votes * windows.number
+    is_counted = isinstance(votes, numbers.Integral)
+    if training or isinstance(poses.shape[0], numbers.Integral):
+        return block_size(votes, math.prod(kernel.shape)) if is_counted else 1
+    return None if not is_counted or is_small(votes) else 1
+
+
+def _tensors(named):
+    """A dictionary of tensors, without entries that are `None`."""
+    return {
+        name: keras.tree.map_structure(ops.convert_to_tensor, each)
+        for name, each in named.items()
+        if each is not None
+    }
+
+
+def _mapped(function, tensors):
+    """`function` of each of a structure of tensors; `None` changes nothing."""
+    if not function:
+        return tensors
+    return keras.tree.map_structure(function, tensors)
