@@ -35,11 +35,12 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# make benchmark BASELINE=PATH measures the package at PATH as well.
 benchmark: .venv/ready
-	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/speed.py
-	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/memory.py
-	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/growth.py
-	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/network.py
+	$(BIN)/python benchmarks/speed.py $(addprefix --baseline=,$(BASELINE))
+	$(BIN)/python benchmarks/memory.py $(addprefix --baseline=,$(BASELINE))
+	$(BIN)/python benchmarks/growth.py
+	$(BIN)/python benchmarks/network.py $(addprefix --baseline=,$(BASELINE))
 
 networks: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/networks.py

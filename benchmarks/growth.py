@@ -1,113 +1,172 @@
-"""How time and memory of a capsule layer grow with its sizes.
+"""How time and memory of a layer grow with its sizes, on every backend.
 
     python benchmarks/growth.py
 
 Quadruples one size at a time, over a factor of 16, and measures a step of
 dynamic routing, forward and with gradients to poses and kernel: the time, and
-the peak memory above poses and kernel. Fits the slope of both on logarithmic
-scales. Then traces layers of 100 and of 1,000 output capsules. Prints what it
-finds, and writes `growth.json` and `growth.png` to `benchmarks/results`. Memory
-is what TensorFlow allocates, which it counts where it uses oneDNN.
+the memory above poses, kernel and the gradients, as `memory.py` does. Fits the
+slope of both on logarithmic scales. Prints what it finds, and writes
+`growth.json` and `growth.png` to `benchmarks/results`.
 """
 
-import time
+import statistics
 
 import harness
-import matplotlib.pyplot as plt
 import numpy as np
 
-NAMES = ("batch", "input capsules", "input pose", "output capsules", "pose")
 # Large enough that no measurement is mostly overhead, small for the whole to
 # take a few minutes.
-BASE = (32, 512, 8, 16, 16)
+BASE = {
+    "batch": 32,
+    "inputs": 512,
+    "pose": [8],
+    "outputs": 16,
+    "out_pose": [16],
+}
 SWEEPS = {
     "batch": (16, 64, 256),
-    "input capsules": (256, 1024, 4096),
-    "output capsules": (8, 32, 128),
-    "pose": (8, 32, 128),
+    "inputs": (256, 1024, 4096),
+    "outputs": (8, 32, 128),
+    "out_pose": (8, 32, 128),
 }
+LABELS = {
+    "batch": "batch",
+    "inputs": "input capsules",
+    "outputs": "output capsules",
+    "out_pose": "pose",
+}
+KINDS = {"time": "ms", "memory": "mib"}
 
 
 def main():
-    arguments = harness.parse(
-        __doc__, repeats=7, shrink=1, points=3, sweeps=len(SWEEPS)
+    parser = harness.parser(
+        __doc__, repeats=5, shrink=1, points=3, routing="dynamic"
     )
-    sweeps = {}
-    for name in list(SWEEPS)[: arguments.sweeps]:
-        sizes = [
-            max(2, size // arguments.shrink)
-            for size in SWEEPS[name][: arguments.points]
-        ]
-        rows = [measure(name, size, arguments.repeats) for size in sizes]
-        sweeps[name] = {
-            "sizes": sizes,
-            "ms": [row[0] for row in rows],
-            "mib": [row[1] for row in rows],
-            "operands_mib": [row[2] for row in rows],
-            "slope_of_time": slope(sizes, [row[0] for row in rows]),
-            "slope_of_memory": slope(sizes, [row[1] for row in rows]),
-        }
-        print(f"\n{name}: {sweeps[name]}")
-    results = {"base": dict(zip(NAMES, BASE, strict=True)), "sweeps": sweeps}
-    results["tracing"] = {
-        number: trace(number)
-        for number in (100 // arguments.shrink, 1000 // arguments.shrink)
-    }
-    print(f"\ntracing, by output capsules: {results['tracing']}")
-    draw(sweeps, arguments.output)
-    harness.write("growth", results, arguments.output)
+    harness.add_backends(parser)
+    parser.add_argument(
+        "--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS)
+    )
+    arguments = parser.parse_args()
+    results = {}
+    for backend in arguments.backends:
+        for xla in (False, True) if backend == "tensorflow" else (False,):
+            title = harness.BACKENDS[backend] + ", XLA" * xla
+            found = harness.call(
+                measure,
+                arguments.routing,
+                {
+                    key: _shapes(key, arguments.shrink, arguments.points)
+                    for key in arguments.sweeps
+                },
+                arguments.repeats,
+                xla,
+                backend=backend,
+            )
+            results[title] = {
+                key: sweep(
+                    _sizes(key, arguments.shrink, arguments.points), rows
+                )
+                for key, rows in found.items()
+            }
+            for key, each in results[title].items():
+                print(f"{title}, {LABELS[key]}: {each}", flush=True)
+    draw(results, arguments.output)
+    harness.write(
+        "growth",
+        {"routing": arguments.routing, "base": BASE, "sweeps": results},
+        arguments.output,
+    )
 
 
-def measure(name, size, repeats):
-    """Median ms of a step, its peak MiB, and MiB of what it takes."""
-    shape = [
-        size if each == name else base
-        for each, base in zip(NAMES, BASE, strict=True)
+def _sizes(key, shrink, points):
+    return [max(2, size // shrink) for size in SWEEPS[key][:points]]
+
+
+def _shapes(key, shrink, points):
+    return [
+        {**BASE, key: [size] if key == "out_pose" else size}
+        for size in _sizes(key, shrink, points)
     ]
-    peak, seconds = harness.peak_memory(shape, repeats=repeats)
-    return round(1e3 * seconds, 3), peak, harness.operands_size(shape)
+
+
+def sweep(sizes, rows):
+    """What was measured at some sizes, with slopes."""
+    found = {
+        "sizes": sizes,
+        "ms": [round(statistics.median(row["ms"]), 3) for row in rows],
+        "mib": [row["mib"] for row in rows],
+    }
+    for kind, key in KINDS.items():
+        found[f"slope_of_{kind}"] = slope(sizes, found[key])
+    return found
 
 
 def slope(sizes, values):
-    """The exponent of growth, by least squares."""
+    """The exponent of growth by least squares; `None` if a value is zero."""
+    if min(values) <= 0:
+        return None
     return round(float(np.polyfit(np.log(sizes), np.log(values), 1)[0]), 3)
 
 
-def trace(num_outputs):
-    """Seconds to trace a step, and how many operations its graph has."""
-    _, *sizes = BASE
-    shape = (2, *sizes[:2], max(2, num_outputs), sizes[3])
-    step = harness.make_step(harness.dynamic(), shape)
-    started = time.perf_counter()
-    graph = step.get_concrete_function().graph
-    seconds = time.perf_counter() - started
-    definition = graph.as_graph_def()
-    number = len(definition.node) + sum(
-        len(function.node_def) for function in definition.library.function
+def draw(results, folder):
+    """Draws lines: time above memory, backends side by side."""
+    figure, axes = harness.plt.subplots(
+        len(KINDS),
+        len(results),
+        figsize=(4.5 * len(results), 4 * len(KINDS)),
+        squeeze=False,
+        layout="constrained",
     )
-    return {"seconds": round(seconds, 2), "operations": number}
+    for row, (kind, key) in zip(axes, KINDS.items(), strict=True):
+        for axis, (title, sweeps) in zip(row, results.items(), strict=True):
+            for name, found in sweeps.items():
+                values = np.array(found[key])
+                if min(values) <= 0:
+                    label = f"{LABELS[name]}: not measured"
+                    axis.plot([], [], "o-", label=label)
+                    continue
+                label = f"{LABELS[name]}, slope {found[f'slope_of_{kind}']:.2f}"
+                relative = np.array(found["sizes"]) / found["sizes"][0]
+                axis.loglog(relative, values / values[0], "o-", label=label)
+            axis.loglog([1, 16], [1, 16], "k:", label="proportional")
+            axis.set_title(title)
+            axis.set_xlabel("size, times the smallest")
+            axis.set_ylabel(f"{kind} of a step, times the smallest")
+            axis.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
+            axis.set_yticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
+            axis.minorticks_off()
+            axis.legend()
+    harness.save(figure, "growth", folder)
 
 
-def draw(sweeps, folder):
-    figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    for name, sweep in sweeps.items():
-        relative = np.array(sweep["sizes"]) / sweep["sizes"][0]
-        for axis, key, which in zip(
-            axes, ("ms", "mib"), ("time", "memory"), strict=True
-        ):
-            values = np.array(sweep[key]) / sweep[key][0]
-            label = f"{name}, slope {sweep[f'slope_of_{which}']:.2f}"
-            axis.loglog(relative, values, "o-", label=label)
-    for axis, title in zip(axes, ("time", "peak memory"), strict=True):
-        axis.loglog([1, 16], [1, 16], "k:", label="proportional")
-        axis.set_xlabel("size, times the smallest")
-        axis.set_ylabel(f"{title} of a step, times the smallest")
-        axis.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
-        axis.set_yticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
-        axis.minorticks_off()
-        axis.legend()
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "growth.png", dpi=120)
+# In processes of their own.
+
+
+def measure(name, sweeps, repeats, xla):
+    """Times and memory at all shapes of `{key: shapes}`."""
+    import forms
+
+    return {
+        key: [
+            forms.in_own_process(measure_one, name, shape, repeats, xla)
+            for shape in shapes
+        ]
+        for key, shapes in sweeps.items()
+    }
+
+
+def measure_one(name, shape, repeats, xla):
+    """Times and memory at one shape."""
+    import forms
+
+    # First, for TensorFlow's memory depends on what it was used for before.
+    mebibytes = forms.memory_of(name, "ours", shape, xla)
+    layer = forms.make_layer(name, shape)
+    form = forms.with_gradients(forms.ours(layer, training=True))
+    label = "ours" + ", XLA" * xla
+    tensors = forms.operands(layer, shape)
+    times = forms.times_of({label: form}, tensors, repeats)
+    return {"ms": times[label]["ms"], "mib": mebibytes}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,16 @@
-"""What the benchmarks share: forms of routing, timing, memory, and reports."""
+"""What the benchmarks share: options, processes, tables, pictures, results.
+
+Nothing here imports Keras or a backend, because every backend is measured in
+processes of its own.
+"""
 
 import argparse
 import datetime
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
 import json
-import multiprocessing
 import os
 import pathlib
 import platform
@@ -12,244 +19,156 @@ import shlex
 import statistics
 import subprocess
 import sys
-import time
 
-import keras
 import matplotlib
-import numpy as np
-import tensorflow as tf
 
 matplotlib.use("agg")
 
 import matplotlib.pyplot as plt
 
-from keras_capsules import CapsuleLayer
-from keras_capsules.routing import DynamicRouting
-from keras_capsules.routing import Routed
-from keras_capsules.routing import Routing
-from keras_capsules.votes import Votes
-
-RESULTS = pathlib.Path(__file__).parent / "results"
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "results"
 MEBIBYTE = 2**20
-ROUTINGS = (
-    "dynamic",
-    "self_attention",
-    "self_routing",
-    "inverted_attention",
-    "em",
-    "variational_bayes",
-)
+BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
 
 
-def parse(description, repeats, **defaults):
-    """The options that every benchmark has, and those of its own."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--repeats", type=int, default=repeats)
-    parser.add_argument("--output", type=pathlib.Path, default=RESULTS)
+def parser(description, **defaults):
+    """A parser of options, with those that every benchmark has.
+
+    Args:
+        description: Of the benchmark.
+        **defaults: Other options and their defaults, which are converted to
+            the types of these.
+    """
+    parser = argparse.ArgumentParser(
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--output",
+        type=pathlib.Path,
+        default=RESULTS,
+        help="folder of the results",
+    )
     for name, default in defaults.items():
         parser.add_argument(
-            f"--{name.replace('_', '-')}", type=type(default), default=default
+            f"--{name.replace('_', '-')}",
+            type=type(default),
+            default=default,
+            help=f"{default!r} by default",
         )
-    return parser.parse_args()
+    return parser
 
 
-# Routing, ours and as papers write it.
-
-
-def inputs(batch, num_inputs, dim, num_outputs, out_dim, seed=0):
-    """Poses `[b, i, 1, d]` and a kernel `[i, d, j, e]`."""
-    random = np.random.default_rng(seed)
-    poses = random.normal(size=(batch, num_inputs, 1, dim), scale=0.2)
-    shape = num_inputs, dim, num_outputs, out_dim
-    kernel = random.normal(size=shape, scale=0.1)
-    return [tf.constant(each, "float32") for each in (poses, kernel)]
-
-
-def ours(routing):
-    """A routing as a function of poses and kernel."""
-    return lambda poses, kernel: routing(Votes(poses, kernel)).poses
-
-
-def textbook_dynamic(poses, kernel, num_iterations=3, stop_gradient=False):
-    """Dynamic routing as papers write it, with the tensor of all votes."""
-    votes = tf.einsum("bipd,idje->bije", poses, kernel)
-    logits = tf.zeros(tf.shape(votes)[:3])
-    for iteration in range(num_iterations):
-        coupling = tf.nn.softmax(logits, axis=2)
-        if stop_gradient:
-            coupling = tf.stop_gradient(coupling)
-        s = tf.einsum("bij,bije->bje", coupling, votes)
-        squared = tf.reduce_sum(s * s, axis=-1, keepdims=True) + 1e-7
-        v = s * tf.sqrt(squared) / (1 + squared)
-        if iteration + 1 < num_iterations:
-            logits += tf.einsum("bije,bje->bij", votes, v)
-    return v
-
-
-def textbook_self_attention(poses, kernel):
-    """Self-attention routing as its authors' code has it, with the votes."""
-    votes = tf.einsum("bipd,idje->bjie", poses, kernel)
-    logits = tf.einsum("...ij,...kj->...i", votes, votes)[..., None]
-    logits /= tf.sqrt(float(votes.shape[-1]))
-    coupling = tf.nn.softmax(logits, axis=1)
-    s = tf.reduce_sum(votes * coupling, axis=-2)
-    length = tf.sqrt(tf.reduce_sum(s * s, axis=-1, keepdims=True) + 1e-7)
-    return (1 - tf.exp(-length)) * s / length
-
-
-def named(name, shape):
-    """The routing of this name, with weights for `shape`, as `ours`."""
-    _, num_inputs, dim, num_outputs, out_dim = shape
-    layer = CapsuleLayer(num_outputs, out_dim, routing=name)
-    layer.build((None, num_inputs, dim))
-
-    def route(poses, kernel):
-        return layer.routing(
-            Votes(poses, kernel), weights=layer.routing_weights
-        ).poses
-
-    return route
-
-
-@keras.saving.register_keras_serializable(package="benchmarks")
-class TextbookRouting(Routing):
-    """Dynamic routing in a network, with the tensor of all votes."""
-
-    def call(self, votes, bias=None, **kwargs):
-        dense = votes.dense()[:, :, :, 0]  # [b, i, j, e]
-        logits = keras.ops.zeros_like(dense[..., 0])
-        for iteration in range(3):
-            coupling = keras.ops.softmax(logits, axis=2)
-            s = keras.ops.einsum("bij,bije->bje", coupling, dense)
-            s = s + keras.ops.reshape(bias, s.shape[1:])
-            squared = keras.ops.sum(s * s, axis=-1, keepdims=True) + 1e-7
-            v = s * keras.ops.sqrt(squared) / (1 + squared)
-            if iteration < 2:
-                logits += keras.ops.einsum("bije,bje->bij", dense, v)
-        poses = keras.ops.transpose(v, (1, 0, 2))[:, :, None]
-        return Routed(poses, None, None)
-
-
-def with_gradients(function):
-    """The gradients of a loss of `function`, to all that it takes."""
-
-    def step(*inputs):
-        with tf.GradientTape() as tape:
-            tape.watch(inputs)
-            loss = tf.reduce_sum(tf.square(function(*inputs)))
-        return tape.gradient(loss, inputs)
-
-    return step
-
-
-def dynamic(**options):
-    return ours(DynamicRouting(**options))
-
-
-# Measuring.
-
-
-def medians(functions, repeats):
-    """Times functions in turn, so that a drifting machine is fair to all.
-
-    Args:
-        functions: Dictionary of functions without arguments.
-        repeats: Integer, how often each is timed, after one call that is not.
-
-    Returns:
-        Dictionary of medians in ms.
-    """
-    times = {name: [] for name in functions}
-    for repeat in range(repeats + 1):
-        for name, function in functions.items():
-            started = time.perf_counter()
-            for output in keras.tree.flatten(function()):
-                np.asarray(output)  # waits for the result
-            if repeat:  # the first call traces and compiles
-                times[name].append(1e3 * (time.perf_counter() - started))
-    return {
-        name: round(statistics.median(each), 3) for name, each in times.items()
-    }
-
-
-def peak_memory(shape, **options):
-    """What `step_memory` returns, from a process of its own.
-
-    How TensorFlow cuts its memory depends on what it was used for before.
-    """
-    return in_own_process(step_memory, shape, **options)
-
-
-def in_own_process(function, *arguments, **options):
-    """What a function of a module returns, called in a new process."""
-    # A copy of one that has imported what takes long, and done nothing else.
-    multiprocessing.set_forkserver_preload(
-        ["tensorflow", "keras_capsules", "matplotlib.pyplot"]
+def add_backends(parser):
+    """Adds the option of which backends to measure."""
+    parser.add_argument(
+        "--backends",
+        nargs="+",
+        choices=BACKENDS,
+        default=[name for name in BACKENDS if importlib.util.find_spec(name)],
+        help="by default, all that are installed",
     )
-    context = multiprocessing.get_context("forkserver")
-    with context.Pool(1) as pool:
-        return pool.apply(function, arguments, options)
 
 
-def step_memory(shape, repeats=0, **options):
-    """Peak memory of a training step of dynamic routing.
+def add_baseline(parser):
+    """Adds the options of a comparison with another version."""
+    parser.add_argument(
+        "--baseline",
+        type=pathlib.Path,
+        help="a checkout of another version, which is measured as well",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="how often each of the two versions is measured, in turn",
+    )
+
+
+# Processes.
+
+
+def call(function, *arguments, backend="tensorflow", package=None, **options):
+    """What a function of a benchmark returns, called in a process of its own.
 
     Args:
-        shape: Arguments of `inputs`.
-        repeats: How many more steps to time.
-        **options: Of `DynamicRouting`; or `textbook=True` for the other form;
-            or `routing`, the name of another one.
-
-    Returns:
-        Peak MiB above that before the step, in which the graph, poses and
-        kernel are there already, and the gradients to these are not; and the
-        seconds of the step, or the median of those that are repeated.
+        function: A function of a module in this folder. Its arguments and what
+            it returns must be fit for JSON.
+        *arguments: Of the function.
+        backend: The backend of Keras.
+        package: The checkout whose `keras_capsules` is imported. Defaults to
+            this one.
+        **options: Of the function.
     """
-    if options.get("textbook"):
-        form = textbook_dynamic
-    elif "routing" in options:
-        form = named(options["routing"], shape)
-    else:
-        form = dynamic(**options)
-    poses, kernel = inputs(*shape)
-    step = make_step(form, shape)
-    step(poses[:1], kernel)  # traces
-    # Not what the process takes: TensorFlow keeps what it has ever taken.
-    try:
-        tf.config.experimental.reset_memory_stats("CPU:0")
-    except ValueError as error:
+    package = pathlib.Path(package or ROOT).resolve()
+    module = pathlib.Path(inspect.getfile(function)).stem
+    finished = subprocess.run(
+        [sys.executable, "-c", "import harness; harness.answer()"],
+        cwd=HERE,
+        env={
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "PYTHONPATH": str(package),
+        },
+        input=json.dumps([module, function.__name__, arguments, options]),
+        capture_output=True,
+        text=True,
+    )
+    if finished.returncode:
         raise RuntimeError(
-            "TensorFlow counts memory where it uses oneDNN only."
-        ) from error
-    before = tf.config.experimental.get_memory_info("CPU:0")["current"]
-    started = time.perf_counter()
-    keras.tree.map_structure(np.asarray, step(poses, kernel))
-    seconds = time.perf_counter() - started
-    peak = tf.config.experimental.get_memory_info("CPU:0")["peak"]
-    peak = round((peak - before) / MEBIBYTE, 1)
-    if repeats:
-        times = medians({"step": lambda: step(poses, kernel)}, repeats)
-        seconds = times["step"] / 1e3
-    return peak, seconds
+            f"{module}.{function.__name__} failed with {backend}:\n"
+            f"{finished.stderr}"
+        )
+    return json.loads(finished.stdout.splitlines()[-1])
 
 
-def operands_size(shape):
-    """MiB of poses and kernel, and of the gradients to them as well."""
-    batch, inputs, dim, outputs, out_dim = shape
-    numbers = inputs * dim * (batch + outputs * out_dim)
-    return round(4 * numbers / MEBIBYTE, 2)
+def answer():
+    """In a process that `call` began: does what it asks."""
+    module, name, arguments, options = json.load(sys.stdin)
+    package = pathlib.Path(os.environ["PYTHONPATH"])
+    found = importlib.util.find_spec("keras_capsules").origin
+    if not pathlib.Path(found).is_relative_to(package):
+        raise RuntimeError(
+            "The process would measure another version. Expected "
+            f"keras_capsules in {package}. Received: {found}"
+        )
+    function = getattr(importlib.import_module(module), name)
+    print("\n" + json.dumps(function(*arguments, **options)))
 
 
-def make_step(form, shape):
-    """A form with gradients, in a graph for any batch size."""
-    _, num_inputs, dim, num_outputs, out_dim = shape
-    return tf.function(
-        with_gradients(form),
-        input_signature=[
-            tf.TensorSpec((None, num_inputs, 1, dim)),
-            tf.TensorSpec((num_inputs, dim, num_outputs, out_dim)),
-        ],
-    )
+def in_turn(function, *arguments, baseline, rounds, **options):
+    """Calls a function for this version and another, one after the other.
+
+    Args:
+        function: See `call`.
+        *arguments: Of the function.
+        baseline: The other checkout; or `None` for this version alone.
+        rounds: How often.
+        **options: Of `call`.
+
+    Returns:
+        Dictionary of lists of what the function returned, by version.
+    """
+    versions = {"this version": None}
+    if baseline:
+        versions[name_of(baseline)] = baseline
+    found = {version: [] for version in versions}
+    for _ in range(rounds):
+        for version, package in versions.items():
+            found[version].append(
+                call(function, *arguments, package=package, **options)
+            )
+    return found
+
+
+def name_of(package):
+    """The version of a checkout."""
+    path = pathlib.Path(package) / "keras_capsules" / "version.py"
+    version = re.search(r'__version__ = "(.*)"', path.read_text())[1]
+    return f"{version} ({commit(package)})"
 
 
 def status(name):
@@ -258,81 +177,163 @@ def status(name):
     return int(re.search(rf"{name}:\s+(\d+) kB", text)[1])
 
 
-# Reporting.
+# Results.
+
+
+def summary(times):
+    """Median and least of some times, in what they are given in."""
+    return {
+        "median": round(statistics.median(times), 3),
+        "least": round(min(times), 3),
+    }
+
+
+def medians(rows):
+    """`{row: {column: summary}}` as `{row: {column: median}}`."""
+    return {
+        name: {column: found["median"] for column, found in row.items()}
+        for name, row in rows.items()
+    }
 
 
 def show(title, rows, unit="ms"):
     """Prints `{row: {column: number}}`, and ratios to the first row."""
     first = next(iter(rows.values()))
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    width = max(24, *(len(column) + 2 for column in columns))
     print(f"\n{title} ({unit}, and how many times less than the first row)")
-    print(f"{'':34}" + "".join(f"{column:>24}" for column in first))
+    print(f"{'':34}" + "".join(f"{column:>{width}}" for column in columns))
     for name, row in rows.items():
-        cells = (
-            f"{row[column]:.1f}  x{first[column] / row[column]:.1f}"
-            if row.get(column)
-            else "-"
-            for column in first
-        )
-        print(f"{name:34}" + "".join(f"{cell:>24}" for cell in cells))
+        cells = []
+        for column in columns:
+            value, other = row.get(column), first.get(column)
+            cell = "-" if value is None else f"{value:.1f}"
+            if value and other:
+                cell += f"  x{other / value:.2f}"
+            cells.append(f"{cell:>{width}}")
+        print(f"{name:34}" + "".join(cells), flush=True)
 
 
-def draw(name, panels, folder, unit="ms", form="%.0f"):
-    """Draws tables as bars: `{title: rows}` as `show` takes them.
+def draw(name, panels, folder, units):
+    """Draws groups of bars, one panel beside the other.
 
     Args:
         name: Of the picture.
-        panels: The tables by title.
+        panels: `{row of panels: {column of panels: {group: {bar: number}}}}`.
+            A bar whose number is `None` or zero is not drawn, and the picture
+            says that it was not measured.
         folder: Where to put the picture.
-        unit: Of all values, or a dictionary of units by title.
-        form: How to write values.
+        units: What the numbers of each row are, by the title of the row.
     """
-    heights = [len(rows) for rows in panels.values()]
+    columns = list(dict.fromkeys(key for row in panels.values() for key in row))
+    heights = [
+        max(_height(groups) for groups in row.values())
+        for row in panels.values()
+    ]
     figure, axes = plt.subplots(
         len(panels),
-        figsize=(9, 0.8 + 0.5 * sum(heights)),
+        len(columns),
+        figsize=(2 + 5 * len(columns), 1.5 + 0.2 * sum(heights)),
         height_ratios=heights,
         squeeze=False,
         layout="constrained",
     )
-    for axis, (title, rows) in zip(axes[:, 0], panels.items(), strict=True):
-        columns = list(next(iter(rows.values())))
-        places = np.arange(len(rows))
-        height = 0.8 / len(columns)
-        for number, column in enumerate(columns):
-            values = [row.get(column) or np.nan for row in rows.values()]
-            offset = (number - (len(columns) - 1) / 2) * height
-            bars = axis.barh(places + offset, values, height, label=column)
-            axis.bar_label(bars, fmt=form, padding=2, fontsize="small")
-        axis.set_yticks(places, list(rows))
-        axis.invert_yaxis()
-        axis.set_title(title)
-        axis.set_xlabel(unit if isinstance(unit, str) else unit[title])
-        axis.margins(x=0.1)
-        if len(columns) > 1:
-            # Beside the bars, not on them.
-            axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    colours = {}
+    for row, (title, found) in zip(axes, panels.items(), strict=True):
+        for axis, column in zip(row, columns, strict=True):
+            if column not in found:
+                axis.set_axis_off()
+                continue
+            axis.set_title(f"{title}\n{column}" if column else title)
+            axis.set_xlabel(units[title])
+            _draw_bars(axis, found[column], colours)
+    if len(colours) > 1:
+        figure.legend(
+            handles=colours.values(),
+            labels=colours.keys(),
+            loc="outside upper center",
+            ncols=min(4, len(colours)),
+        )
+    save(figure, name, folder)
+
+
+def _height(groups):
+    """How many bars high a panel is, gaps between groups included."""
+    return 2 + sum(1 + len(bars) for bars in groups.values())
+
+
+def _draw_bars(axis, groups, colours):
+    """Draws groups of bars; `colours` remembers a bar of each name."""
+    place, centers, least = 0, [], []
+    for bars in groups.values():
+        centers.append(place + (len(bars) - 1) / 2)
+        for label, value in bars.items():
+            if label not in colours:
+                number = len(colours)
+                colours[label] = plt.Rectangle((0, 0), 1, 1, color=f"C{number}")
+            if value and value > 0:
+                least.append(value)
+                colour = colours[label].get_facecolor()
+                bar = axis.barh(place, value, 0.9, color=colour)
+                text = f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+                axis.bar_label(bar, [text], padding=2, fontsize="small")
+            else:
+                axis.annotate(
+                    f"{label}: not measured",
+                    (0, place),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(3, 0),
+                    textcoords="offset points",
+                    va="center",
+                    fontsize="small",
+                )
+            place += 1
+        place += 1
+    axis.set_yticks(centers, list(groups))
+    axis.set_ylim(place - 1, -1)
+    if not least:
+        axis.set_xticks([])
+    elif max(least) > 8 * min(least):
+        axis.set_xscale("log")
+        # Room for the labels after the longest bar.
+        axis.set_xlim(min(least) / 2, max(least) * 4)
+    else:
+        axis.set_xlim(0, max(least) * 1.25)
+
+
+def save(figure, name, folder):
+    """Writes a picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=120)
+    figure.savefig(folder / f"{name}.png", dpi=100)
+    plt.close(figure)
 
 
 def write(name, results, folder):
     """Writes results with what they were measured on."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    script, *options = pathlib.Path(sys.argv[0]).name, *sys.argv[1:]
+    # Of paths, only the last part: folders of this machine mean nothing.
+    script, *options = (
+        re.sub(r"(^|=)/.*/(?=.)", r"\1", each) for each in sys.argv
+    )
     results = {
-        **results,
-        "command": shlex.join(["python", f"benchmarks/{script}", *options]),
+        "command": shlex.join(
+            ["python", f"benchmarks/{pathlib.Path(script).name}", *options]
+        ),
+        "commit": commit(ROOT),
         "date": datetime.date.today().isoformat(),
         "machine": {"processor": _processor(), "cores": os.cpu_count()},
         "versions": {
             "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
+            **{
+                package: importlib.metadata.version(package)
+                for package in ("keras", *BACKENDS)
+                if importlib.util.find_spec(package)
+            },
         },
-        "commit": _commit(),
+        **results,
     }
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"\nwritten to {path}")
 
 
@@ -349,7 +350,7 @@ def _processor():
     return found
 
 
-def _commit():
+def commit(checkout):
     """The commit, and whether something other than results has changed."""
     changes = ["status", "--porcelain", "--untracked-files=no", "--", ":/"]
     changes.append(f":(top,exclude)benchmarks/{RESULTS.name}")
@@ -360,7 +361,7 @@ def _commit():
                 capture_output=True,
                 check=True,
                 text=True,
-                cwd=pathlib.Path(__file__).parent,
+                cwd=checkout,
             ).stdout.strip()
             for arguments in (["rev-parse", "--short", "HEAD"], changes)
         )

@@ -1,67 +1,137 @@
-"""How much memory a training step of a capsule layer takes.
+"""How much memory a training step of a layer takes, on every backend.
 
     python benchmarks/memory.py
 
 Prints tables and writes `memory.json` and `memory.png` to `benchmarks/results`:
-the peak memory of one step of dynamic routing, forward and with gradients to
-poses and kernel, above that of poses and kernel themselves and with that of the
-gradients to them, as our operator and as the textbook form, at the shape of the
-MNIST CapsNet, and then for all our routings; and a step of a large layer, whose
-votes alone would take 6.2 GB. Each is measured in a process of its own, as what
-TensorFlow allocates, which it counts where it uses oneDNN.
+the peak memory of one step, forward and with gradients to poses and kernel,
+above that of poses, kernel and gradients themselves, of every routing and its
+textbook form at the shapes of `speed.py`. Of TensorFlow, as ordinary graph and
+with XLA, it is the peak of what it allocates in pieces of 256 KiB or more, in a
+process for each form; it counts that where it uses oneDNN. Of JAX, it is the
+size of the temporary buffers of the compiled step; of PyTorch, the peak of all
+tensors, as its profiler notes them.
+
+Then one step of a large layer, 3872 x 8 to 196 x 16 with a batch of 128, whose
+votes alone would take 6.2 GB, in TensorFlow: the seconds it takes and the peak
+memory of the whole process, which Linux tells. With `--baseline PATH` the
+package at PATH takes the same step.
 """
 
-import statistics
+import time
 
 import harness
 
-MNIST = (128, 1152, 8, 10, 16)
-LARGE = (128, 3872, 8, 196, 16)
+LARGE = {"inputs": 3872, "outputs": 196}
 
 
 def main():
-    arguments = harness.parse(__doc__, repeats=3, large=1, routings=6)
-    rows = {}
-    for name, options in {
-        "textbook": {"textbook": True},
-        "operator": {},
-        "operator, stop_gradient": {"stop_gradient": True},
-    }.items():
-        found = [
-            harness.peak_memory(MNIST, **options)[0]
-            for _ in range(arguments.repeats)
-        ]
-        rows[name] = {"peak": statistics.median(found)}
-    title = "A training step, 1152 x 8 to 10 x 16"
-    harness.show(title, rows, "MiB")
-    results = {"mnist_mib": rows, "gradients_mib": harness.operands_size(MNIST)}
-    panels = {title: rows}
-    rows = {
-        name: {"peak": harness.peak_memory(MNIST, routing=name)[0]}
-        for name in harness.ROUTINGS[: arguments.routings]
+    parser = harness.parser(
+        __doc__, batch=0, inputs=0, outputs=0, large_batch=128
+    )
+    harness.add_backends(parser)
+    harness.add_baseline(parser)
+    parser.set_defaults(rounds=1)
+    parser.add_argument("--routings", nargs="+", help="by default, all")
+    arguments = parser.parse_args()
+    sizes = {
+        key: getattr(arguments, key) for key in ("batch", "inputs", "outputs")
     }
-    if rows:
-        harness.show("All routings, with their default options", rows, "MiB")
-        panels["The same step, all routings"] = rows
-        results["routings_mib"] = rows
-    if arguments.large:
-        peak, seconds = harness.peak_memory(LARGE)
-        batch, inputs, _, outputs, out_dim = LARGE
-        votes = 4 * batch * inputs * outputs * out_dim / harness.MEBIBYTE
-        results["large"] = {
-            "shape": LARGE,
-            "peak_mib": peak,
-            "seconds": round(seconds, 2),
-            "votes_alone_mib": round(votes),
-            "poses_and_kernel_mib": harness.operands_size(LARGE),
+    tables = {}
+    for backend in arguments.backends:
+        for xla in (False, True) if backend == "tensorflow" else (False,):
+            title = harness.BACKENDS[backend] + ", XLA" * xla
+            tables[title] = harness.call(
+                measure, arguments.routings, sizes, xla, backend=backend
+            )
+            for name, row in tables[title].items():
+                rows = {form: {"MiB": value} for form, value in row.items()}
+                harness.show(f"{title}: {name}", rows, "MiB")
+    results = {"step_mib": tables}
+    panels = {
+        "A training step": {
+            title: {
+                name.replace(", ", ",\n"): row for name, row in table.items()
+            }
+            for title, table in tables.items()
         }
-        print(f"\nA step of 3872 x 8 to 196 x 16: {results['large']}")
-        panels["A training step, 3872 x 8 to 196 x 16"] = {
-            "votes alone, float32": {"peak": votes},
-            "operator, all that a step takes": {"peak": peak},
+    }
+    units = {"A training step": "MiB"}
+    if "tensorflow" in arguments.backends and arguments.large_batch:
+        found = harness.in_turn(
+            measure_large,
+            {**LARGE, "batch": arguments.large_batch},
+            baseline=arguments.baseline,
+            rounds=arguments.rounds,
+        )
+        results["large_layer"] = {
+            version: {
+                key: harness.summary([row[key] for row in rows])["median"]
+                for key in rows[0]
+            }
+            for version, rows in found.items()
         }
-    harness.draw("memory", panels, arguments.output, "MiB")
+        print(f"\nA large layer: {results['large_layer']}")
+        title = "3872 x 8 to 196 x 16"
+        panels[title] = {
+            "TensorFlow": {
+                which: {
+                    version: row[key]
+                    for version, row in results["large_layer"].items()
+                }
+                for which, key in (
+                    ("whole process", "peak_mib"),
+                    ("before", "before_mib"),
+                )
+            }
+        }
+        units[title] = "MiB"
+    harness.draw("memory", panels, arguments.output, units)
     harness.write("memory", results, arguments.output)
+
+
+# In processes of their own.
+
+
+def measure(chosen, sizes, xla):
+    """MiB of a step of each routing in each form."""
+    import forms
+
+    return {
+        name: {
+            label: forms.in_own_process(
+                forms.memory_of,
+                name,
+                label,
+                forms.shape_of(name, **sizes),
+                xla,
+            )
+            for label in [*forms.textbook.forms_of(name), "ours"]
+        }
+        for name in chosen or forms.names()
+    }
+
+
+def measure_large(sizes):
+    """Seconds and memory of a step of a large layer, in this process."""
+    import forms
+
+    shape = forms.shape_of("dynamic", **sizes)
+    layer = forms.make_layer("dynamic", shape)
+    tensors = forms.operands(layer, shape)
+    step = forms.compiled(forms.with_gradients(forms.ours(layer, True)))
+    before = harness.status("VmRSS")
+    seconds = []
+    for _ in range(2):
+        started = time.perf_counter()
+        forms.wait(step(*tensors))
+        seconds.append(time.perf_counter() - started)
+    return {
+        "first_call_seconds": seconds[0],
+        "seconds": seconds[1],
+        # Not `ru_maxrss`, which may be that of the process before.
+        "peak_mib": harness.status("VmHWM") / 1024,
+        "before_mib": before / 1024,
+    }
 
 
 if __name__ == "__main__":

@@ -1,141 +1,292 @@
-"""What the capsule layer costs in a whole network.
+"""What capsules cost in whole networks, in TensorFlow.
 
     python benchmarks/network.py
 
 Prints tables and writes `network.json` and `network.png` to
 `benchmarks/results`: a training step of CapsNet without decoder, beside the
 same network with average pooling and a dense layer in the place of its class
-capsules, in float32 and in bfloat16; as Keras compiles it by default on this
-machine, and with XLA; and the latency of a single image, with our routing and
-with the textbook form.
+capsules, in float32 and in bfloat16, and with the textbook form of its routing;
+as Keras compiles it by default on this machine, and with XLA; the latency of a
+single image; and the first training step of MatrixCapsNet on images of 8 x 8,
+most of which is tracing and compiling.
+
+With `--baseline PATH`, the networks of the package at PATH are measured as
+well, in turn with ours, in processes of their own.
 """
 
+import functools
 import pathlib
 import tempfile
+import time
 
 import harness
-import keras
-import numpy as np
-import tensorflow as tf
 
-from keras_capsules import MarginLoss
-from keras_capsules import PrimaryCapsules
-from keras_capsules import export_saved_model
-from keras_capsules.models import CapsNet
+OURS = ["capsules, float32", "capsules, bfloat16"]
+STEPS = [
+    "pooling, float32",
+    "textbook, float32",
+    "capsules, float32",
+    "pooling, bfloat16",
+    "capsules, bfloat16",
+]
+KINDS = "predict_on_batch", "graph", "SavedModel"
 
 
 def main():
-    arguments = harness.parse(
-        __doc__, repeats=5, batch=128, filters=256, xla_repeats=1
+    parser = harness.parser(
+        __doc__,
+        repeats=5,
+        batch=128,
+        filters=256,
+        xla_repeats=1,
+        first_steps=2,
     )
-    batch, filters = arguments.batch, arguments.filters
-    random = np.random.default_rng(0)
-    images = random.uniform(size=(batch, 28, 28, 1)).astype("float32")
-    labels = random.integers(10, size=batch)
-
-    def stepper(model, number=batch, **options):
-        model.compile("adam", MarginLoss(), **options)
-        # Or else TensorFlow would trace the first step twice.
-        model.optimizer.build(model.trainable_variables)
-        return lambda: model.train_on_batch(images[:number], labels[:number])
-
-    def capsules(dtype="float32", **options):
-        return CapsNet(
-            filters=filters, decoder_units=None, dtype=dtype, **options
-        )
-
-    times = harness.medians(
-        {
-            "pooling, float32": stepper(pooled(filters, "float32")),
-            "capsules, float32": stepper(capsules()),
-            "pooling, bfloat16": stepper(pooled(filters, "mixed_bfloat16")),
-            "capsules, bfloat16": stepper(capsules("mixed_bfloat16")),
-        },
-        arguments.repeats,
-    )
-    results = {"batch": batch, "step_ms": times}
-    results["ratios"] = {
-        "capsules to pooling, float32": times["capsules, float32"]
-        / times["pooling, float32"],
-        "capsules to pooling, bfloat16": times["capsules, bfloat16"]
-        / times["pooling, bfloat16"],
-        "float32 to bfloat16": times["capsules, float32"]
-        / times["capsules, bfloat16"],
+    harness.add_baseline(parser)
+    arguments = parser.parse_args()
+    sizes = {"filters": arguments.filters, "batch": arguments.batch}
+    found = harness.call(measure_steps, STEPS, arguments.repeats, **sizes)
+    steps = {name: _summary(row) for name, row in found.items()}
+    times = {name: row["median"] for name, row in steps.items()}
+    ratios = {
+        "capsules to pooling, float32": ("capsules", "pooling", "float32"),
+        "capsules to pooling, bfloat16": ("capsules", "pooling", "bfloat16"),
+        "textbook to capsules, float32": ("textbook", "capsules", "float32"),
     }
+    results = {"batch": arguments.batch, "step_ms": steps}
+    results["ratios"] = {
+        name: round(times[f"{a}, {dtype}"] / times[f"{b}, {dtype}"], 3)
+        for name, (a, b, dtype) in ratios.items()
+    }
+    _show("A training step of CapsNet", steps)
     if arguments.xla_repeats:
-        few = max(1, batch // 4)  # a step with XLA takes very long
-        xla = harness.medians(
-            {
-                "default": stepper(capsules(), few),
-                "XLA": stepper(capsules(), few, jit_compile=True),
-            },
+        few = max(1, arguments.batch // 4)  # a step with XLA takes very long
+        found = harness.call(
+            measure_steps,
+            ["capsules, float32", "capsules, float32, XLA"],
             arguments.xla_repeats,
+            filters=arguments.filters,
+            batch=few,
         )
-        results["compiled_ms"] = {"batch": few, **xla}
-        results["ratios"]["XLA to the default"] = xla["XLA"] / xla["default"]
-    steps = {name: {"step": value} for name, value in times.items()}
-    harness.show("A training step of CapsNet", steps)
-    print("\n", results.get("compiled_ms"), results["ratios"])
+        rows = {name: _summary(row) for name, row in found.items()}
+        results["compiled_ms"] = {"batch": few, **rows}
+        _show(f"A training step of {few} images", rows)
 
-    latencies = latency(
-        {
-            "operator": capsules(),
-            "textbook": capsules(routing=harness.TextbookRouting()),
-        },
-        images[:1],
+    found = harness.call(
+        measure_latency,
+        ["capsules", "textbook"],
         4 * arguments.repeats,
+        arguments.filters,
     )
+    latencies = {
+        kind: {name: _summary(row) for name, row in rows.items()}
+        for kind, rows in found.items()
+    }
     results["latency_ms"] = latencies
-    harness.show("A single image", latencies)
-    panels = {"A training step of CapsNet": steps, "A single image": latencies}
-    harness.draw("network", panels, arguments.output)
-    results["ratios"] = {k: round(v, 3) for k, v in results["ratios"].items()}
+    for kind, rows in latencies.items():
+        _show(f"A single image, {kind}", rows)
+
+    panels = {
+        "A training step of CapsNet": {"": {"": times}},
+        "A single image": {"": _medians(latencies)},
+    }
+    firsts = {}
+    for routing in ("em", "variational_bayes")[: arguments.first_steps]:
+        rounds = harness.in_turn(
+            measure_first_step,
+            routing,
+            baseline=arguments.baseline,
+            rounds=arguments.rounds if arguments.baseline else 1,
+        )
+        firsts[routing] = {
+            version: harness.summary(each) for version, each in rounds.items()
+        }
+        _show(f"First step of MatrixCapsNet, {routing}", firsts[routing], "s")
+    results["first_step_seconds"] = firsts
+    if firsts:
+        panels["First training step of MatrixCapsNet"] = {"": _medians(firsts)}
+    if arguments.baseline:
+        against = compare(arguments, sizes)
+        results["against_baseline_ms"] = against
+        for name, rows in against.items():
+            _show(f"{name}, two versions", rows)
+        panels["Two versions"] = {"": _medians(against)}
+    units = {title: "ms" for title in panels}
+    units["First training step of MatrixCapsNet"] = "s"
+    harness.draw("network", panels, arguments.output, units)
     harness.write("network", results, arguments.output)
 
 
-def pooled(filters, dtype):
-    """The network up to its primary capsules, pooled, and a dense layer."""
-    return keras.Sequential(
-        [
-            keras.Input((28, 28, 1)),
-            keras.layers.Conv2D(
-                filters,
-                9,
-                activation="relu",
-                kernel_initializer="he_normal",
-                dtype=dtype,
-            ),
-            PrimaryCapsules(32, 8, kernel_size=9, strides=2, dtype=dtype),
+def compare(arguments, sizes):
+    """Training steps and latencies of this version and another, in turn."""
+    options = {"baseline": arguments.baseline, "rounds": arguments.rounds}
+    steps = harness.in_turn(
+        measure_steps, OURS, arguments.repeats, **sizes, **options
+    )
+    latencies = harness.in_turn(
+        measure_latency,
+        ["capsules"],
+        4 * arguments.repeats,
+        arguments.filters,
+        **options,
+    )
+    results = {
+        f"training step, {name.removeprefix('capsules, ')}": {
+            version: [each[name] for each in rounds]
+            for version, rounds in steps.items()
+        }
+        for name in OURS
+    }
+    for kind in KINDS:
+        results[f"a single image, {kind}"] = {
+            version: [each[kind]["capsules"] for each in rounds]
+            for version, rounds in latencies.items()
+        }
+    return {
+        name: {
+            version: harness.summary(
+                [ms for each in rounds for ms in each["ms"]]
+            )
+            for version, rounds in rows.items()
+        }
+        for name, rows in results.items()
+    }
+
+
+def _summary(row):
+    return {**harness.summary(row["ms"]), "first_call_seconds": row["first"]}
+
+
+def _medians(tables):
+    return {
+        group: {name: row["median"] for name, row in rows.items()}
+        for group, rows in tables.items()
+    }
+
+
+def _show(title, rows, unit="ms"):
+    columns = {
+        name: {"median": row["median"], "least": row["least"]}
+        for name, row in rows.items()
+    }
+    harness.show(title, columns, unit)
+
+
+# In processes of their own.
+
+
+def measure_steps(names, repeats, filters, batch):
+    """Times of training steps of some networks, in turn."""
+    import forms
+    import numpy as np
+
+    from keras_capsules import MarginLoss
+
+    random = np.random.default_rng(0)
+    images = random.uniform(size=(batch, 28, 28, 1)).astype("float32")
+    labels = random.integers(10, size=batch)
+    steps = {}
+    for name in names:
+        kind, dtype, *xla = name.split(", ")
+        model = make_network(kind, filters, dtype)
+        model.compile(
+            "adam", MarginLoss(), **{"jit_compile": True} if xla else {}
+        )
+        # Or else TensorFlow would trace the first step twice.
+        model.optimizer.build(model.trainable_variables)
+        steps[name] = functools.partial(model.train_on_batch, images, labels)
+    return forms.timed(steps, repeats)
+
+
+def make_network(kind, filters, dtype="float32"):
+    """CapsNet without decoder, or what is like it but for its last layer.
+
+    Args:
+        kind: `"capsules"`, `"textbook"` or `"pooling"`.
+        filters: Of the first convolution.
+        dtype: `"float32"` or `"bfloat16"`.
+    """
+    import keras
+    import textbook
+
+    from keras_capsules import CapsuleLength
+    from keras_capsules import PrimaryCapsules
+    from keras_capsules.models import CapsNet
+
+    dtype = {"bfloat16": "mixed_bfloat16"}.get(dtype, dtype)
+    if kind == "capsules":
+        return CapsNet(filters=filters, decoder_units=None, dtype=dtype)
+    layers = [
+        keras.Input((28, 28, 1)),
+        keras.layers.Conv2D(
+            filters,
+            9,
+            activation="relu",
+            kernel_initializer="he_normal",
+            dtype=dtype,
+        ),
+        PrimaryCapsules(32, 8, kernel_size=9, strides=2, dtype=dtype),
+    ]
+    if kind == "textbook":
+        layers += [
+            keras.layers.Reshape((1152, 8), dtype=dtype),
+            textbook.TextbookCapsules(10, 16, dtype="float32"),
+            CapsuleLength(dtype="float32"),
+        ]
+    else:
+        layers += [
             keras.layers.Reshape((6, 6, 256), dtype=dtype),
             keras.layers.GlobalAveragePooling2D(dtype=dtype),
             keras.layers.Dense(10, activation="sigmoid", dtype="float32"),
         ]
-    )
+    return keras.Sequential(layers)
 
 
-def latency(models, image, repeats):
-    """Median ms for one image: predicted, called in a graph, and served."""
-    rows = {}
-    calls = {}
+def measure_latency(names, repeats, filters):
+    """Times for one image: predicted, called in a graph, and served."""
+    import forms
+    import numpy as np
+    import tensorflow as tf
+
+    from keras_capsules import export_saved_model
+
+    random = np.random.default_rng(0)
+    image = random.uniform(size=(1, 28, 28, 1)).astype("float32")
+    tensor = tf.constant(image)
+    calls = {kind: {} for kind in KINDS}
+    loaded = []  # or else their variables would be gone
     with tempfile.TemporaryDirectory() as folder:
-        for name, model in models.items():
+        for name in names:
+            model = make_network(name, filters)
             path = export_saved_model(model, pathlib.Path(folder) / name)
             served = tf.saved_model.load(path)
-            graph = tf.function(model)
-            tensor = tf.constant(image)
-            calls[name] = {
-                "predict_on_batch": lambda m=model: m.predict_on_batch(image),
-                "graph": lambda g=graph, t=tensor: g(t),
-                "SavedModel": lambda s=served, t=tensor: s.serve(t),
-            }
-            rows[name] = {}
-        for kind in ("predict_on_batch", "graph", "SavedModel"):
-            found = harness.medians(
-                {name: calls[name][kind] for name in models}, repeats
-            )
-            for name, value in found.items():
-                rows[name][kind] = value
-    return rows
+            loaded.append(served)
+            functions = model.predict_on_batch, tf.function(model), served.serve
+            for kind, function in zip(KINDS, functions, strict=True):
+                given = image if kind == "predict_on_batch" else tensor
+                calls[kind][name] = functools.partial(function, given)
+        return {
+            kind: forms.timed(each, repeats) for kind, each in calls.items()
+        }
+
+
+def measure_first_step(routing, batch=16):
+    """Seconds of the first training step of MatrixCapsNet."""
+    import forms
+    import numpy as np
+
+    from keras_capsules import SpreadLoss
+    from keras_capsules.models import MatrixCapsNet
+
+    forms.warm_up()
+    random = np.random.default_rng(0)
+    images = random.uniform(size=(batch, 8, 8, 1)).astype("float32")
+    labels = random.integers(10, size=batch)
+    model = MatrixCapsNet((8, 8, 1), 10, routing=routing)
+    model.compile("adam", SpreadLoss(0.5))
+    model.optimizer.build(model.trainable_variables)
+    started = time.perf_counter()
+    model.train_on_batch(images, labels)
+    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

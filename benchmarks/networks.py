@@ -14,6 +14,7 @@ some of the networks.
 import dataclasses
 import time
 
+import forms
 import harness
 import keras
 import numpy as np
@@ -87,7 +88,7 @@ NETWORKS = {
 
 
 def main():
-    arguments = harness.parse(
+    arguments = harness.parser(
         __doc__,
         repeats=1,
         dataset="digits",
@@ -98,13 +99,13 @@ def main():
         validation=0,
         verbose=0,
         name="networks",
-    )
+    ).parse_args()
     rows = {}
     for name in NETWORKS:
         if arguments.only not in name:
             continue
         found = [
-            harness.in_own_process(
+            forms.in_own_process(
                 measure,
                 name,
                 dataset=arguments.dataset,
@@ -124,26 +125,26 @@ def main():
         rows[name]["seeds"] = arguments.repeats
         print(f"{name}: {rows[name]}", flush=True)
     show(rows)
-    harness.draw(
-        arguments.name,
-        {
-            "Errors": {
+    panels = {
+        "Errors": {
+            "": {
                 name: {
                     split: 100 - row[f"{split}_percent"]
                     for split in ("validation", "test")
                     if f"{split}_percent" in row
                 }
                 for name, row in rows.items()
-            },
-            "Time per epoch": {
+            }
+        },
+        "Time per epoch": {
+            "": {
                 name: {"time": row["seconds_per_epoch"]}
                 for name, row in rows.items()
-            },
+            }
         },
-        arguments.output,
-        {"Errors": "%", "Time per epoch": "s"},
-        "%.1f",
-    )
+    }
+    units = {"Errors": "%", "Time per epoch": "s"}
+    harness.draw(arguments.name, panels, arguments.output, units)
     harness.write(arguments.name, {arguments.dataset: rows}, arguments.output)
 
 

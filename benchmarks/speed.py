@@ -1,167 +1,232 @@
-"""How fast routing is, beside the textbook forms, in one process.
+"""How fast every routing is, beside its textbook form, on every backend.
 
     python benchmarks/speed.py
 
 Prints tables and writes `speed.json` and `speed.png` to `benchmarks/results`:
-dynamic routing with three iterations and self-attention routing at the shape of
-the MNIST CapsNet, forward and with gradients, as our operator and as the
-textbook form, which makes the tensor of all votes, in a TensorFlow graph,
-compiled with XLA, and, where PyTorch is installed, there as well. Beside them
-stands the time that the layer's matrix products alone would take at the rate of
-large ones. Then all our routings, at the same shape.
+milliseconds of a layer forward, and with gradients to poses and kernel. Dynamic
+routing with three iterations and routings of one or two passes have the shape
+of the MNIST CapsNet, 1152 x 8 to 10 x 16; EM and variational Bayes route 288
+matrices of 4 x 4 to 10 of them; the batch is 128. Forms of one routing take
+turns in one process. TensorFlow runs each form as an ordinary graph and with
+XLA, JAX jits it, PyTorch runs it eagerly. With them are the seconds of first
+calls, which trace and compile; TensorFlow's eager mode, for one example of a
+layer of 1152 x 8 to 200 x 16; and how far our outputs are from the textbook's.
+
+With `--baseline PATH`, our layers and those of the package at PATH take turns
+as well, in processes of their own.
 """
 
 import functools
-import importlib.util
-import math
 
 import harness
-import numpy as np
-import tensorflow as tf
 
-from keras_capsules.routing import DynamicRouting
-from keras_capsules.routing import SelfAttentionRouting
-from keras_capsules.votes import Votes
-
-INPUTS, DIM, OUT_DIM = 1152, 8, 16
+COLUMNS = "forward", "with gradients"
 
 
 def main():
-    arguments = harness.parse(
-        __doc__, repeats=15, batch=128, outputs=10, routings=6
+    parser = harness.parser(
+        __doc__,
+        repeats=7,
+        baseline_repeats=3,
+        batch=0,
+        inputs=0,
+        outputs=0,
+        eager_outputs=200,
     )
-    shape = arguments.batch, INPUTS, DIM, arguments.outputs, OUT_DIM
-    poses, kernel = harness.inputs(*shape)
-    flops = 2 * math.prod(shape)
-    rate = matrix_product_rate(arguments.repeats)
-    results = {"batch": arguments.batch, "gflops_of_products": round(rate)}
-
-    forms = {
-        "textbook": harness.textbook_dynamic,
-        "textbook, XLA": harness.textbook_dynamic,
-        "textbook, XLA, stop_gradient": functools.partial(
-            harness.textbook_dynamic, stop_gradient=True
-        ),
-        "operator": harness.dynamic(),
-        "operator, XLA": harness.dynamic(),
-        "operator, stop_gradient": harness.dynamic(stop_gradient=True),
+    harness.add_backends(parser)
+    harness.add_baseline(parser)
+    parser.add_argument("--routings", nargs="+", help="by default, all")
+    arguments = parser.parse_args()
+    sizes = {
+        key: getattr(arguments, key) for key in ("batch", "inputs", "outputs")
     }
-    rows = measure(forms, poses, kernel, arguments.repeats)
-    if importlib.util.find_spec("torch"):
-        rows |= measure_torch(poses, kernel, arguments.repeats)
-    # Forward one product for the first iteration and two for each other; in
-    # the gradient two for the first, for an agreement 3 and for a mixture 2.
-    rows["matrix products alone"] = {
-        "forward": round(5 * flops / rate / 1e6, 2),
-        "with gradients": round(17 * flops / rate / 1e6, 2),
+    results = {
+        "forms": {},
+        "largest_difference": {},
+        "eager": {},
+        "against_baseline": {},
     }
-    harness.show("Dynamic routing, 3 iterations", rows)
-    results["dynamic_ms"] = rows
-
-    bias = tf.zeros((arguments.outputs, INPUTS))
-
-    def self_attention(poses, kernel):
-        return SelfAttentionRouting()(
-            Votes(poses, kernel), weights={"coupling_bias": bias}
-        ).poses
-
-    forms = {
-        "textbook": harness.textbook_self_attention,
-        "textbook, XLA": harness.textbook_self_attention,
-        "operator": self_attention,
-    }
-    rows = measure(forms, poses, kernel, arguments.repeats)
-    harness.show("Self-attention routing", rows)
-    results["self_attention_ms"] = rows
-    panels = {
-        "Dynamic routing, 3 iterations": results["dynamic_ms"],
-        "Self-attention routing": rows,
-    }
-    harness.draw("speed", panels, arguments.output)
-    forms = {
-        name: harness.named(name, shape)
-        for name in harness.ROUTINGS[: arguments.routings]
-    }
-    rows = measure(forms, poses, kernel, max(1, arguments.repeats // 3))
-    harness.show("All routings, with their default options", rows)
-    results["routings_ms"] = rows
-    results["largest_difference"] = difference(poses, kernel)
+    panels = {column: {} for column in COLUMNS}
+    for backend in arguments.backends:
+        title = harness.BACKENDS[backend]
+        found = harness.call(
+            measure,
+            arguments.routings,
+            arguments.repeats,
+            sizes,
+            backend=backend,
+        )
+        tables = {name: _summary(rows) for name, rows in found["forms"].items()}
+        results["forms"][backend] = tables
+        results["largest_difference"][backend] = found["differences"]
+        for name, rows in tables.items():
+            harness.show(f"{title}: {name}", harness.medians(rows))
+        _add(panels, title, tables)
+        print(f"\nlargest differences: {found['differences']}")
+    if "tensorflow" in arguments.backends and arguments.eager_outputs:
+        found = harness.call(
+            measure_eager, arguments.eager_outputs, arguments.repeats, sizes
+        )
+        rows = _summary(found)
+        results["eager"] = rows
+        harness.show("TensorFlow, one example", harness.medians(rows))
+    if arguments.baseline:
+        against = compare(arguments, sizes)
+        results["against_baseline"] = against
+        for backend, tables in against.items():
+            title = harness.BACKENDS[backend]
+            for name, rows in tables.items():
+                harness.show(
+                    f"{title}: {name}, two versions", harness.medians(rows)
+                )
+            _add(panels, title, tables, ", two versions")
+    units = {row: "ms" for row in panels}
+    harness.draw("speed", panels, arguments.output, units)
     harness.write("speed", results, arguments.output)
 
 
-def measure(forms, poses, kernel, repeats):
-    """Medians of each form, forward and with gradients, in graphs."""
-    rows = {name: {} for name in forms}
+def compare(arguments, sizes):
+    """Times of this version and of another, in turn."""
+    results = {}
+    for backend in arguments.backends:
+        chosen = arguments.routings or harness.call(names, backend=backend)
+        found = harness.in_turn(
+            measure,
+            chosen,
+            arguments.baseline_repeats,
+            sizes,
+            which=["ours"],
+            baseline=arguments.baseline,
+            rounds=arguments.rounds,
+            backend=backend,
+        )
+        results[backend] = {
+            name: _summary(
+                {
+                    version + form.removeprefix("ours"): _joined(
+                        [each["forms"][name][form] for each in rounds]
+                    )
+                    for version, rounds in found.items()
+                    for form in rounds[0]["forms"][name]
+                }
+            )
+            for name in chosen
+        }
+    return results
+
+
+def _joined(rows):
+    """`{column: times}` of several rounds as one."""
+    return {
+        column: {
+            "first": min(row[column]["first"] for row in rows),
+            "ms": [each for row in rows for each in row[column]["ms"]],
+        }
+        for column in rows[0]
+    }
+
+
+def _summary(rows):
+    return {
+        name: {
+            column: {
+                **harness.summary(found["ms"]),
+                "first_call_seconds": found["first"],
+            }
+            for column, found in row.items()
+        }
+        for name, row in rows.items()
+    }
+
+
+def _add(panels, title, tables, suffix=""):
+    """Adds tables of a backend to those that are drawn."""
+    for column in COLUMNS:
+        panels.setdefault(column + suffix, {})[title] = {
+            name.replace(", ", ",\n"): {
+                form: row.get(column, {}).get("median")
+                for form, row in rows.items()
+            }
+            for name, rows in tables.items()
+        }
+
+
+# In processes of their own.
+
+
+def names():
+    """What there is to measure."""
+    import forms
+
+    return forms.names()
+
+
+def measure(chosen, repeats, sizes, which=("ours", "textbook")):
+    """Times of all forms of some routings, and differences of their outputs.
+
+    Args:
+        chosen: Names of routings; `None` for all.
+        repeats: How often to time each.
+        sizes: Of the layers, other than the usual ones if above 0.
+        which: Our layers, textbook forms, or both.
+    """
+    import forms
+
+    forms.warm_up()
+    tables, differences = {}, {}
+    for name in chosen or forms.names():
+        shape = forms.shape_of(name, **sizes)
+        layer = forms.make_layer(name, shape)
+        tensors = forms.operands(layer, shape)
+        inference = forms.all_forms(name, layer, False, which)
+        training = {
+            label: forms.with_gradients(form)
+            for label, form in forms.all_forms(name, layer, True, which).items()
+        }
+        found = {
+            "forward": forms.times_of(
+                forms.with_xla(inference), tensors, repeats
+            ),
+            "with gradients": forms.times_of(
+                forms.with_xla(training), tensors, repeats
+            ),
+        }
+        tables[name] = {
+            label: {column: times[label] for column, times in found.items()}
+            for label in found["forward"]
+        }
+        if "textbook" in inference and "ours" in inference:
+            differences[name] = forms.difference(inference, tensors)
+    return {"forms": tables, "differences": differences}
+
+
+def measure_eager(outputs, repeats, sizes):
+    """Times of dynamic routing of one example, eager and in a graph."""
+    import forms
+
+    forms.warm_up()
+    sizes = {**sizes, "batch": 1, "outputs": outputs}
+    shape = forms.shape_of("dynamic", **sizes)
+    layer = forms.make_layer("dynamic", shape)
+    tensors = forms.operands(layer, shape)
+    found = {}
     for column, wrap in (
         ("forward", lambda form: form),
-        ("with gradients", harness.with_gradients),
+        ("with gradients", forms.with_gradients),
     ):
-        graphs = {
-            name: tf.function(wrap(form), jit_compile="XLA" in name)
-            for name, form in forms.items()
-        }
-        calls = {
-            name: lambda graph=graph: graph(poses, kernel)
-            for name, graph in graphs.items()
-        }
-        for name, value in harness.medians(calls, repeats).items():
-            rows[name][column] = value
-    return rows
-
-
-def measure_torch(poses, kernel, repeats):
-    """The textbook form in PyTorch, eager and compiled."""
-    import torch
-
-    u, w = (torch.tensor(x.numpy()) for x in (poses[:, :, 0], kernel))
-
-    def textbook(u, w):
-        votes = torch.einsum("bid,idje->bije", u, w)
-        logits = torch.zeros(votes.shape[:3])
-        for iteration in range(3):
-            coupling = torch.softmax(logits, 2)
-            s = torch.einsum("bij,bije->bje", coupling, votes)
-            squared = (s * s).sum(-1, keepdim=True) + 1e-7
-            v = s * squared.sqrt() / (1 + squared)
-            if iteration < 2:
-                logits = logits + torch.einsum("bije,bje->bij", votes, v)
-        return v
-
-    def gradients(form):
-        def step():
-            inputs = [x.detach().requires_grad_() for x in (u, w)]
-            return torch.autograd.grad(form(*inputs).square().sum(), inputs)
-
-        return step
-
-    forms = {
-        "textbook, PyTorch": textbook,
-        "textbook, torch.compile": torch.compile(textbook),
-    }
-    with torch.no_grad():
-        forward = harness.medians(
-            {k: lambda f=f: f(u, w) for k, f in forms.items()}, repeats
+        form = wrap(forms.ours(layer, training=column != "forward"))
+        steps = {"graph": forms.compiled(form), "eager": form}
+        found[column] = forms.timed(
+            {
+                mode: functools.partial(step, *tensors)
+                for mode, step in steps.items()
+            },
+            repeats,
         )
-    both = harness.medians({k: gradients(f) for k, f in forms.items()}, repeats)
     return {
-        name: {"forward": forward[name], "with gradients": both[name]}
-        for name in forms
+        mode: {column: times[mode] for column, times in found.items()}
+        for mode in ("graph", "eager")
     }
-
-
-def matrix_product_rate(repeats, size=2048):
-    """What the processor's float32 matrix products reach, in GFLOP/s."""
-    matrix = tf.ones((size, size))
-    product = tf.function(lambda: tf.reduce_sum(tf.matmul(matrix, matrix)))
-    (time,) = harness.medians({"product": product}, repeats).values()
-    return 2 * size**3 / time / 1e6
-
-
-def difference(poses, kernel):
-    """How far the operator's values are from the textbook's at most."""
-    ours = harness.ours(DynamicRouting())(poses, kernel)[:, :, 0]
-    theirs = tf.transpose(harness.textbook_dynamic(poses, kernel), (1, 0, 2))
-    return float(np.abs(ours - theirs).max())
 
 
 if __name__ == "__main__":

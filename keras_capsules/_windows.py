@@ -1,5 +1,6 @@
 """Windows of a grid of capsules, and what their children have in common."""
 
+import functools
 import math
 import numbers
 
@@ -41,10 +42,14 @@ class Windows:
 
         P is the number of windows, k k that of the places in one, row by row.
         """
-        rest = [(0, 0)] * (len(grid.shape) - 3)
+        # All numbers at a place in one row: LiteRT pads few axes only.
+        rest = grid.shape[3:]
+        sizes = ops.shape(grid)[1:3]
+        grid = ops.reshape(grid, (-1, *sizes, math.prod(rest)))
         if self._margins is not None:
-            grid = ops.pad(grid, [(0, 0), *self._margins, *rest])
-        return self._gather(grid)
+            grid = ops.pad(grid, [(0, 0), *self._margins, (0, 0)])
+        places = math.prod(self.kernel_size)
+        return ops.reshape(self._gather(grid), (-1, places, *rest))
 
     @property
     def number(self):
@@ -79,49 +84,34 @@ class Windows:
         return highest + ops.log(self.sum(ops.exp(values - highest)))
 
     def _reduced(self, values, combine, fill):
-        """Folds values onto the grid, and says the result to each window."""
-        height, width = self.output_size
-        rows, columns = self.kernel_size
-        places = rows * columns
-        shape = ops.shape(values)
-        values = ops.reshape(
-            values,
-            (-1, height, width, rows * columns, shape[1] // (rows * columns)),
-        )
-        grid = None
-        for place in range(places):
-            row, column = divmod(place, columns)
-            part = self._spread(values[:, :, :, place], fill)
-            part = ops.pad(
-                part,
-                [
-                    (0, 0),
-                    (row, rows - 1 - row),
-                    (column, columns - 1 - column),
-                    (0, 0),
-                ],
-                constant_values=fill,
-            )
-            grid = part if grid is None else combine(grid, part)
-        return ops.reshape(self._gather(grid), shape)
+        """Combines values of the same child, for each of its windows.
 
-    def _spread(self, part, fill):
-        """Puts a row of fill between rows that are a stride apart."""
-        if self.strides == (1, 1):
-            return part
-        height, width = self.output_size
-        down, right = self.strides
-        types = part.shape[-1]
-        part = ops.reshape(part, (-1, height, 1, width, 1, types))
-        part = ops.pad(
-            part,
-            [(0, 0), (0, 0), (0, down - 1), (0, 0), (0, right - 1), (0, 0)],
-            constant_values=fill,
-        )
-        return ops.reshape(part, (-1, height * down, width * right, types))
+        One axis after the other: a window has places in common with those up to
+        `kernel_size / strides` windows before and after it.
+        """
+        shape = ops.shape(values)
+        (height, width), (rows, columns) = self.output_size, self.kernel_size
+        types = shape[1] // (rows * columns)
+        for axis, sizes in enumerate(
+            [
+                (height, width, rows, columns * types),
+                (width, rows, columns, types),
+            ]
+        ):
+            values = ops.reshape(values, (-1, *sizes))
+            reach = -(-self.kernel_size[axis] // self.strides[axis])
+            parts = [
+                _moved(values, step, step * self.strides[axis], fill)
+                for step in range(1 - reach, reach)
+            ]
+            values = functools.reduce(combine, parts)
+        return ops.reshape(values, shape)
 
     def _gather(self, grid):
-        """The values of each window, from a grid with its margins."""
+        """The values of each window, `[b, h, w, k k, c]`, from a grid.
+
+        The grid is `[b, ..., ..., c]`, with its margins.
+        """
         height, width = self.output_size
         rows, columns = self.strides
         parts = []
@@ -131,8 +121,30 @@ class Windows:
                 end = column + (width - 1) * columns + 1
                 right = slice(column, end, columns)
                 parts.append(grid[:, down, right])
-        stacked = ops.stack(parts, axis=3)  # [b, h, w, k k, ...]
-        return ops.reshape(stacked, (-1, len(parts), *grid.shape[3:]))
+        return ops.stack(parts, axis=3)
+
+
+def _moved(values, windows, places, fill):
+    """What windows so many further on say of the places they share with each.
+
+    Args:
+        values: `[b, windows, ..., places, c]`.
+        windows: Integer, how many windows further on; below zero, before.
+        places: Integer, how many places these are.
+        fill: For places that they do not share.
+    """
+    if windows == 0:
+        return values
+    forward, back = max(windows, 0), max(-windows, 0)
+    right, left = max(places, 0), max(-places, 0)
+    values = ops.pad(
+        values,
+        [(0, 0), (back, forward), (0, 0), (right, left), (0, 0)],
+        constant_values=fill,
+    )
+    end = ops.shape(values)[1] - back
+    last = values.shape[3] - right
+    return values[:, forward:end, :, left:last]
 
 
 def output_length(length, window, stride, padding):

@@ -145,7 +145,10 @@ def exponential_squash(x, axis=-1, epsilon=1e-7):
     x, axis, dtype = _standardize(x, axis, epsilon)
     x, squared_length, _ = _measure(x, axis, True, epsilon)
     length = ops.sqrt(squared_length)
-    return ops.cast(x * (-ops.expm1(-length) / length), dtype)
+    # 1 - exp(-length) without a difference of numbers that are nearly equal.
+    # ONNX has no `expm1`.
+    tanh = ops.tanh(0.5 * length)
+    return ops.cast(x * (2.0 * tanh / ((1.0 + tanh) * length)), dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

@@ -1,23 +1,19 @@
-"""All the ways in which the operator takes parents together."""
+"""How many examples a routing takes at once."""
 
 import pytest
 
-from keras_capsules import _blocks
-from keras_capsules import moments
-from keras_capsules import votes
+from keras_capsules.routing import run
 
-BLOCKS = [
-    # Parents in a block, and blocks that are written out; of 7 parents.
-    pytest.param((7, 16), id="whole"),
-    pytest.param((1, 16), id="one-by-one"),
-    pytest.param((3, 16), id="a-few"),
-    pytest.param((1, 2), id="loop"),
-    pytest.param((3, 2), id="loop-and-rest"),
-]
+in_blocks = pytest.mark.parametrize(
+    "size",
+    [
+        pytest.param(1, id="one-by-one"),
+        pytest.param(2, id="two-and-a-rest"),  # of an odd number of examples
+        pytest.param(17, id="all-at-once"),
+    ],
+)
 
 
-def set_blocks(monkeypatch, sizes):
-    """Sets the parents in a block and how many blocks are written out."""
-    for module in (votes, moments):
-        monkeypatch.setattr(module, "block_size", lambda numbers: sizes[0])
-    monkeypatch.setattr(_blocks, "_MAX_UNROLLED", sizes[1])
+def set_block_size(monkeypatch, size):
+    """Makes every routing take so many examples at once."""
+    monkeypatch.setattr(run, "block_size", lambda votes, kernel: size)

@@ -7,22 +7,23 @@ from gradients import assert_close
 from gradients import evaluate
 from keras import ops
 
-from keras_capsules._windows import Windows
-from keras_capsules.routing.base import Routed
-from keras_capsules.votes import Votes
+from keras_capsules.routing import Routed
+from keras_capsules.routing import RoutingSpec
+from keras_capsules.routing import Windows
 
-# Distinct primes, so that no axis can be taken for another.
-BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 3, 11, 2, 5, 7
+# Distinct primes, so that no axis can be taken for another. Matrices have 2
+# rows.
+BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 3, 11, 13, 5, 7
 # Of the largest entry, after three iterations.
 TOLERANCE = 1e-9 if KEEPS_FLOAT64 else 3e-4
 
 
 def make_arrays(rows=1, batch=BATCH, inputs=INPUTS, outputs=OUTPUTS):
-    """Poses, kernel and activations, in float64."""
+    """Poses, kernel and activations, in float64. Votes have a variance of 1."""
     random = np.random.default_rng(0)
     return [
         random.normal(size=(batch, inputs, rows, DIM)),
-        random.normal(size=(inputs, DIM, outputs, OUT_DIM)),
+        random.normal(size=(inputs, DIM, outputs, OUT_DIM)) / DIM**0.5,
         random.uniform(0.1, 1, size=(batch, inputs)),
     ]
 
@@ -69,7 +70,7 @@ class Convolution:
         grid = images, *self.size, self.types
         return [
             random.normal(size=(*grid, 1, DIM)),
-            random.normal(size=(self.inputs, DIM, OUTPUTS, OUT_DIM)),
+            random.normal(size=(self.inputs, DIM, OUTPUTS, OUT_DIM)) / DIM**0.5,
             random.uniform(0.1, 1, size=grid),
         ]
 
@@ -97,10 +98,10 @@ class Convolution:
     def route(self, routing, poses, kernel, activations, **kwargs):
         """Routes a grid, which the windows unfold themselves."""
         poses = self.windows.unfold(poses)
-        poses = ops.reshape(poses, (-1, self.inputs, 1, DIM))
         activations = self.windows.unfold(activations)
         return routing(
-            Votes(poses, kernel),
+            ops.reshape(poses, (-1, self.inputs, 1, DIM)),
+            kernel,
             activations=ops.reshape(activations, (-1, self.inputs)),
             windows=self.windows,
             **kwargs,
@@ -116,16 +117,17 @@ def share_out(scores, identities):
     """Shares of each child, among parents of all types at all positions.
 
     Args:
-        scores: What shares are proportional to, as logarithms, `[j, b, i]`.
+        scores: What shares are proportional to, as logarithms, `[b, j, i]`.
         identities: `[b, i]`, alike for the same child.
     """
+    scores = np.moveaxis(scores, 1, 0)
     shares = np.empty_like(scores)
     for child in np.unique(identities):
         here = identities == child
         logits = scores[:, here]
         powers = np.exp(logits - logits.max())
         shares[:, here] = powers / powers.sum()
-    return shares
+    return np.moveaxis(shares, 0, 1)
 
 
 def check_that_inactive_children_count_for_nothing(route, dtype):
@@ -135,7 +137,7 @@ def check_that_inactive_children_count_for_nothing(route, dtype):
         route: What routes poses, kernel and activations.
         dtype: Of the arrays.
     """
-    poses, kernel, activations = [each.astype(dtype) for each in make_arrays(3)]
+    poses, kernel, activations = [each.astype(dtype) for each in make_arrays(2)]
     some = np.arange(INPUTS) % 3 == 0
     activations[:, ~some] = 0
     values = evaluate_all(route, poses, kernel, activations)
@@ -163,21 +165,23 @@ class Host(keras.layers.Layer):
             shape=(poses[1], poses[3], self.outputs, OUT_DIM),
             initializer="random_normal",
         )
-        pose_shape = poses[2], OUT_DIM
-        self.routing_weights = self.routing.build(
-            self, poses[1], self.outputs, pose_shape, poses[2:]
+        self.pose_shape = poses[2], OUT_DIM
+        spec = RoutingSpec(
+            poses[1], self.outputs, self.pose_shape, tuple(poses[2:])
         )
+        self.routing_weights = self.routing.build(self, spec)
 
     def call(self, inputs, training=False):
         poses, activations = inputs
         routed = self.routing(
-            Votes(poses, ops.convert_to_tensor(self.kernel)),
+            poses,
+            ops.convert_to_tensor(self.kernel),
             activations=activations,
             weights=self.routing_weights,
             training=bool(training),
         )
-        poses = ops.transpose(routed.poses, (1, 0, 2, 3))
-        return poses, ops.transpose(routed.activations)
+        shape = -1, self.outputs, *self.pose_shape
+        return ops.reshape(routed.poses, shape), routed.activations
 
 
 def host_model(routing, rows=1, **kwargs):

@@ -1,4 +1,4 @@
-"""Every benchmark runs, on sizes that tell nothing."""
+"""Every benchmark runs, on sizes that tell nothing, and is fair to others."""
 
 import json
 import os
@@ -7,36 +7,64 @@ import subprocess
 import sys
 
 import keras
+import numpy as np
 import pytest
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
+SHARED = {"harness", "forms", "textbook"}
+SMALL = ["--backends=tensorflow", "--batch=2", "--inputs=20", "--outputs=2"]
 RUNS = {
     "speed": (
-        ["--batch=2", "--outputs=2", "--routings=2"],
-        {"dynamic_ms", "self_attention_ms", "routings_ms"},
+        [
+            *SMALL,
+            "--repeats=1",
+            "--routings=self_attention",
+            "--eager-outputs=2",
+        ],
+        {"forms", "largest_difference", "eager", "against_baseline"},
     ),
     "memory": (
-        ["--large=0", "--routings=0"],
-        {"mnist_mib", "gradients_mib"},
+        [*SMALL, "--routings=self_routing", "--large-batch=0"],
+        {"step_mib"},
     ),
     "growth": (
-        ["--shrink=2", "--points=2", "--sweeps=1"],
-        {"sweeps", "tracing"},
+        [
+            "--backends=tensorflow",
+            "--repeats=1",
+            "--shrink=8",
+            "--points=2",
+            "--sweeps=batch",
+        ],
+        {"base", "sweeps"},
     ),
     "network": (
-        ["--batch=2", "--filters=4", "--xla-repeats=0"],
-        {"step_ms", "latency_ms", "ratios"},
+        [
+            "--repeats=1",
+            "--batch=2",
+            "--filters=4",
+            "--xla-repeats=0",
+            "--first-steps=0",
+        ],
+        {"step_ms", "latency_ms", "ratios", "first_step_seconds"},
     ),
     "networks": (
-        ["--only=ConvNet", "--epochs=1", "--images=32", "--validation=1"],
+        [
+            "--repeats=1",
+            "--only=ConvNet",
+            "--epochs=1",
+            "--images=32",
+            "--validation=1",
+        ],
         {"digits"},
     ),
 }
 
-
-@pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="they measure TensorFlow"
+only_tensorflow = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="they begin all backends"
 )
+
+
+@only_tensorflow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is Linux's")
 @pytest.mark.parametrize(
     "name",
@@ -50,28 +78,108 @@ RUNS = {
 )
 def test_benchmark_runs(name, tmp_path):
     options, keys = RUNS[name]
+    script = str(BENCHMARKS / f"{name}.py")
     finished = subprocess.run(
-        [
-            sys.executable,
-            str(BENCHMARKS / f"{name}.py"),
-            "--repeats=1",
-            f"--output={tmp_path}",
-            *options,
-        ],
+        [sys.executable, script, f"--output={tmp_path}", *options],
         capture_output=True,
         text=True,
         env={**os.environ, "KERAS_BACKEND": "tensorflow"},
     )
     assert finished.returncode == 0, finished.stderr
-    results = json.loads((tmp_path / f"{name}.json").read_text())
+    text = (tmp_path / f"{name}.json").read_text()
+    results = json.loads(text)
     assert keys < set(results)
-    assert {"commit", "command", "machine", "versions"} < set(results)
+    assert {"commit", "command", "date", "machine", "versions"} < set(results)
+    # Results are published: they name no folder of this machine.
+    assert str(tmp_path.parent) not in text
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
 def test_every_benchmark_is_tested_and_made():
-    scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - {"harness"}
+    scripts = {path.stem for path in BENCHMARKS.glob("*.py")} - SHARED
     assert scripts == set(RUNS)
     makefile = (BENCHMARKS.parent / "Makefile").read_text()
     for name in scripts:
         assert f"benchmarks/{name}.py" in makefile
+
+
+# Textbook forms.
+
+NAMES = (
+    "dynamic",
+    "dynamic, stop_gradient",
+    "em",
+    "inverted_attention",
+    "self_attention",
+    "self_routing",
+    "variational_bayes",
+)
+
+
+@pytest.fixture
+def forms(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import forms
+
+    return forms
+
+
+def make(forms, name, training):
+    """All forms of a routing at a small shape, and what they are given."""
+    shape = forms.shape_of(name, batch=3, inputs=20, outputs=4)
+    layer = forms.make_layer(name, shape)
+    tensors = forms.operands(layer, shape)
+    return forms.all_forms(name, layer, training), tensors
+
+
+def test_every_textbook_form_is_that_of_a_routing(forms):
+    assert sorted(NAMES) == sorted(forms.textbook.FORMS)
+    assert set(NAMES) <= set(forms.names())
+
+
+@only_tensorflow
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_forms_have_the_same_outputs(name, training, forms):
+    found, tensors = make(forms, name, training)
+    ours = keras.tree.flatten(found.pop("ours")(*tensors))
+    assert found
+    for form in found.values():
+        theirs = keras.tree.flatten(form(*tensors))
+        for x, y in zip(ours, theirs, strict=True):
+            x, y = map(keras.ops.convert_to_numpy, (x, y))
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("name", NAMES)
+def test_forms_have_the_same_gradients(name, forms):
+    found, tensors = make(forms, name, training=True)
+    ours = forms.with_gradients(found.pop("ours"))(*tensors)
+    for form in found.values():
+        theirs = forms.with_gradients(form)(*tensors)
+        for x, y in zip(ours, theirs, strict=True):
+            x, y = map(keras.ops.convert_to_numpy, (x, y))
+            np.testing.assert_allclose(x, y, atol=1e-4 * np.abs(y).max())
+
+
+def test_pictures_say_what_was_not_measured(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import harness
+
+    texts = []
+    monkeypatch.setattr(
+        harness,
+        "save",
+        lambda figure, *_: texts.extend(
+            text.get_text() for axis in figure.axes for text in axis.texts
+        ),
+    )
+    groups = {"group": {"none": None, "zero": 0.0, "short": 1.0, "long": 99.0}}
+    harness.draw("picture", {"row": {"": groups}}, tmp_path, {"row": "ms"})
+    assert sorted(texts) == [
+        "1",
+        "99",
+        "none: not measured",
+        "zero: not measured",
+    ]

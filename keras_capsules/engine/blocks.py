@@ -41,9 +41,9 @@ def over_examples(function, examples, shared, size, xla=True):
     again for that.
 
     The last few examples, if the batch is not a multiple of the size, are a
-    block of their own. If `keras.distribution` shards the batch, block k of m
-    holds the examples k, k + m, k + 2 m and so on, so that all devices work on
-    every block.
+    block of their own. If `keras.distribution` shards the batch, every block is
+    made of as many examples of each device, so that none waits for others or
+    needs what they hold.
 
     Args:
         function: Function of two dictionaries of tensors, a block of
@@ -63,33 +63,71 @@ def over_examples(function, examples, shared, size, xla=True):
         return function(examples, shared)
     batch = ops.shape(next(iter(examples.values())))[0]
     is_known = isinstance(batch, numbers.Integral)
+    if is_known and batch == 0:
+        # The sizes of nothing are those of one example of zeros.
+        one = {
+            name: ops.pad(x, [(0, 1)] + [(0, 0)] * (len(x.shape) - 1))
+            for name, x in examples.items()
+        }
+        return keras.tree.map_structure(lambda x: x[:0], function(one, shared))
     if is_known and batch <= size:
         return compilation.call_block(function, examples, shared, xla)
-    whole = batch // size * size
-    blocks = {name: _cut(x[:whole], size) for name, x in examples.items()}
+    devices = _devices_of_a_batch()
+    if not is_known or batch % devices or size % devices:
+        devices = 1  # for such a batch is not sharded
+    whole = batch // size * (size // devices)
+    blocks = {
+        name: _cut(_part(x, slice(whole), devices), size, devices)
+        for name, x in examples.items()
+    }
     results = compilation.call_blocks(function, blocks, shared, xla)
-    results = keras.tree.map_structure(_joined, results)
-    if is_known and whole == batch:
+    results = keras.tree.map_structure(lambda x: _joined(x, devices), results)
+    if is_known and batch % size == 0:
         return results
-    rest = {name: x[whole:] for name, x in examples.items()}
+    rest = {
+        name: _part(x, slice(whole, None), devices)
+        for name, x in examples.items()
+    }
     return keras.tree.map_structure(
-        lambda *parts: ops.concatenate(parts, axis=0),
+        lambda *parts: _together(parts, devices),
         results,
         compilation.call_block(function, rest, shared, xla),
     )
 
 
-def _cut(x, size):
+# What follows keeps to the examples that each of a number of devices holds,
+# which are as many in a row for each.
+
+
+def _part(x, part, devices):
+    """A slice of what each device holds."""
+    if devices == 1:
+        return x[part]
+    shape = ops.shape(x)[1:]
+    x = ops.reshape(x, (devices, -1, *shape))[:, part]
+    return ops.reshape(x, (-1, *shape))
+
+
+def _together(parts, devices):
+    """Undoes `_part`."""
+    if devices == 1:
+        return ops.concatenate(parts, axis=0)
+    shape = ops.shape(parts[0])[1:]
+    parts = [ops.reshape(x, (devices, -1, *shape)) for x in parts]
+    return ops.reshape(ops.concatenate(parts, axis=1), (-1, *shape))
+
+
+def _cut(x, size, devices):
     """`[m n, ...]` to `[m, n, ...]`: m blocks of n examples."""
     shape = ops.shape(x)[1:]
-    if _devices_of_a_batch() == 1:
+    if devices == 1:
         return ops.reshape(x, (-1, size, *shape))
     return ops.swapaxes(ops.reshape(x, (size, -1, *shape)), 0, 1)
 
 
-def _joined(x):
-    """`[m, n, ...]` to `[m n, ...]`, in the order before `_cut`."""
-    if _devices_of_a_batch() > 1:
+def _joined(x, devices):
+    """Undoes `_cut`."""
+    if devices > 1:
         x = ops.swapaxes(x, 0, 1)
     return ops.reshape(x, (-1, *ops.shape(x)[2:]))
 

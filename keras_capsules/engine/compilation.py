@@ -52,8 +52,12 @@ def call_block(function, block, shared, xla=True):
     Returns:
         What the function returns.
     """
+    if _in_tensorflow_graph():
+        blocks = {name: x[None] for name, x in block.items()}
+        results = _map_in_tensorflow(function, blocks, shared, xla)
+        return keras.tree.map_structure(lambda x: x[0], results)
     if keras.backend.backend() == "tensorflow":
-        return _call_in_tensorflow(function, xla, block, shared)
+        return _call_in_tensorflow(function, block, shared)
     return keras.remat(function)(block, shared)
 
 
@@ -70,7 +74,7 @@ def call_blocks(function, blocks, shared, xla=True):
         What the function returns, with the blocks first.
     """
     if _in_tensorflow_graph():
-        return _map_in_tensorflow(function, xla, blocks, shared)
+        return _map_in_tensorflow(function, blocks, shared, xla)
 
     def call(block):
         return call_block(function, block, shared, xla)
@@ -142,32 +146,74 @@ def _in_tensorflow_graph():
     return not tf.executing_eagerly()
 
 
-def _call_in_tensorflow(function, xla, *structures):
+def _call_in_tensorflow(function, *structures):
+    """As `keras.remat`, which has no second derivatives there."""
     import tensorflow as tf
 
-    # Not `ops.convert_to_tensor`, which leaves variables as they are.
-    tensors = [tf.convert_to_tensor(x) for x in keras.tree.flatten(structures)]
-    forward, backward = _steps_in_tensorflow(function, xla, structures, tensors)
+    def plain(tensors):
+        return function(*keras.tree.pack_sequence_as(structures, tensors))
 
     @tf.custom_gradient
     def call(*tensors):
         def gradient(*upstream):
-            return backward(tensors, list(upstream))
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                results = plain(list(tensors))
+            return tape.gradient(
+                results,
+                list(tensors),
+                list(upstream),
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
 
-        return forward(tensors), gradient
+        # Constants, so that no tape outside keeps what the function makes.
+        return plain([tf.stop_gradient(x) for x in tensors]), gradient
 
-    return call(*tensors)
+    return call(*map(tf.convert_to_tensor, keras.tree.flatten(structures)))
 
 
-def _map_in_tensorflow(function, xla, blocks, shared):
+def _map_in_tensorflow(function, blocks, shared, xla):
     import tensorflow as tf
 
     structures = blocks, shared
+    # Not `ops.convert_to_tensor`, which leaves variables as they are.
     tensors = [tf.convert_to_tensor(x) for x in keras.tree.flatten(structures)]
     number = len(keras.tree.flatten(blocks))
     one = [tf.TensorSpec(x.shape[1:], x.dtype) for x in tensors[:number]]
     one += [tf.TensorSpec(x.shape, x.dtype) for x in tensors[number:]]
-    forward, backward = _steps_in_tensorflow(function, xla, structures, one)
+    # XLA compiles for each size anew, so all must be known.
+    xla = xla and all(x.shape.is_fully_defined() for x in one)
+
+    def compiled(step):
+        def traced(*arguments):
+            token = _IN_XLA.set(xla)
+            try:
+                return step(*arguments)
+            finally:
+                _IN_XLA.reset(token)
+
+        return tf.function(traced, jit_compile=xla, autograph=False)
+
+    def plain(tensors):
+        return function(*keras.tree.pack_sequence_as(structures, tensors))
+
+    forward = compiled(plain)
+
+    @compiled
+    def backward(tensors, upstream, totals):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            # Not `forward`: a function inside of it compiles many times longer.
+            results = plain(tensors)
+        slopes = tape.gradient(
+            results,
+            tensors,
+            upstream,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        added = [x + y for x, y in zip(totals, slopes[number:], strict=True)]
+        return [*slopes[:number], *added]
+
     results = forward.get_concrete_function(one).structured_outputs
     signature = keras.tree.map_structure(tf.TensorSpec.from_tensor, results)
 
@@ -210,52 +256,3 @@ def _map_in_tensorflow(function, xla, blocks, shared):
         return results, gradient
 
     return call(*tensors)
-
-
-def _steps_in_tensorflow(function, xla, structures, tensors):
-    """A function of a flat list of tensors, and its gradient.
-
-    In graphs, they are XLA functions if `xla` and if all sizes are known.
-
-    Args:
-        function: Function of `structures`.
-        xla: Boolean.
-        structures: Structures of tensors.
-        tensors: List of these tensors, or of what they are like.
-    """
-    import tensorflow as tf
-
-    xla = xla and all(x.shape.is_fully_defined() for x in tensors)
-
-    def compiled(step):
-        if tf.executing_eagerly():
-            return step
-
-        def traced(*arguments):
-            token = _IN_XLA.set(xla)
-            try:
-                return step(*arguments)
-            finally:
-                _IN_XLA.reset(token)
-
-        return tf.function(traced, jit_compile=xla, autograph=False)
-
-    def forward(tensors):
-        return function(*keras.tree.pack_sequence_as(structures, tensors))
-
-    def backward(tensors, upstream, totals=()):
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            results = forward(tensors)
-        slopes = tape.gradient(
-            results,
-            tensors,
-            upstream,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        # The gradients to the last tensors are added to those before.
-        first = len(slopes) - len(totals)
-        added = [x + y for x, y in zip(totals, slopes[first:], strict=True)]
-        return [*slopes[:first], *added]
-
-    return compiled(forward), compiled(backward)

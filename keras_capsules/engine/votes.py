@@ -98,7 +98,7 @@ def count_votes(poses, kernel):
     return inputs * rows * kernel.shape[2] * kernel.shape[3]
 
 
-def sum_votes(coupling, poses, kernel):
+def sum_votes(coupling, poses, kernel, size=1):
     """Sums the votes for each output capsule, with given weights.
 
     Where coupling coefficients have no gradient, this is all that has one, and
@@ -109,6 +109,8 @@ def sum_votes(coupling, poses, kernel):
         coupling: Weights of the votes, `[b, j, i]`.
         poses: `[b, i, p, d]`.
         kernel: `[k, d, j, e]`, of the dtype of `poses`.
+        size: How many output capsules to work on at once; `None` for all,
+            without a loop. Defaults to `1`.
 
     Returns:
         `[b, j, f]`.
@@ -136,7 +138,7 @@ def sum_votes(coupling, poses, kernel):
         one_block,
         {"coupling": coupling, "kernel": kernel},
         {"poses": poses},
-        size=1,
+        size=size,
         xla=False,  # whose large products are slower than TensorFlow's own
     )
     return ops.transpose(sums, (1, 0, 2))

@@ -240,7 +240,7 @@ class RoutedLayer(keras.layers.Layer):
         if activations is None and self.routing.activation_from == "routing":
             # Matrices have no length to speak of. All count, but padding.
             activations = (
-                ops.ones_like(poses[..., 0, 0])
+                ops.ones(ops.shape(poses)[:-2], dtype=poses.dtype)
                 if self._is_matrix
                 else safe_norm(poses)
             )

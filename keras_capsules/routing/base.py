@@ -129,17 +129,17 @@ class Routing(abc.ABC):
         """Whether `route` takes an argument of this name."""
         return name in inspect.signature(self.route).parameters
 
-    def iterate(self, **arguments):
+    def iterate(self, **kwargs):
         """Routes votes, and yields a `Routed` after each iteration.
 
         Args:
-            **arguments: Arguments for `route`, such as `votes`. Those that it
+            **kwargs: Arguments of `route`, such as `votes`. Those that it
                 does not take are left out.
 
         Returns:
             An iterator. The last `Routed` is the result.
         """
-        taken = {k: v for k, v in arguments.items() if self.takes(k)}
+        taken = {k: v for k, v in kwargs.items() if self.takes(k)}
         result = self.route(**taken)
         return iter([result]) if isinstance(result, Routed) else result
 

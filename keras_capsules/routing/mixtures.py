@@ -30,6 +30,7 @@ def log_activations(activations, votes):
     if activations is None:
         return ops.zeros_like(votes[:, :1, :, 0])
     least = least_activation(activations.dtype)
+    activations = ops.cast(activations, votes.dtype)
     logarithms = ops.where(
         activations < least, -1e9, ops.log(ops.maximum(activations, least))
     )

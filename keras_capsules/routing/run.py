@@ -72,9 +72,11 @@ def _route(routing, examples, shared, windows, training, return_coupling):
     poses, dtype = examples["poses"], at_least_float32(examples["poses"].dtype)
     # Cast once: in each block, TensorFlow would also read variables again.
     shared = keras.tree.map_structure(lambda x: ops.cast(x, dtype), shared)
-    if not routing.takes("votes") and not in_xla():
-        return _route_block(routing, windows, examples, shared)
+    is_empty = poses.shape[0] == 0  # which `over_examples` knows to handle
     size = _examples_at_once(poses, shared["kernel"], windows, training)
+    if not routing.takes("votes") and not in_xla() and not is_empty:
+        step = None if size is None else 1
+        return _route_block(routing, windows, examples, shared, step)
 
     def route(names, examples, shared):
         def block(examples, shared):
@@ -85,10 +87,11 @@ def _route(routing, examples, shared, windows, training, return_coupling):
 
         # A block holds all windows of its images.
         examples = _mapped(windows and windows.group, examples)
-        results = over_examples(block, examples, shared, size)
+        # XLA takes tens of seconds to compile windows that compete.
+        results = over_examples(block, examples, shared, size, windows is None)
         return _mapped(windows and windows.ungroup, results)
 
-    if routing.stop_gradient and size is not None:
+    if routing.stop_gradient and size is not None and not is_empty:
         constants = _mapped(ops.stop_gradient, (examples, shared))
         coupling = route(["coupling"], *constants)["coupling"]
         poses = ops.cast(poses, dtype)
@@ -99,8 +102,12 @@ def _route(routing, examples, shared, windows, training, return_coupling):
     return Routed(**route(names[: 2 + return_coupling], examples, shared))
 
 
-def _route_block(routing, windows, examples, shared):
-    """The result for the examples of one block."""
+def _route_block(routing, windows, examples, shared, step=1):
+    """The result for the examples of one block.
+
+    If the routing takes no votes, `step` is how many output capsules
+    `sum_votes` works on at once, `None` for all.
+    """
     poses, kernel = examples["poses"], shared["kernel"]
     poses = ops.cast(poses, kernel.dtype)
     _, inputs, rows, dim = poses.shape
@@ -114,7 +121,7 @@ def _route_block(routing, windows, examples, shared):
         arguments["sum_votes"] = functools.partial(weighted_sum, votes=votes)
     else:
         arguments["sum_votes"] = functools.partial(
-            sum_votes, poses=poses, kernel=kernel
+            sum_votes, poses=poses, kernel=kernel, size=step
         )
     *_, routed = routing.iterate(**arguments)
     return routed

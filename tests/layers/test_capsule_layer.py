@@ -23,6 +23,7 @@ from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
 from keras_capsules.routing import serialize
+from keras_capsules.routing import weighted_sum
 
 
 def random(*shape):
@@ -371,35 +372,30 @@ def test_learning_starts_for_few_long_capsules(routing):
 class WeightedSum(Routing):
     """Has weights, and remembers what it was called with."""
 
-    def build(
-        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
-    ):
-        self.built_with = (
-            num_inputs,
-            num_outputs,
-            pose_shape,
-            input_pose_shape,
-        )
-        shape = (num_outputs, num_inputs)
+    def build(self, layer, spec):
+        self.built_with = tuple(spec)
+        shape = (spec.num_outputs, spec.num_inputs)
         weight = layer.add_weight(name="share", shape=shape)
         return {"share": weight}
 
-    def call(
+    def route(
         self,
         votes,
+        weights,
         activations=None,
         bias=None,
-        weights=None,
-        training=False,
         windows=None,
-        parents=None,
+        outputs=None,
     ):
-        assert windows is None and parents is None
-        self.called_with = (activations, bias, training)
-        share = ops.convert_to_tensor(weights["share"])
-        share = ops.repeat(share[:, None], ops.shape(votes.poses)[0], axis=1)
-        poses = votes.mix(share)
+        assert windows is None and outputs is None
+        self.called_with = (activations, bias)
+        share = ops.broadcast_to(weights["share"], ops.shape(votes)[:3])
+        poses = weighted_sum(share, votes)
         return Routed(poses if bias is None else poses + bias, None, share)
+
+    def finish(self, routed, weights, training):
+        self.finished_with = (weights, training)
+        return routed
 
 
 def test_routing_with_weights(tmp_path):
@@ -414,9 +410,9 @@ def test_routing_with_weights(tmp_path):
     result, coupling = layer(poses, return_coupling=True)
     np.testing.assert_allclose(numpy(result), expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(numpy(coupling)[1], share.T, rtol=1e-6)
-    activations, seen, _ = layer.routing.called_with
+    activations, seen = layer.routing.called_with
     assert activations is None
-    assert seen.shape == (5, 1, 1, 2)
+    assert seen.shape == (5, 2)
     check_saving(
         keras.Sequential([keras.Input((7, 3)), layer]), poses, tmp_path
     )
@@ -440,8 +436,10 @@ def test_one_routing_serves_two_layers():
 def test_training_is_handed_on(training):
     layer = CapsuleLayer(5, 2, routing=WeightedSum(), use_bias=False)
     layer(random(2, 7, 3), training=training)
-    _, bias, seen = layer.routing.called_with
+    _, bias = layer.routing.called_with
     assert bias is None
+    weights, seen = layer.routing.finished_with
+    assert weights is layer.routing_weights
     assert seen is bool(training)
 
 

@@ -204,12 +204,12 @@ def test_not_booleans_raise(name):
         CapsuleLayer(5, 2, **{name: 1})
 
 
-def test_parents_are_for_one_routing():
+def test_outputs_are_for_routings_that_take_them():
     poses, _ = capsules(matrix=False)
     layer = CapsuleLayer(NUMBER, COLUMNS, routing=DynamicRouting())
-    parents = layer(poses)
-    with pytest.raises(ValueError, match="cannot go on from given parents"):
-        layer(poses, parents=parents)
+    outputs = layer(poses)
+    with pytest.raises(ValueError, match="cannot go on from earlier outputs"):
+        layer(poses, outputs=outputs)
 
 
 @pytest.mark.parametrize(
@@ -223,21 +223,21 @@ def test_parents_are_for_one_routing():
     ],
     ids=["axes", "batch", "rank", "grid", "no grid"],
 )
-def test_parents_of_another_shape_raise(make, shape):
+def test_outputs_of_another_shape_raise(make, shape):
     poses, _ = capsules(matrix=False)
     layer = make(NUMBER, COLUMNS, routing="inverted_attention")
-    parents = np.ones(shape, "float32")
-    message = r"Expected parents as the layer.*Received: parents.shape=\("
+    outputs = np.ones(shape, "float32")
+    message = r"Expected outputs as the layer.*Received: outputs.shape=\("
     for _ in range(2):
         with pytest.raises(ValueError, match=message):
-            layer(poses, parents=parents)
+            layer(poses, outputs=outputs)
         layer(poses)
     symbolic = [
         keras.Input(each.shape[1:], batch_size=len(each))
-        for each in (poses, parents)
+        for each in (poses, outputs)
     ]
     with pytest.raises(ValueError, match=message):
-        layer(symbolic[0], parents=symbolic[1])
+        layer(symbolic[0], outputs=symbolic[1])
 
 
 @pytest.mark.parametrize("routing", ["em", "self_routing", "dynamic"])

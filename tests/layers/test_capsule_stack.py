@@ -116,10 +116,10 @@ class CountingLayer(keras.layers.Layer):
         self.routing = one_pass()
         self.calls = 0
 
-    def call(self, inputs, parents=None):
+    def call(self, inputs, outputs=None):
         self.calls += 1
-        parents = ops.zeros_like(inputs) if parents is None else parents
-        return 10 * inputs + parents + 1
+        outputs = ops.zeros_like(inputs) if outputs is None else outputs
+        return 10 * inputs + outputs + 1
 
     def compute_output_shape(self, input_shape):
         return input_shape
@@ -226,9 +226,10 @@ def test_no_layers(layers):
 )
 def test_layers_with_another_routing(layer):
     message = (
-        r"Expected capsule layers with an "
-        r"InvertedAttentionRouting\(num_iterations=1\), for the number of "
-        r"iterations is that of the stack\. Received: layer=.* routing="
+        r"Expected capsule layers with a routing that takes earlier outputs "
+        r"and has num_iterations=1, such as InvertedAttentionRouting\("
+        r"num_iterations=1\), because the number of iterations is that of the "
+        r"stack\. Received: layer=.* routing="
     )
     with pytest.raises(ValueError, match=message):
         CapsuleStack([*make_layers(1), layer])

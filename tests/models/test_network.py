@@ -38,12 +38,10 @@ class MeanPoses(Routing):
     """Poses are means of votes, and say nothing of presence."""
 
     activation_from = "nothing"
-    has_bias = False
     averages = True
 
-    def call(self, votes, activations=None, bias=None, **kwargs):
-        poses = votes.sum() / votes.num_inputs
-        return Routed(poses, None, None)
+    def route(self, votes):
+        return Routed(ops.mean(votes, axis=2))
 
 
 @keras.saving.register_keras_serializable(package="test_network")
@@ -51,12 +49,11 @@ class ActiveMeans(Routing):
     """The same, with activations that are not their lengths."""
 
     activation_from = "routing"
-    has_bias = False
     averages = True
 
-    def call(self, votes, activations=None, bias=None, **kwargs):
-        poses = votes.sum() / votes.num_inputs
-        return Routed(poses, ops.sigmoid(ops.sum(poses, axis=(2, 3))), None)
+    def route(self, votes):
+        poses = ops.mean(votes, axis=2)
+        return Routed(poses, ops.sigmoid(ops.sum(poses, axis=2)))
 
 
 @keras.saving.register_keras_serializable(package="test_network")

@@ -1,14 +1,41 @@
 """Names, configurations, and routings of one's own."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
+from gradients import assert_close
+from keras import ops
+from testing import QUICK
+from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import routing
 from keras_capsules.routing import DynamicRouting
+from keras_capsules.routing import EMRouting
+from keras_capsules.routing import InvertedAttentionRouting
 from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
+from keras_capsules.routing import RoutingSpec
+from keras_capsules.routing import SelfAttentionRouting
+from keras_capsules.routing import SelfRouting
+from keras_capsules.routing import VariationalBayesRouting
+
+# Distinct primes, so that no axis can be taken for another.
+BATCH, INPUTS, ROWS, DIM, OUTPUTS, OUT_DIM = 13, 5, 2, 3, 7, 11
+ROUTINGS = {
+    "dynamic": DynamicRouting(4),
+    "leaky": DynamicRouting(2, leaky=True),
+    "stopped": DynamicRouting(stop_gradient=True),
+    "self_attention": SelfAttentionRouting(),
+    "inverted_attention": InvertedAttentionRouting(3),
+    "em": EMRouting(4, inverse_temperature=1.0, min_variance=1.0),
+    "variational_bayes": VariationalBayesRouting(2, batch_normalization=False),
+    "self_routing": SelfRouting(),
+}
+
+of_all_routings = pytest.mark.parametrize("name", ROUTINGS)
 
 
 @keras.saving.register_keras_serializable(package="tests")
@@ -18,20 +45,25 @@ class GatedMean(Routing):
     def __init__(self, gain=1.0):
         self.gain = gain
 
-    def build(
-        self, layer, num_inputs, num_outputs, pose_shape, input_pose_shape
-    ):
-        del num_inputs, input_pose_shape
-        shape = (num_outputs, *pose_shape)
+    def build(self, layer, spec):
+        shape = (spec.num_outputs, math.prod(spec.pose_shape))
         return {"gate": layer.add_weight(name="gate", shape=shape)}
 
-    def call(self, votes, activations=None, bias=None, weights=None, **kwargs):
-        gate = keras.ops.convert_to_tensor(weights["gate"])  # [j, p, e]
-        total = votes.sum() * gate[:, None]
-        return Routed(self.gain * total, None, None)
+    def route(self, votes, weights):
+        return Routed(self.gain * ops.sum(votes, axis=2) * weights["gate"])
 
     def get_config(self):
         return {"gain": self.gain}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Mean(Routing):
+    """The least routing of one's own."""
+
+    averages = True
+
+    def route(self, votes):
+        return Routed(ops.mean(votes, axis=2))
 
 
 def test_get_by_name_instance_and_configuration():
@@ -70,25 +102,41 @@ def test_repr_is_the_call_that_made_it():
         repr(DynamicRouting(2))
         == "DynamicRouting(num_iterations=2, leaky=False, stop_gradient=False)"
     )
+    assert repr(Mean()) == "Mean()"
+
+
+# Routings of one's own.
+
+
+def test_a_routing_needs_one_method():
+    layer = CapsuleLayer(OUTPUTS, (ROWS, OUT_DIM), routing=Mean())
+    poses, _, _ = make_arrays()
+    means = ops.convert_to_numpy(layer(poses))
+    assert [weight.name for weight in layer.weights] == ["kernel"]
+    kernel = ops.convert_to_numpy(layer.kernel)
+    exact = np.einsum("bipd,idje->bjpe", poses, kernel) / INPUTS
+    assert_close(means, exact, 1e-5)
 
 
 def test_a_routing_with_weights_trains_saves_and_loads(tmp_path):
     model = keras.Sequential(
-        [
-            keras.Input((5, 3)),
-            CapsuleLayer(7, 2, routing=GatedMean(0.5), use_bias=False),
-        ]
+        [keras.Input((5, 3)), CapsuleLayer(7, 2, routing=GatedMean(0.5))]
     )
+    # No bias, which the routing does not take.
     assert [weight.name for weight in model.weights] == ["kernel", "gate"]
     images = np.random.default_rng(0).normal(size=(4, 5, 3)).astype("float32")
-    model.compile("sgd", "mse")
-    before = model.weights[1].numpy().copy()
+    model.compile("sgd", "mse", **QUICK)
+    before = [ops.convert_to_numpy(weight) for weight in model.weights]
+    exact = np.einsum("bid,idje->bje", images, before[0]) * 0.5 * before[1]
+    assert_close(model.predict(images, verbose=0), exact, 1e-5)
     model.fit(images, np.ones((4, 7, 2), "float32"), verbose=0)
-    assert np.abs(model.weights[1].numpy() - before).max() > 0
+    for old, weight in zip(before, model.weights, strict=True):
+        assert np.abs(ops.convert_to_numpy(weight) - old).max() > 0
 
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
 
+    assert isinstance(loaded.layers[0].routing, GatedMean)
     assert loaded.layers[0].routing.gain == 0.5
     np.testing.assert_allclose(
         loaded.predict(images, verbose=0), model.predict(images, verbose=0)
@@ -108,3 +156,177 @@ def test_a_routing_without_coupling_has_none_to_return():
     layer = CapsuleLayer(3, 2, routing=GatedMean())
     with pytest.raises(ValueError, match="no coupling coefficients to return"):
         layer(np.ones((2, 5, 3), "float32"), return_coupling=True)
+
+
+# What routings take, and what they go through.
+
+
+@pytest.mark.parametrize(
+    ("one", "taken"),
+    [
+        (Mean(), {"votes"}),
+        (GatedMean(), {"votes", "weights"}),
+        (DynamicRouting(), {"votes", "bias"}),
+        (SelfAttentionRouting(), {"votes", "bias", "weights"}),
+        (InvertedAttentionRouting(), {"votes", "weights", "outputs"}),
+        (EMRouting(), {"votes", "weights", "activations", "windows"}),
+        (VariationalBayesRouting(), {"votes", "activations", "windows"}),
+        (SelfRouting(), {"sum_votes", "poses", "weights", "activations"}),
+    ],
+    ids=repr,
+)
+def test_a_routing_takes_what_its_signature_names(one, taken):
+    names = [
+        "votes",
+        "activations",
+        "poses",
+        "bias",
+        "weights",
+        "windows",
+        "sum_votes",
+        "outputs",
+    ]
+    assert {name for name in names if one.takes(name)} == taken
+    assert not one.takes("self") and not one.takes("parents")
+
+
+def make_arrays(batch=BATCH):
+    """Poses, kernel and activations, in float32."""
+    random = np.random.default_rng(0)
+    arrays = (
+        random.normal(size=(batch, INPUTS, ROWS, DIM)),
+        0.3 * random.normal(size=(INPUTS, DIM, OUTPUTS, OUT_DIM)),
+        random.uniform(0.1, 1, size=(batch, INPUTS)),
+    )
+    return [array.astype("float32") for array in arrays]
+
+
+def make_weights(one):
+    """What `build` makes, with values that are neither zeros nor ones."""
+    spec = RoutingSpec(INPUTS, OUTPUTS, (ROWS, OUT_DIM), (ROWS, DIM))
+    weights = one.build(keras.layers.Layer(), spec)
+    random = np.random.default_rng(1)
+    return {
+        name: random.normal(0, 0.5, weight.shape).astype("float32")
+        for name, weight in weights.items()
+    }
+
+
+def make_bias():
+    bias = np.random.default_rng(2).normal(size=(OUTPUTS, ROWS * OUT_DIM))
+    return bias.astype("float32")
+
+
+def iterations(one):
+    """All that a routing goes through, for examples as in `make_arrays`."""
+    poses, kernel, activations = make_arrays()
+    votes = np.einsum("bipd,idje->bjipe", poses, kernel)
+    votes = votes.reshape(*votes.shape[:3], -1)
+    arguments = {
+        "votes": ops.convert_to_tensor(votes),
+        "sum_votes": lambda coupling: ops.einsum(
+            "bji,bjif->bjf", coupling, votes
+        ),
+        "poses": ops.convert_to_tensor(poses.reshape(BATCH, INPUTS, -1)),
+        "activations": ops.convert_to_tensor(activations),
+        "bias": ops.convert_to_tensor(make_bias()),
+        "weights": {
+            name: ops.convert_to_tensor(weight)
+            for name, weight in make_weights(one).items()
+        },
+    }
+    return list(one.iterate(**arguments))
+
+
+def route(one, batch=BATCH, **kwargs):
+    poses, kernel, activations = make_arrays()
+    routed = one(
+        poses[:batch],
+        kernel,
+        activations=activations[:batch],
+        bias=make_bias(),
+        weights=make_weights(one),
+        **kwargs,
+    )
+    return Routed(
+        *(x if x is None else ops.convert_to_numpy(x) for x in routed)
+    )
+
+
+@of_all_routings
+def test_iterate_yields_the_result_of_each_iteration(name):
+    one = ROUTINGS[name]
+    steps = iterations(one)
+    assert len(steps) == getattr(one, "num_iterations", 1)
+    for step in steps:
+        assert isinstance(step, Routed)
+        assert step.poses.shape == (BATCH, OUTPUTS, ROWS * OUT_DIM)
+        assert step.coupling.shape == (BATCH, OUTPUTS, INPUTS)
+    result = route(one)
+    last = one.finish(steps[-1], make_weights(one), False)
+    for value, exact in zip(last, result, strict=True):
+        assert (value is None) == (exact is None)
+        if exact is not None:
+            assert_close(ops.convert_to_numpy(value), exact, 1e-5)
+
+
+@pytest.mark.parametrize("leaky", [False, True], ids=["softmax", "leaky"])
+def test_an_iteration_is_the_result_of_as_many(leaky):
+    steps = iterations(DynamicRouting(4, leaky=leaky))
+    for number, step in enumerate(steps, start=1):
+        result = route(DynamicRouting(number, leaky=leaky))
+        poses, coupling = (
+            ops.convert_to_numpy(x) for x in (step.poses, step.coupling)
+        )
+        assert_close(poses, result.poses, 1e-5)
+        assert_close(coupling, result.coupling, 1e-5)
+
+
+def test_iterations_of_a_routing_without_any():
+    votes = np.random.default_rng(0).normal(size=(2, 3, 5, 7))
+    # What it does not take is left out.
+    (step,) = Mean().iterate(votes=votes, bias=None, windows=None)
+    assert_close(ops.convert_to_numpy(step.poses), votes.mean(axis=2), 1e-6)
+    assert step.activations is None and step.coupling is None
+
+
+@of_all_routings
+def test_the_coupling_is_left_out_if_it_is_not_asked_for(name):
+    with_it, without = (
+        route(ROUTINGS[name], return_coupling=asked) for asked in (True, False)
+    )
+    assert with_it.coupling.shape == (BATCH, OUTPUTS, INPUTS)
+    assert_close(without.poses, with_it.poses, 1e-6)
+    if with_it.activations is not None:
+        assert_close(without.activations, with_it.activations, 1e-6)
+
+
+@on_one_backend
+@pytest.mark.parametrize("batch", [0, 1])
+@of_all_routings
+def test_a_batch_of_none_and_of_one(name, batch):
+    few, many = (route(ROUTINGS[name], number) for number in (batch, BATCH))
+    for value, exact in zip(few, many, strict=True):
+        assert (value is None) == (exact is None)
+        if exact is not None:
+            assert value.shape == (batch, *exact.shape[1:])
+            assert_close(value, exact[:batch], 1e-5)
+
+
+@pytest.mark.parametrize(
+    "one",
+    [Mean(), GatedMean(), *(ROUTINGS[name] for name in ROUTINGS)],
+    ids=["mean", "gated_mean", *ROUTINGS],
+)
+def test_outputs_are_for_routings_that_take_them(one):
+    outputs = np.zeros((BATCH, OUTPUTS, ROWS * OUT_DIM), "float32")
+    if one.takes("outputs"):
+        assert_close(route(one, outputs=outputs).coupling, 1 / OUTPUTS, 1e-6)
+        return
+    message = (
+        r"cannot go on from earlier outputs\. Expected outputs=None\. "
+        rf"Received: routing={type(one).__name__}\(.*\), outputs of shape "
+        r"\(13, 7, 22\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        route(one, outputs=outputs)
