@@ -1,20 +1,23 @@
 # Needs python3 (3.11 or newer) and make; everything else is put into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+# What `make test-torch` puts into its own environment, .venv-torch.
+TORCH ?= torch==2.13.0
 # Tests and benchmarks have nothing to learn from TensorFlow's greetings.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-tensorflow test-jax test-slow lint format benchmark networks clean
+.PHONY: help demo test test-tensorflow test-jax test-torch test-slow lint format benchmark networks clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
 	@echo "make test       the tests, on TensorFlow and on JAX"
+	@echo "make test-torch the tests on PyTorch, in an environment of their own"
 	@echo "make test-slow  the tests that take longest, on TensorFlow"
 	@echo "make lint       check the style of the code"
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
 	@echo "make networks   train all networks, into benchmarks/results"
-	@echo "make clean      remove .venv and what the examples wrote"
+	@echo "make clean      remove environments and what the examples wrote"
 
 demo: .venv/ready
 	$(BIN)/python examples/quickstart.py
@@ -23,6 +26,11 @@ test: test-tensorflow test-jax
 
 test-tensorflow test-jax: test-%: .venv/ready
 	KERAS_BACKEND=$* $(BIN)/python -m pytest -n 2 --dist worksteal
+
+# The names of tests that other backends alone have are printed with reasons.
+test-torch: .venv-torch/ready
+	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest -n 2 \
+	    --dist worksteal -ra
 
 test-slow: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
@@ -46,12 +54,13 @@ networks: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/networks.py
 
 clean:
-	rm -rf .venv outputs
+	rm -rf .venv .venv-torch outputs
 
 # The mark is set last, so that an installation that failed is begun again.
-.venv/ready: pyproject.toml
+.venv/ready .venv-torch/ready: %/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	    "keras_capsules needs Python 3.11 or newer: make PYTHON=python3.12")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(PYTHON) -m venv $*
+	$*/bin/python -m pip install --quiet --editable ".[dev]" \
+	    $(if $(findstring torch,$*),$(TORCH))
 	touch $@

@@ -173,7 +173,7 @@ def test_a_routing_without_coupling_has_none_to_return():
         (VariationalBayesRouting(), {"votes", "activations", "windows"}),
         (SelfRouting(), {"sum_votes", "poses", "weights", "activations"}),
     ],
-    ids=repr,
+    ids=lambda each: type(each).__name__,
 )
 def test_a_routing_takes_what_its_signature_names(one, taken):
     names = [

@@ -1,0 +1,376 @@
+"""Routings that others write, with what the package documents for them.
+
+One is a class with a single method, one goes on from earlier outputs, and one
+has all that a routing may have.
+"""
+
+import keras
+import modes
+import numpy as np
+import pytest
+from keras import ops
+from testing import BACKEND
+from testing import arrays
+from testing import check_saving
+from testing import numpy
+
+from keras_capsules import CapsuleLayer
+from keras_capsules import ConvCapsules2D
+from keras_capsules.layers import CapsuleStack
+from keras_capsules.routing import Routed
+from keras_capsules.routing import Routing
+from keras_capsules.routing import agreement
+from keras_capsules.routing import run as engine
+from keras_capsules.routing import softmax_over_outputs
+from keras_capsules.routing import weighted_sum
+
+
+@keras.saving.register_keras_serializable(package="third_party")
+class Least(Routing):
+    """Votes that agree with the mean of all votes count for more."""
+
+    def route(self, votes):
+        means = ops.mean(votes, axis=2)
+        coupling = softmax_over_outputs(agreement(votes, means))
+        return Routed(weighted_sum(coupling, votes), None, coupling)
+
+
+@keras.saving.register_keras_serializable(package="third_party")
+class GoesOn(Routing):
+    """The same, or votes that agree with earlier outputs do."""
+
+    activation_from = "nothing"
+
+    def route(self, votes, outputs=None):
+        if outputs is None:
+            outputs = ops.mean(votes, axis=2)
+        coupling = softmax_over_outputs(agreement(votes, outputs))
+        return Routed(ops.tanh(weighted_sum(coupling, votes)), None, coupling)
+
+
+@keras.saving.register_keras_serializable(package="third_party")
+class Most(Routing):
+    """Everything that a routing may take, make and have."""
+
+    activation_from = "routing"
+    averages = True
+
+    def __init__(self, num_iterations=3):
+        self.num_iterations = num_iterations
+
+    def build(self, layer, spec):
+        mixing = keras.layers.Dense(spec.num_outputs, name="mixing")
+        mixing.build((None, spec.num_outputs))
+        return {
+            "gain": layer.add_weight(name="gain", shape=(spec.num_outputs,)),
+            "mixing": mixing,
+        }
+
+    def route(self, votes, weights, poses, activations, bias, windows=None):
+        given = ops.cast(activations, votes.dtype)
+        given = given * ops.mean(ops.square(poses), axis=2)  # [b, i]
+        if windows is not None:  # a child's parents are those of all windows
+            given = given / windows.sum(ops.ones_like(given))
+        logits = ops.zeros_like(votes[..., 0])
+        for _ in range(self.num_iterations):
+            coupling = softmax_over_outputs(logits)
+            shares = coupling * given[:, None]
+            sums = weighted_sum(shares, votes) + bias
+            yield Routed(sums, ops.sum(shares, axis=2), coupling)
+            logits = weights["gain"][:, None] * agreement(votes, sums)
+
+    def finish(self, routed, weights, training):
+        poses = routed.poses * (2.0 if training else 1.0)
+        activations = ops.sigmoid(weights["mixing"](routed.activations))
+        return Routed(poses, activations, routed.coupling)
+
+    def get_config(self):
+        return {"num_iterations": self.num_iterations}
+
+
+# The same with NumPy. Examples are n, which may be windows.
+
+
+def softmax(logits):
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def agreeing(votes, targets):
+    return np.einsum("njif,njf->nji", votes, targets)
+
+
+def summed(coupling, votes):
+    return np.einsum("nji,njif->njf", coupling, votes)
+
+
+def least(votes):
+    coupling = softmax(agreeing(votes, votes.mean(axis=2)))
+    return [summed(coupling, votes), coupling]
+
+
+def going_on(votes, outputs=None):
+    if outputs is None:
+        outputs = votes.mean(axis=2)
+    coupling = softmax(agreeing(votes, outputs))
+    return [np.tanh(summed(coupling, votes)), coupling]
+
+
+def most(votes, poses, activations, weights, number, training):
+    """`number` is that of the windows that each child is in."""
+    given = activations * np.square(poses).mean(axis=2) / number
+    logits = np.zeros(votes.shape[:3])
+    for _ in range(3):
+        coupling = softmax(logits)
+        shares = coupling * given[:, None]
+        sums = summed(shares, votes) + weights["bias"]
+        logits = weights["gain"][:, None] * agreeing(votes, sums)
+    mixed = shares.sum(axis=2) @ weights["kernel"] + weights["mixing bias"]
+    return [sums * (1 + training), 1 / (1 + np.exp(-mixed)), coupling]
+
+
+# Layers, with distinct primes for sizes.
+
+BATCH, OUTPUTS, OUT_DIM, DIM = 3, 5, 7, 2
+GRID, TYPES, WINDOW = (5, 4), 3, (3, 2)  # 3 x 3 windows
+
+
+def unfold(grid):
+    """The children of each window, `[b 9, 3 2 types, ...]`."""
+    rows, columns = WINDOW
+    windows = [
+        grid[:, y : y + rows, x : x + columns].reshape(
+            len(grid), rows * columns * TYPES, *grid.shape[4:]
+        )
+        for y in range(GRID[0] - rows + 1)
+        for x in range(GRID[1] - columns + 1)
+    ]
+    return np.stack(windows, axis=1).reshape(-1, *windows[0].shape[1:])
+
+
+def windows_of_each_child():
+    rows = np.array([1, 2, 3, 2, 1])
+    columns = np.array([1, 2, 2, 1])
+    grid = np.multiply.outer(rows, columns)[None, :, :, None]
+    return unfold(np.broadcast_to(grid, (BATCH, *GRID, TYPES)))
+
+
+def make(kind, routing, dtype="float32"):
+    """A built layer with weights of some size, and its input."""
+    if kind == "dense":
+        layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing, dtype=dtype)
+        shape = (BATCH, 11)
+    else:
+        layer = ConvCapsules2D(
+            OUTPUTS, OUT_DIM, WINDOW, routing=routing, dtype=dtype
+        )
+        shape = (BATCH, *GRID, TYPES)
+    numbers = np.random.default_rng(0)
+    inputs = numbers.normal(size=(*shape, DIM)).astype("float32")
+    if routing.activation_from == "routing":
+        inputs = [inputs, numbers.uniform(size=shape).astype("float32")]
+    layer.build(keras.tree.map_structure(lambda x: x.shape, inputs))
+    for weight in layer.weights:
+        weight.assign(numbers.normal(0, 0.3, weight.shape))
+    return layer, inputs
+
+
+def expected(kind, layer, inputs, training=False):
+    """What the layer should return with its coupling, as a flat list."""
+    weights = {
+        weight.path.split("/")[-1]: numpy(weight.value).astype("float64")
+        for weight in layer.weights
+        if "mixing" not in weight.path
+    }
+    poses, activations = inputs if isinstance(inputs, list) else (inputs, None)
+    kernel, number, axes = weights.pop("kernel"), 1, (BATCH,)
+    if kind == "conv":
+        kernel = kernel.reshape(-1, *kernel.shape[3:])
+        poses, number, axes = unfold(poses), windows_of_each_child(), (-1, 3, 3)
+        if activations is not None:
+            activations = unfold(activations)
+    votes = np.einsum("nid,idje->njie", poses, kernel)
+    if isinstance(layer.routing, Most):
+        mixing = layer.routing_weights["mixing"]
+        weights["kernel"] = numpy(mixing.kernel.value)
+        weights["mixing bias"] = numpy(mixing.bias.value)
+        results = most(votes, poses, activations, weights, number, training)
+    else:
+        form = least if isinstance(layer.routing, Least) else going_on
+        results = form(votes)
+    results[-1] = results[-1].transpose(0, 2, 1)
+    return [x.reshape(*axes, *x.shape[1:]) for x in results]
+
+
+ROUTINGS = {"least": Least(), "goes-on": GoesOn(), "most": Most()}
+of_all_routings = pytest.mark.parametrize(
+    "routing", ROUTINGS.values(), ids=ROUTINGS.keys()
+)
+in_all_layers = pytest.mark.parametrize("kind", ["dense", "conv"])
+# Poses, activations and coupling are of order 1; sums are of some ten terms.
+TOLERANCES = {"float32": 1e-5, "mixed_bfloat16": 4e-2, "mixed_float16": 5e-3}
+
+
+def assert_near(ours, exact, dtype="float32"):
+    ours = arrays(ours)
+    assert len(ours) == len(exact)
+    for one, other in zip(ours, exact, strict=True):
+        assert one.shape == other.shape
+        assert np.abs(other).max() > 0.1
+        np.testing.assert_allclose(
+            one.astype("float64"),
+            other,
+            rtol=TOLERANCES[dtype],
+            atol=TOLERANCES[dtype],
+        )
+
+
+@of_all_routings
+@in_all_layers
+@pytest.mark.parametrize("training", [False, True])
+def test_layers_equal_the_oracle(kind, routing, training):
+    layer, inputs = make(kind, routing)
+    ours = layer(inputs, training=training, return_coupling=True)
+    assert_near(ours, expected(kind, layer, inputs, training))
+
+
+@of_all_routings
+@in_all_layers
+@pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision(kind, routing, dtype):
+    layer, inputs = make(kind, routing, dtype)
+    ours = layer(inputs, return_coupling=True)
+    compute_dtype = dtype.removeprefix("mixed_")
+    for each in keras.tree.flatten(ours):
+        assert keras.backend.standardize_dtype(each.dtype) == compute_dtype
+    assert_near(ours, expected(kind, layer, inputs), dtype)
+
+
+@of_all_routings
+@in_all_layers
+@pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no XLA")
+def test_xla(kind, routing):
+    layer, inputs = make(kind, routing)
+
+    def call(inputs):
+        return layer(inputs, return_coupling=True)
+
+    if BACKEND == "jax":
+        import jax
+
+        call = jax.jit(call)
+    else:
+        import tensorflow as tf
+
+        call = tf.function(call, jit_compile=True)
+        inputs = keras.tree.map_structure(tf.constant, inputs)
+    results = arrays(call(inputs))
+    exact = expected(kind, layer, keras.tree.map_structure(np.asarray, inputs))
+    for ours, theirs in zip(results, exact, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+@of_all_routings
+@in_all_layers
+def test_saved_and_loaded(kind, routing, tmp_path):
+    layer, inputs = make(kind, routing)
+    places = keras.tree.map_structure(
+        lambda x: keras.Input(x.shape[1:]), inputs
+    )
+    model = keras.Model(places, layer(places))
+    loaded = check_saving(model, inputs, tmp_path)
+    again = loaded.layers[-1].routing
+    assert type(again) is type(routing)
+    assert again.get_config() == routing.get_config()
+
+
+@in_all_layers
+@pytest.mark.parametrize("mode", modes.MODES)
+def test_a_few_examples_at_a_time_equal_all_at_once(kind, mode, monkeypatch):
+    """Values and gradients, with all that a routing may take."""
+    layer, (poses, activations) = make(kind, Most())
+    names = ["poses", "activations"]
+    examples = {"poses": poses, "activations": activations}
+    function, weights = modes.of_layer(layer, names, training=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "block_size", lambda votes, kernel: 2)
+        ours = modes.run(mode, function, examples, weights)
+
+    monkeypatch.setattr(engine, "_examples_at_once", lambda *_: None)
+    exact = modes.run(modes.MODES[0], function, examples, weights)
+    assert ours.keys() == exact.keys()
+    for name, value in exact.items():
+        assert np.abs(value).max() > 0
+        scale = max(1.0, np.abs(value).max())
+        np.testing.assert_allclose(
+            ours[name] / scale, value / scale, rtol=1e-5, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("concurrent", [True, False])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_stacks(concurrent, compiled, tmp_path):
+    if compiled and BACKEND == "torch":
+        pytest.skip("PyTorch has no XLA")
+    numbers = np.random.default_rng(0)
+    sizes = [(5, 3), (4, 2)]
+    layers = [CapsuleLayer(*size, routing=GoesOn()) for size in sizes]
+    stack = CapsuleStack(layers, num_iterations=3, concurrent=concurrent)
+    inputs = numbers.normal(size=(BATCH, 11, DIM)).astype("float32")
+    place = keras.Input((11, DIM))
+    model = keras.Model(place, stack(place))
+    for weight in stack.weights:
+        weight.assign(numbers.normal(size=weight.shape))
+    kernels = [numpy(layer.kernel.value).astype("float64") for layer in layers]
+
+    def step(level, levels, before):
+        votes = np.einsum("nid,idje->njie", levels[level], kernels[level])
+        return going_on(votes, before)[0]
+
+    levels = [inputs]
+    for level in range(2):
+        levels.append(step(level, levels, None))
+        for _ in range(0 if concurrent else 2):
+            levels[-1] = step(level, levels, levels[-1])
+    for _ in range(2 if concurrent else 0):
+        levels = [
+            inputs,
+            step(0, levels, levels[1]),
+            step(1, levels, levels[2]),
+        ]
+
+    call = stack
+    if compiled and BACKEND == "jax":
+        import jax
+
+        call = jax.jit(stack)
+    elif compiled:
+        import tensorflow as tf
+
+        call = tf.function(stack, jit_compile=True)
+    assert_near(call(ops.convert_to_tensor(inputs)), [levels[-1]])
+    if not compiled:
+        check_saving(model, inputs, tmp_path)
+
+
+def test_a_stack_takes_only_routings_that_go_on():
+    with pytest.raises(ValueError, match="takes earlier outputs"):
+        CapsuleStack([CapsuleLayer(5, 3, routing=Least())])
+
+
+def test_errors_say_what_a_routing_does_not_take():
+    layer, inputs = make("dense", Least())
+    outputs = layer(inputs)
+    with pytest.raises(ValueError, match="cannot go on from earlier outputs"):
+        layer(inputs, outputs=outputs)
+    with pytest.raises(ValueError, match="adds no bias"):
+        CapsuleLayer(5, 3, routing=Least(), use_bias=True)
+
+
+def test_a_routing_needs_a_route():
+    class Nothing(Routing):
+        pass
+
+    with pytest.raises(TypeError, match="route"):
+        Nothing()
