@@ -18,7 +18,7 @@ ROOT = pathlib.Path(keras_capsules.__file__).parent
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SOURCES = sorted(ROOT.rglob("*.py"))
 # Where backends may be imported, inside functions: `export` and `datasets` make
-# what is TensorFlow's own, and one page of the engine compiles for each backend.
+# what is TensorFlow's own; one page of the engine compiles for each backend.
 BACKENDS_ALLOWED = {
     ROOT / "engine" / "compilation.py",
     ROOT / "export.py",
@@ -58,8 +58,16 @@ def blocks(text):
     return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
 
 
+def _not_on_torch(block):
+    """A mark for examples that export, as far as a backend cannot."""
+    return pytest.mark.skipif(
+        keras.backend.backend() == "torch" and "export" in block,
+        reason="Keras makes no SavedModels of PyTorch models",
+    )
+
+
 EXAMPLES = [
-    pytest.param(block, id=f"{name}-{number}")
+    pytest.param(block, id=f"{name}-{number}", marks=_not_on_torch(block))
     for name, value in sorted(public_objects().items())
     for number, block in enumerate(blocks(value.__doc__))
     if "import " in block
@@ -150,6 +158,7 @@ def test_docstring_examples_run(block, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("optimized")
 @on_one_backend
+@_not_on_torch("exports")
 def test_readme_blocks_run(tmp_path, monkeypatch):
     """One after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
