@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 
+import keras
 import pytest
 from testing import on_one_backend
 
