@@ -145,10 +145,7 @@ def exponential_squash(x, axis=-1, epsilon=1e-7):
     x, axis, dtype = _standardize(x, axis, epsilon)
     x, squared_length, _ = _measure(x, axis, True, epsilon)
     length = ops.sqrt(squared_length)
-    # 1 - exp(-length) without a difference of numbers that are nearly equal.
-    # ONNX has no `expm1`.
-    tanh = ops.tanh(0.5 * length)
-    return ops.cast(x * (2.0 * tanh / ((1.0 + tanh) * length)), dtype)
+    return ops.cast(x * (_one_minus_exp(length) / length), dtype)
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -197,6 +194,15 @@ def safe_norm(x, axis=-1, keepdims=False, epsilon=1e-7):
     x, axis, dtype = _standardize(x, axis, epsilon)
     _, squared_length, scale = _measure(x, axis, keepdims, epsilon)
     return ops.cast(ops.sqrt(squared_length) / scale, dtype)
+
+
+def _one_minus_exp(length):
+    """`1 - exp(-length)`, exact to rounding for small lengths as well."""
+    if keras.backend.standardize_dtype(length.dtype) == "float64":
+        return -ops.expm1(-length)
+    # ONNX has no `expm1`; and Keras's `tanh` makes float64 float32 with JAX.
+    tanh = ops.tanh(0.5 * length)
+    return 2.0 * tanh / (1.0 + tanh)
 
 
 def _standardize(x, axis, epsilon):

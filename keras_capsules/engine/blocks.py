@@ -63,73 +63,57 @@ def over_examples(function, examples, shared, size, xla=True):
         return function(examples, shared)
     batch = ops.shape(next(iter(examples.values())))[0]
     is_known = isinstance(batch, numbers.Integral)
-    if is_known and batch == 0:
-        # The sizes of nothing are those of one example of zeros.
-        one = {
-            name: ops.pad(x, [(0, 1)] + [(0, 0)] * (len(x.shape) - 1))
-            for name, x in examples.items()
-        }
-        return keras.tree.map_structure(lambda x: x[:0], function(one, shared))
     if is_known and batch <= size:
         return compilation.call_block(function, examples, shared, xla)
     devices = _devices_of_a_batch()
     if not is_known or batch % devices or size % devices:
         devices = 1  # for such a batch is not sharded
-    whole = batch // size * (size // devices)
-    blocks = {
-        name: _cut(_part(x, slice(whole), devices), size, devices)
-        for name, x in examples.items()
-    }
+    share = size // devices
+    whole = batch // size * share
+    held = {name: _held(x, devices) for name, x in examples.items()}
+    blocks = {name: _cut(x[:, :whole], share) for name, x in held.items()}
     results = compilation.call_blocks(function, blocks, shared, xla)
-    results = keras.tree.map_structure(lambda x: _joined(x, devices), results)
-    if is_known and batch % size == 0:
-        return results
-    rest = {
-        name: _part(x, slice(whole, None), devices)
-        for name, x in examples.items()
-    }
+    parts = [keras.tree.map_structure(lambda x: _joined(x, devices), results)]
+    if not is_known or batch % size:
+        rest = {name: _flat(x[:, whole:]) for name, x in held.items()}
+        rest = compilation.call_block(function, rest, shared, xla)
+        held = keras.tree.map_structure(lambda x: _held(x, devices), rest)
+        parts.append(held)
     return keras.tree.map_structure(
-        lambda *parts: _together(parts, devices),
-        results,
-        compilation.call_block(function, rest, shared, xla),
+        lambda *x: _flat(ops.concatenate(x, axis=1) if x[1:] else x[0]), *parts
     )
 
 
-# What follows keeps to the examples that each of a number of devices holds,
-# which are as many in a row for each.
+def _held(x, devices):
+    """`[b, ...]` to `[devices, b / devices, ...]`: what each device holds."""
+    batch, *shape = ops.shape(x)
+    # Sizes are never left to find, because an empty tensor does not tell them.
+    return ops.reshape(x, (devices, batch // devices, *shape))
 
 
-def _part(x, part, devices):
-    """A slice of what each device holds."""
-    if devices == 1:
-        return x[part]
-    shape = ops.shape(x)[1:]
-    x = ops.reshape(x, (devices, -1, *shape))[:, part]
-    return ops.reshape(x, (-1, *shape))
+def _flat(x):
+    """Undoes `_held`."""
+    devices, number, *shape = ops.shape(x)
+    return ops.reshape(x, (devices * number, *shape))
 
 
-def _together(parts, devices):
-    """Undoes `_part`."""
-    if devices == 1:
-        return ops.concatenate(parts, axis=0)
-    shape = ops.shape(parts[0])[1:]
-    parts = [ops.reshape(x, (devices, -1, *shape)) for x in parts]
-    return ops.reshape(ops.concatenate(parts, axis=1), (-1, *shape))
+def _cut(x, share):
+    """What devices hold, `[devices, m share, ...]`, to m blocks, `[m, n, ...]`.
 
-
-def _cut(x, size, devices):
-    """`[m n, ...]` to `[m, n, ...]`: m blocks of n examples."""
-    shape = ops.shape(x)[1:]
-    if devices == 1:
-        return ops.reshape(x, (-1, size, *shape))
-    return ops.swapaxes(ops.reshape(x, (size, -1, *shape)), 0, 1)
+    A block is made of as many examples of each device.
+    """
+    devices, number, *shape = ops.shape(x)
+    x = ops.reshape(x, (devices, number // share, share, *shape))
+    x = ops.swapaxes(x, 0, 1)
+    return ops.reshape(x, (number // share, devices * share, *shape))
 
 
 def _joined(x, devices):
     """Undoes `_cut`."""
-    if devices > 1:
-        x = ops.swapaxes(x, 0, 1)
-    return ops.reshape(x, (-1, *ops.shape(x)[2:]))
+    steps, size, *shape = ops.shape(x)
+    x = ops.reshape(x, (steps, devices, size // devices, *shape))
+    x = ops.swapaxes(x, 0, 1)
+    return ops.reshape(x, (devices, steps * (size // devices), *shape))
 
 
 def _devices_of_a_batch():

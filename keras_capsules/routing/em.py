@@ -8,11 +8,8 @@ from keras import ops
 from keras_capsules import _initializers as initializers
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_number
+from keras_capsules.routing import mixtures
 from keras_capsules.routing.base import Routing
-from keras_capsules.routing.mixtures import collect
-from keras_capsules.routing.mixtures import first_log_shares
-from keras_capsules.routing.mixtures import log_activations
-from keras_capsules.routing.mixtures import log_shares
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import agreement
 from keras_capsules.routing.votes import weighted_sum
@@ -177,11 +174,11 @@ class EMRouting(Routing):
         _, num_outputs, num_inputs, size = votes.shape
         cost_scale = self._cost_scale_of(num_inputs, num_outputs)
         last = self._inverse_temperature_at(self.num_iterations - 1)
-        log_a = log_activations(activations, votes)  # [b, 1, i]
-        log_r = first_log_shares(votes, windows)  # [b, j, i]
+        log_a = mixtures.log_activations(activations, votes)  # [b, 1, i]
+        log_r = mixtures.first_log_shares(votes, windows)  # [b, j, i]
         for iteration in range(self.num_iterations):
             # The M-step.
-            masses, coefficients, means = collect(votes, log_r + log_a)
+            masses, coefficients, means = mixtures.collect(votes, log_r + log_a)
             squares = ops.square(votes - means[:, :, None])
             variances = weighted_sum(coefficients, squares) + self.min_variance
             spread = 0.5 * ops.sum(ops.log(variances), axis=2)  # [b, j]
@@ -195,7 +192,7 @@ class EMRouting(Routing):
                 # The E-step.
                 distances = agreement(squares, 1.0 / variances)
                 heights = ops.log_sigmoid(logits) - spread
-                log_r = log_shares(
+                log_r = mixtures.log_shares(
                     heights[:, :, None] - 0.5 * distances, windows
                 )
 

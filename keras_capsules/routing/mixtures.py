@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_capsules.routing.votes import highest_of
 from keras_capsules.routing.votes import weighted_sum
 
 
@@ -74,12 +75,12 @@ def log_shares(logits, windows):
     Returns:
         Logarithms of the shares, `[b, j, i]`.
     """
-    highest = ops.max(ops.stop_gradient(logits), axis=1)
-    powers = ops.exp(logits - highest[:, None])
-    total = highest + ops.log(ops.sum(powers, axis=1))
+    highest = highest_of(logits, axis=1)
+    powers = ops.exp(logits - highest)
+    total = highest + ops.log(ops.sum(powers, axis=1, keepdims=True))
     if windows is not None:
-        total = windows.logsumexp(total)
-    return logits - total[:, None]
+        total = windows.logsumexp(total[:, 0])[:, None]
+    return logits - total
 
 
 def collect(votes, log_masses):
@@ -95,7 +96,7 @@ def collect(votes, log_masses):
         over the input capsules, `[b, j, i]`; and the means of the votes with
         these weights, `[b, j, f]`.
     """
-    highest = ops.max(ops.stop_gradient(log_masses), axis=2, keepdims=True)
+    highest = highest_of(log_masses, axis=2)
     weights = ops.exp(log_masses - highest)
     total = ops.sum(weights, axis=2, keepdims=True)
     weights = weights / total

@@ -72,9 +72,8 @@ def _route(routing, examples, shared, windows, training, return_coupling):
     poses, dtype = examples["poses"], at_least_float32(examples["poses"].dtype)
     # Cast once: in each block, TensorFlow would also read variables again.
     shared = keras.tree.map_structure(lambda x: ops.cast(x, dtype), shared)
-    is_empty = poses.shape[0] == 0  # which `over_examples` knows to handle
     size = _examples_at_once(poses, shared["kernel"], windows, training)
-    if not routing.takes("votes") and not in_xla() and not is_empty:
+    if not routing.takes("votes") and not in_xla():
         step = None if size is None else 1
         return _route_block(routing, windows, examples, shared, step)
 
@@ -91,7 +90,7 @@ def _route(routing, examples, shared, windows, training, return_coupling):
         results = over_examples(block, examples, shared, size, windows is None)
         return _mapped(windows and windows.ungroup, results)
 
-    if routing.stop_gradient and size is not None and not is_empty:
+    if routing.stop_gradient and size is not None:
         constants = _mapped(ops.stop_gradient, (examples, shared))
         coupling = route(["coupling"], *constants)["coupling"]
         poses = ops.cast(poses, dtype)

@@ -12,11 +12,8 @@ from keras_capsules._validation import check_boolean
 from keras_capsules._validation import check_choice
 from keras_capsules._validation import check_integer
 from keras_capsules._validation import check_number
+from keras_capsules.routing import mixtures
 from keras_capsules.routing.base import Routing
-from keras_capsules.routing.mixtures import collect
-from keras_capsules.routing.mixtures import first_log_shares
-from keras_capsules.routing.mixtures import log_activations
-from keras_capsules.routing.mixtures import log_shares
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import agreement
 from keras_capsules.routing.votes import weighted_sum
@@ -173,8 +170,8 @@ class VariationalBayesRouting(Routing):
     def route(self, votes, activations=None, windows=None):
         """Routes votes; see `Routing.route`. `finish` makes activations."""
         size = votes.shape[3]
-        log_a = log_activations(activations, votes)  # [b, 1, i]
-        log_r = first_log_shares(votes, windows)  # [b, j, i]
+        log_a = mixtures.log_activations(activations, votes)  # [b, 1, i]
+        log_r = mixtures.first_log_shares(votes, windows)  # [b, j, i]
         for iteration in range(self.num_iterations):
             fit = self._fit(votes, log_r + log_a)
             entropies = 0.5 * (
@@ -183,7 +180,9 @@ class VariationalBayesRouting(Routing):
             logits = -ops.exp(fit["log_pi"]) * entropies  # [b, j]
             yield Routed(fit["poses"], logits, ops.exp(log_r))
             if iteration + 1 < self.num_iterations:
-                log_r = log_shares(self._log_densities(votes, fit), windows)
+                log_r = mixtures.log_shares(
+                    self._log_densities(votes, fit), windows
+                )
 
     def finish(self, routed, weights, training):
         """Normalizes over the batch; see `Routing.finish`."""
@@ -200,7 +199,7 @@ class VariationalBayesRouting(Routing):
     def _fit(self, votes, log_masses):
         """Distributions of the output capsules, given the input's masses."""
         size = votes.shape[3]
-        masses, coefficients, means = collect(votes, log_masses)
+        masses, coefficients, means = mixtures.collect(votes, log_masses)
         concentrations = self.concentration + masses
         strengths = self.mean_strength + masses
         degrees = size + 1.0 + masses

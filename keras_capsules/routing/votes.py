@@ -3,6 +3,8 @@
 Axes: b example, i input capsule, j output capsule, f all numbers of a pose.
 """
 
+import math
+
 from keras import ops
 
 
@@ -59,7 +61,7 @@ def softmax_over_outputs(logits, leaky=False):
     """
     # Written out, because `ops.softmax` over an axis in the middle measured
     # slower on every backend.
-    highest = ops.max(ops.stop_gradient(logits), axis=1, keepdims=True)
+    highest = highest_of(logits, axis=1)
     if leaky:
         highest = ops.maximum(highest, 0.0)
     powers = ops.exp(logits - highest)
@@ -72,3 +74,13 @@ def softmax_over_outputs(logits, leaky=False):
 def full_coupling(votes, share):
     """The same coupling coefficient for all votes, `[b, j, i]`."""
     return ops.full_like(votes[..., 0], share)
+
+
+def highest_of(logits, axis):
+    """The largest entries along an axis, which stays, as constants."""
+    return ops.max(
+        ops.stop_gradient(logits),
+        axis=axis,
+        keepdims=True,
+        initial=-math.inf,  # for an empty batch
+    )
