@@ -13,9 +13,9 @@ from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
 from keras_capsules import models
 from keras_capsules import routing as routings
+from keras_capsules.engine import blocks
 from keras_capsules.engine import compilation
 from keras_capsules.routing import VariationalBayesRouting
-from keras_capsules.routing import run as engine
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip(
@@ -190,14 +190,14 @@ def test_a_batch_of_known_size(batch, tmp_path, monkeypatch):
     monkeypatch.setattr(compilation, "device", lambda: "cpu")
     shape = (1152, 8)
     model = of_layer(CapsuleLayer(10, 16), *shape, batch_size=batch)
-    assert engine.block_size(1152 * 160, 1152 * 160 * 8) == 8
+    assert blocks.block_size(1152 * 160, 1152 * 160 * 8) == 8
     check(model, shape, tmp_path, [batch])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dynamic", "self_routing"])
 def test_large_layers(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(engine, "is_small", lambda votes: False)
+    monkeypatch.setattr(blocks, "_USUAL_BATCH", 10**12)
     shape = (31, 8)
     model = of_layer(CapsuleLayer(10, 16, routing=name), *shape)
     check(model, shape, tmp_path, what=f"large {name}")

@@ -17,21 +17,25 @@ _BUDGETS = {"cpu": 400_000, "gpu": 2**27, "tpu": 2**27}
 _USUAL_BATCH = 128
 
 
-def block_size(votes, kernel):
-    """How many examples to take at once.
+def block_size(votes, kernel, is_open=False):
+    """How many examples to take at once, or `None` for all of them.
 
     Args:
-        votes: How many numbers the votes of one example are.
+        votes: How many numbers the votes of one example are. Not an integer if
+            that is unknown.
         kernel: How many numbers the kernel has.
+        is_open: Boolean, whether any number of examples may come, as in an
+            exported model. Not every runtime has loops, so all are taken at
+            once if a usual batch is small. Defaults to `False`.
     """
+    is_known = isinstance(votes, numbers.Integral)
+    if is_open and not (is_known and votes * _USUAL_BATCH > _BUDGETS["gpu"]):
+        return None
+    if is_open or not is_known:
+        return 1
     # A block reads the whole kernel, and adds to its gradient: no fewer votes.
     size = max(_BUDGETS[compilation.device()], kernel) / max(1, votes)
     return max(1, round(size)) * _devices_of_a_batch()
-
-
-def is_small(votes):
-    """Whether the votes of a usual batch may all be in memory at once."""
-    return votes * _USUAL_BATCH <= _BUDGETS["gpu"]
 
 
 def over_examples(function, examples, shared, size, xla=True):

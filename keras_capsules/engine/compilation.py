@@ -90,15 +90,16 @@ def call_blocks(function, blocks, shared, xla=True):
     return keras.tree.map_structure(lambda *x: ops.stack(x), *results)
 
 
-def computed_as(function, partials):
-    """A function with derivatives that are computed otherwise than its value.
+def bilinear(function, by_first, by_second):
+    """A bilinear function whose derivatives are computed otherwise.
 
     For functions whose derivatives XLA makes badly, and for XLA only.
 
     Args:
-        function: Function of tensors, which computes the value.
-        partials: For each argument, the same function, written so that its
-            derivative by this argument is fast.
+        function: Function of two tensors, linear in each.
+        by_first: The same function, written so that its derivative by the
+            first tensor is fast.
+        by_second: The same function, for the derivative by the second.
     """
     if keras.backend.backend() == "jax":
         import jax
@@ -107,35 +108,23 @@ def computed_as(function, partials):
 
         @computed.defjvp
         def derivative(primals, tangents):
-            return computed(*primals), sum(
-                jax.jvp(_of_one(partial, primals, k), [primals[k]], [slope])[1]
-                for k, (partial, slope) in enumerate(
-                    zip(partials, tangents, strict=True)
-                )
-            )
+            (x, y), (dx, dy) = primals, tangents
+            return computed(x, y), by_first(dx, y) + by_second(x, dy)
 
         return computed
     import tensorflow as tf
 
     @tf.custom_gradient
-    def computed(*tensors):
+    def computed(x, y):
         def gradient(upstream):
-            gradients = []
-            for k, partial in enumerate(partials):
-                with tf.GradientTape() as tape:
-                    tape.watch(tensors[k])
-                    value = partial(*tensors)
-                gradients.append(tape.gradient(value, tensors[k], upstream))
-            return gradients
+            return [
+                *_gradients(lambda x: by_first(*x, y), [x], upstream),
+                *_gradients(lambda y: by_second(x, *y), [y], upstream),
+            ]
 
-        return function(*tensors), gradient
+        return function(x, y), gradient
 
     return computed
-
-
-def _of_one(function, arguments, index):
-    """A function of the argument at `index`, the others as in `arguments`."""
-    return lambda x: function(*arguments[:index], x, *arguments[index + 1 :])
 
 
 def _in_tensorflow_graph():
@@ -144,6 +133,18 @@ def _in_tensorflow_graph():
     import tensorflow as tf
 
     return not tf.executing_eagerly()
+
+
+def _gradients(function, tensors, upstream):
+    """Calls a function of a list of tensors in TensorFlow for its gradients."""
+    import tensorflow as tf
+
+    with tf.GradientTape() as tape:
+        tape.watch(tensors)
+        results = function(tensors)
+    return tape.gradient(
+        results, tensors, upstream, unconnected_gradients="zero"
+    )
 
 
 def _call_in_tensorflow(function, *structures):
@@ -155,19 +156,11 @@ def _call_in_tensorflow(function, *structures):
 
     @tf.custom_gradient
     def call(*tensors):
-        def gradient(*upstream):
-            with tf.GradientTape() as tape:
-                tape.watch(tensors)
-                results = plain(list(tensors))
-            return tape.gradient(
-                results,
-                list(tensors),
-                list(upstream),
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
-            )
-
         # Constants, so that no tape outside keeps what the function makes.
-        return plain([tf.stop_gradient(x) for x in tensors]), gradient
+        results = plain([tf.stop_gradient(x) for x in tensors])
+        return results, lambda *upstream: _gradients(
+            plain, list(tensors), keras.tree.pack_sequence_as(results, upstream)
+        )
 
     return call(*map(tf.convert_to_tensor, keras.tree.flatten(structures)))
 
@@ -201,16 +194,8 @@ def _map_in_tensorflow(function, blocks, shared, xla):
 
     @compiled
     def backward(tensors, upstream, totals):
-        with tf.GradientTape() as tape:
-            tape.watch(tensors)
-            # Not `forward`: a function inside of it compiles many times longer.
-            results = plain(tensors)
-        slopes = tape.gradient(
-            results,
-            tensors,
-            upstream,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
+        # Not of `forward`: a function inside compiles many times longer.
+        slopes = _gradients(plain, tensors, upstream)
         added = [x + y for x, y in zip(totals, slopes[number:], strict=True)]
         return [*slopes[:number], *added]
 

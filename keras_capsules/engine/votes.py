@@ -10,6 +10,7 @@ capsules i and i + k have the same one.
 """
 
 import functools
+import math
 
 from keras import ops
 
@@ -40,8 +41,8 @@ def make_votes(poses, kernel):
     is_vector = rows == 1 and kernel.shape[3] >= _LEAST_DIM
     if compilation.in_xla() and is_vector and dim <= _MOST_TERMS:
         by_kernel = functools.partial(_multiplied, in_columns=True)
-        partials = _multiplied, by_kernel
-        return compilation.computed_as(_added_up, partials)(poses, kernel)
+        make = compilation.bilinear(_added_up, _multiplied, by_kernel)
+        return make(poses, kernel)
     return _multiplied(poses, kernel)
 
 
@@ -94,8 +95,7 @@ def _added_up(poses, kernel):
 
 def count_votes(poses, kernel):
     """How many numbers the votes of one example are."""
-    inputs, rows = poses.shape[1:3]
-    return inputs * rows * kernel.shape[2] * kernel.shape[3]
+    return math.prod(poses.shape[1:3]) * math.prod(kernel.shape[2:])
 
 
 def sum_votes(coupling, poses, kernel, size=1):

@@ -98,18 +98,18 @@ class InvertedAttentionRouting(Routing):
 
     def build(self, layer, spec):
         """Makes the `gamma` and the `beta` in use; see `Routing.build`."""
-        weights = {}
         if math.prod(spec.pose_shape) == 1:
-            return weights
-        if self.use_gamma:
-            weights["gamma"] = layer.add_weight(
-                name="gamma", shape=spec.pose_shape, initializer="ones"
+            return {}
+        return {
+            name: layer.add_weight(
+                name=name, shape=spec.pose_shape, initializer=initializer
             )
-        if self.use_beta:
-            weights["beta"] = layer.add_weight(
-                name="beta", shape=spec.pose_shape, initializer="zeros"
-            )
-        return weights
+            for name, initializer, is_used in [
+                ("gamma", "ones", self.use_gamma),
+                ("beta", "zeros", self.use_beta),
+            ]
+            if is_used
+        }
 
     def route(self, votes, weights=None, outputs=None):
         """Routes votes; see `Routing.route`."""
@@ -120,9 +120,7 @@ class InvertedAttentionRouting(Routing):
             outputs = self._normalize(sums, weights)
             yield Routed(outputs, None, full_coupling(votes, share))
             iterations = self.num_iterations - 1
-        scale = 1.0
-        if self.scale_agreement:
-            scale = 1.0 / math.sqrt(votes.shape[3])
+        scale = 1 / math.sqrt(votes.shape[3]) if self.scale_agreement else 1.0
         for _ in range(iterations):
             coupling = softmax_over_outputs(agreement(votes, scale * outputs))
             sums = weighted_sum(coupling, votes)

@@ -9,7 +9,6 @@ from keras import ops
 
 from keras_capsules._dtypes import at_least_float32
 from keras_capsules.engine.blocks import block_size
-from keras_capsules.engine.blocks import is_small
 from keras_capsules.engine.blocks import over_examples
 from keras_capsules.engine.compilation import in_xla
 from keras_capsules.engine.votes import count_votes
@@ -72,7 +71,11 @@ def _route(routing, examples, shared, windows, training, return_coupling):
     poses, dtype = examples["poses"], at_least_float32(examples["poses"].dtype)
     # Cast once: in each block, TensorFlow would also read variables again.
     shared = keras.tree.map_structure(lambda x: ops.cast(x, dtype), shared)
-    size = _examples_at_once(poses, shared["kernel"], windows, training)
+    votes = count_votes(poses, shared["kernel"])
+    if windows is not None:
+        votes = votes * windows.number
+    is_open = not training and not isinstance(poses.shape[0], numbers.Integral)
+    size = block_size(votes, math.prod(shared["kernel"].shape), is_open)
     if not routing.takes("votes") and not in_xla():
         step = None if size is None else 1
         return _route_block(routing, windows, examples, shared, step)
@@ -113,8 +116,6 @@ def _route_block(routing, windows, examples, shared, step=1):
     arguments = {"activations": None, "outputs": None, "bias": None}
     arguments |= {**examples, **shared, "windows": windows}
     arguments["poses"] = ops.reshape(poses, (-1, inputs, rows * dim))
-    if arguments["outputs"] is not None:
-        arguments["outputs"] = ops.cast(arguments["outputs"], kernel.dtype)
     if routing.takes("votes") or in_xla():
         arguments["votes"] = votes = make_votes(poses, kernel)
         arguments["sum_votes"] = functools.partial(weighted_sum, votes=votes)
@@ -124,21 +125,6 @@ def _route_block(routing, windows, examples, shared, step=1):
         )
     *_, routed = routing.iterate(**arguments)
     return routed
-
-
-def _examples_at_once(poses, kernel, windows, training):
-    """How many examples a block has; `None` for all of them.
-
-    Exported models have a batch of unknown size. They take all examples at
-    once, because not every runtime has loops.
-    """
-    votes = count_votes(poses, kernel)
-    if windows is not None:
-        votes = votes * windows.number
-    is_counted = isinstance(votes, numbers.Integral)
-    if training or isinstance(poses.shape[0], numbers.Integral):
-        return block_size(votes, math.prod(kernel.shape)) if is_counted else 1
-    return None if not is_counted or is_small(votes) else 1
 
 
 def _tensors(named):

@@ -151,6 +151,14 @@ def test_block_size_is_at_least_one(kind, monkeypatch):
     assert block_size(0, 0) >= 1
 
 
+def test_block_size_of_any_number_of_examples():
+    """Those of a small layer at once: not every runtime has loops."""
+    assert block_size(VOTES, KERNEL, is_open=True) is None
+    assert block_size(10 * VOTES, KERNEL, is_open=True) == 1
+    assert block_size(None, KERNEL, is_open=True) is None
+    assert block_size(None, KERNEL) == 1
+
+
 def test_block_size_grows_with_the_kernel(monkeypatch):
     monkeypatch.setattr(compilation, "device", lambda: "cpu")
     small, large = block_size(VOTES, 1), block_size(VOTES, 3 * KERNEL)
@@ -218,13 +226,12 @@ def make_layer(kind, routing):
 
 def at_once(monkeypatch):
     """Takes all examples at once, and keeps their votes for the gradient."""
-    monkeypatch.setattr(engine, "_examples_at_once", lambda *_: None)
+    monkeypatch.setattr(engine, "block_size", lambda *_: None)
 
 
 def in_blocks_of(size, monkeypatch):
     """Takes so many examples at once, whatever a layer's sizes are."""
-    monkeypatch.setattr(engine, "block_size", lambda votes, kernel: size)
-    monkeypatch.setattr(engine, "is_small", lambda votes: False)
+    monkeypatch.setattr(engine, "block_size", lambda *_: size)
 
 
 def exactly(monkeypatch, function, batch, shape, weights):
@@ -299,7 +306,8 @@ def test_layers_that_are_not_trained_equal_the_same_at_once(
     prepared = modes.prepare("unknown", function)
     for batch in (0, 1, 4):
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "is_small", lambda votes: is_small)
+            if not is_small:
+                patch.setattr(blocks, "_USUAL_BATCH", 10**12)
             ours = prepared({"inputs": random(batch, *shape)}, weights)
         exact = exactly(monkeypatch, function, batch, shape, weights)
         assert_equal(ours, exact)

@@ -35,7 +35,7 @@ from keras_capsules.routing import run
 DEVICES, CASES = int(sys.argv[1]), json.loads(sys.argv[2])
 assert len(jax.devices()) == DEVICES
 # On one device as well, so that programs compare.
-run.block_size = lambda votes, kernel: 7 * DEVICES
+run.block_size = lambda *_: 7 * DEVICES
 COLLECTIVES = (
     "all-reduce",
     "all-gather",
