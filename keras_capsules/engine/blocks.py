@@ -44,10 +44,12 @@ def over_examples(function, examples, shared, size, xla=True):
     Nothing that the function makes is kept for its gradient: it is called
     again for that.
 
-    The last few examples, if the batch is not a multiple of the size, are a
-    block of their own. If `keras.distribution` shards the batch, every block is
-    made of as many examples of each device, so that none waits for others or
-    needs what they hold.
+    Blocks are somewhat smaller if the batch is then a multiple of their size.
+    Otherwise the last few examples are a block of their own.
+
+    If `keras.distribution` shards the batch, every block is made of as many
+    examples of each device, so that none waits for others or needs what they
+    hold.
 
     Args:
         function: Function of two dictionaries of tensors, a block of
@@ -73,6 +75,10 @@ def over_examples(function, examples, shared, size, xla=True):
     if not is_known or batch % devices or size % devices:
         devices = 1  # for such a batch is not sharded
     share = size // devices
+    if is_known:
+        shares = range(share, share // 2, -1)
+        share = next((n for n in shares if batch // devices % n == 0), share)
+    size = share * devices
     whole = batch // size * share
     held = {name: _held(x, devices) for name, x in examples.items()}
     blocks = {name: _cut(x[:, :whole], share) for name, x in held.items()}

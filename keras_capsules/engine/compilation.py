@@ -82,10 +82,9 @@ def call_blocks(function, blocks, shared, xla=True):
     if keras.backend.backend() == "jax":
         return ops.map(call, blocks)
     # Not `ops.map`, which in TensorFlow computes the first block twice.
-    number = len(keras.tree.flatten(blocks)[0])
     results = [
-        call({name: x[index] for name, x in blocks.items()})
-        for index in range(number)
+        call(dict(zip(blocks, block, strict=True)))
+        for block in zip(*blocks.values(), strict=True)
     ]
     return keras.tree.map_structure(lambda *x: ops.stack(x), *results)
 
@@ -193,11 +192,9 @@ def _map_in_tensorflow(function, blocks, shared, xla):
     forward = compiled(plain)
 
     @compiled
-    def backward(tensors, upstream, totals):
+    def backward(tensors, upstream):
         # Not of `forward`: a function inside compiles many times longer.
-        slopes = _gradients(plain, tensors, upstream)
-        added = [x + y for x, y in zip(totals, slopes[number:], strict=True)]
-        return [*slopes[:number], *added]
+        return _gradients(plain, tensors, upstream)
 
     results = forward.get_concrete_function(one).structured_outputs
     signature = keras.tree.map_structure(tf.TensorSpec.from_tensor, results)
@@ -219,13 +216,15 @@ def _map_in_tensorflow(function, blocks, shared, xla):
                 found = backward(
                     [*(x[step] for x in blocks), *shared],
                     [x[step] for x in upstream],
-                    totals,
                 )
+                totals = [
+                    x + y for x, y in zip(totals, found[number:], strict=True)
+                ]
                 slopes = [
                     array.write(step, x)
                     for array, x in zip(slopes, found[:number], strict=True)
                 ]
-                return step + 1, slopes, found[number:]
+                return step + 1, slopes, totals
 
             arrays = [tf.TensorArray(x.dtype, size=steps) for x in blocks]
             totals = [tf.zeros_like(x) for x in shared]

@@ -226,14 +226,23 @@ class VariationalBayesRouting(Routing):
             )  # [b, j, f, f]
             precisions, log_volumes = _inverse(scatter, self.prior_scatter)
         steps = ops.arange(size, dtype=degrees.dtype)
-        log_dets = ops.sum(digamma(0.5 * (degrees[:, :, None] - steps)), axis=2)
-        total = ops.sum(concentrations, axis=1, keepdims=True)
+        halves = 0.5 * (degrees[:, :, None] - steps)
+        totals = ops.zeros_like(concentrations) + ops.sum(
+            concentrations, axis=1, keepdims=True
+        )
+        # One call, because graphs of few operations compile faster.
+        digammas = digamma(
+            ops.concatenate(
+                [halves, concentrations[:, :, None], totals[:, :, None]], axis=2
+            )
+        )
+        log_dets = ops.sum(digammas[:, :, :size], axis=2)
         return {
             "poses": means * masses / strengths[:, :, None],
             "strengths": strengths,
             "degrees": degrees,
             "precisions": precisions,
-            "log_pi": digamma(concentrations) - digamma(total),
+            "log_pi": digammas[:, :, -2] - digammas[:, :, -1],
             "log_det": log_dets + size * math.log(2.0) - log_volumes,
         }
 
