@@ -94,9 +94,9 @@ def operands(layer, shape):
     poses = random.normal(size=(*capsules, *shape["pose"]), scale=scale)
     activations = random.uniform(0.1, 1.0, size=capsules)
     return [
-        ops.convert_to_tensor(poses, "float32"),
+        ops.convert_to_tensor(poses, layer.compute_dtype),
         ops.stop_gradient(layer.kernel),
-        ops.convert_to_tensor(activations, "float32"),
+        ops.convert_to_tensor(activations, layer.compute_dtype),
     ]
 
 

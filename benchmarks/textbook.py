@@ -245,7 +245,9 @@ def variational_bayes(
 def normalized(x, axes, name, weights, training):
     """Batch normalization over some axes, all but the second."""
     mean, variance = (
-        _beside_capsules(weights[f"{name}/moving_{which}"], x)
+        _beside_capsules(
+            ops.cast(weights[f"{name}/moving_{which}"], x.dtype), x
+        )
         for which in ("mean", "variance")
     )
     if training:
