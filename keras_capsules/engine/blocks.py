@@ -87,8 +87,9 @@ def over_examples(function, examples, shared, size, xla=True):
     if not is_known or batch % size:
         rest = {name: _flat(x[:, whole:]) for name, x in held.items()}
         rest = compilation.call_block(function, rest, shared, xla)
-        held = keras.tree.map_structure(lambda x: _held(x, devices), rest)
-        parts.append(held)
+        parts.append(
+            keras.tree.map_structure(lambda x: _held(x, devices), rest)
+        )
     return keras.tree.map_structure(
         lambda *x: _flat(ops.concatenate(x, axis=1) if x[1:] else x[0]), *parts
     )

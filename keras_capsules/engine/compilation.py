@@ -10,9 +10,11 @@ from keras import ops
 
 _IN_XLA = contextvars.ContextVar("in_xla", default=False)
 
-# Blocks that TensorFlow's graphs may work on at once: one for each core more
-# would need its memory, too.
+# How many blocks TensorFlow's graphs work on at once. Each needs memory for its
+# votes and for its gradient to what all share. Where these are so many numbers,
+# there is one block at a time.
 _SIDE_BY_SIDE = 2
+_LARGE = 2**24
 
 
 def device():
@@ -173,6 +175,8 @@ def _map_in_tensorflow(function, blocks, shared, xla):
     number = len(keras.tree.flatten(blocks))
     one = [tf.TensorSpec(x.shape[1:], x.dtype) for x in tensors[:number]]
     one += [tf.TensorSpec(x.shape, x.dtype) for x in tensors[number:]]
+    size = sum(x.shape.num_elements() or 0 for x in one[number:])
+    side_by_side = 1 if size >= _LARGE else _SIDE_BY_SIDE
     # XLA compiles for each size anew, so all must be known.
     xla = xla and all(x.shape.is_fully_defined() for x in one)
 
@@ -205,7 +209,7 @@ def _map_in_tensorflow(function, blocks, shared, xla):
         results = tf.map_fn(
             lambda block: forward([*block, *shared]),
             blocks,
-            parallel_iterations=_SIDE_BY_SIDE,
+            parallel_iterations=side_by_side,
             fn_output_signature=signature,
         )
 
@@ -232,7 +236,7 @@ def _map_in_tensorflow(function, blocks, shared, xla):
                 lambda step, *_: step < steps,
                 add_one,
                 (0, arrays, totals),
-                parallel_iterations=_SIDE_BY_SIDE,
+                parallel_iterations=side_by_side,
                 maximum_iterations=steps,
             )
             return [*(each.stack() for each in slopes), *totals]

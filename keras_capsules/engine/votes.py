@@ -17,10 +17,12 @@ from keras import ops
 from keras_capsules.engine import compilation
 from keras_capsules.engine.blocks import over_examples
 
-# The largest input dimension, and the smallest pose, of vector capsules for
-# which XLA makes votes by adding up.
+# The largest input dimension, the smallest pose and the largest kernel of
+# vector capsules for which XLA makes votes by adding up. That reads the kernel
+# once for each example, so the kernel should be in a cache.
 _MOST_TERMS = 16
 _LEAST_DIM = 8
+_LARGEST_KERNEL = 2**22
 
 
 def make_votes(poses, kernel):
@@ -38,8 +40,13 @@ def make_votes(poses, kernel):
         `[b, j, i, f]`.
     """
     _, _, rows, dim = poses.shape
-    is_vector = rows == 1 and kernel.shape[3] >= _LEAST_DIM
-    if compilation.in_xla() and is_vector and dim <= _MOST_TERMS:
+    if (
+        compilation.in_xla()
+        and rows == 1
+        and dim <= _MOST_TERMS
+        and kernel.shape[3] >= _LEAST_DIM
+        and math.prod(kernel.shape) <= _LARGEST_KERNEL
+    ):
         by_kernel = functools.partial(_multiplied, in_columns=True)
         make = compilation.bilinear(_added_up, _multiplied, by_kernel)
         return make(poses, kernel)

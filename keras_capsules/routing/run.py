@@ -77,8 +77,8 @@ def _route(routing, examples, shared, windows, training, return_coupling):
     is_open = not training and not isinstance(poses.shape[0], numbers.Integral)
     size = block_size(votes, math.prod(shared["kernel"].shape), is_open)
     if not routing.takes("votes") and not in_xla():
-        step = None if size is None else 1
-        return _route_block(routing, windows, examples, shared, step)
+        # Without a loop over output capsules where examples have none.
+        return _route_block(routing, windows, examples, shared, size and 1)
 
     def route(names, examples, shared):
         def block(examples, shared):
