@@ -8,6 +8,13 @@ import contextvars
 import keras
 from keras import ops
 
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+elif keras.backend.backend() == "jax":
+    import jax
+else:
+    import torch
+
 _IN_XLA = contextvars.ContextVar("in_xla", default=False)
 
 # How many blocks TensorFlow's graphs work on at once. Each needs memory for its
@@ -19,23 +26,21 @@ _LARGE = 2**24
 
 def device():
     """The kind of device that tensors are on: `"cpu"`, `"gpu"` or `"tpu"`."""
-    backend = keras.backend.backend()
-    if backend == "jax":
-        import jax
-
+    if keras.backend.backend() == "jax":
         return jax.default_backend()
-    if backend == "tensorflow":
-        import tensorflow as tf
-
+    if keras.backend.backend() == "tensorflow":
         return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
-    import torch
-
     return "gpu" if torch.cuda.is_available() else "cpu"
 
 
 def in_xla():
     """Whether the operations of a block become one XLA program."""
     return keras.backend.backend() == "jax" or _IN_XLA.get()
+
+
+def in_torch():
+    """Whether PyTorch runs operations, each by itself."""
+    return keras.backend.backend() == "torch"
 
 
 def call_block(function, block, shared, xla=True):
@@ -103,8 +108,6 @@ def bilinear(function, by_first, by_second):
         by_second: The same function, for the derivative by the second.
     """
     if keras.backend.backend() == "jax":
-        import jax
-
         computed = jax.custom_jvp(function)
 
         @computed.defjvp
@@ -113,7 +116,6 @@ def bilinear(function, by_first, by_second):
             return computed(x, y), by_first(dx, y) + by_second(x, dy)
 
         return computed
-    import tensorflow as tf
 
     @tf.custom_gradient
     def computed(x, y):
@@ -129,17 +131,13 @@ def bilinear(function, by_first, by_second):
 
 
 def _in_tensorflow_graph():
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return not tf.executing_eagerly()
+    return (
+        keras.backend.backend() == "tensorflow" and not tf.executing_eagerly()
+    )
 
 
 def _gradients(function, tensors, upstream):
     """Calls a function of a list of tensors in TensorFlow for its gradients."""
-    import tensorflow as tf
-
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         results = function(tensors)
@@ -150,7 +148,6 @@ def _gradients(function, tensors, upstream):
 
 def _call_in_tensorflow(function, *structures):
     """As `keras.remat`, which has no second derivatives there."""
-    import tensorflow as tf
 
     def plain(tensors):
         return function(*keras.tree.pack_sequence_as(structures, tensors))
@@ -167,8 +164,6 @@ def _call_in_tensorflow(function, *structures):
 
 
 def _map_in_tensorflow(function, blocks, shared, xla):
-    import tensorflow as tf
-
     structures = blocks, shared
     # Not `ops.convert_to_tensor`, which leaves variables as they are.
     tensors = [tf.convert_to_tensor(x) for x in keras.tree.flatten(structures)]
@@ -182,11 +177,9 @@ def _map_in_tensorflow(function, blocks, shared, xla):
 
     def compiled(step):
         def traced(*arguments):
-            token = _IN_XLA.set(xla)
-            try:
-                return step(*arguments)
-            finally:
-                _IN_XLA.reset(token)
+            context = contextvars.copy_context()
+            context.run(_IN_XLA.set, xla)
+            return context.run(step, *arguments)
 
         return tf.function(traced, jit_compile=xla, autograph=False)
 

@@ -7,6 +7,8 @@ import math
 
 from keras import ops
 
+from keras_capsules.engine.compilation import in_torch
+
 
 def weighted_sum(weights, votes):
     """Sums the votes for each output capsule.
@@ -18,6 +20,8 @@ def weighted_sum(weights, votes):
     Returns:
         `[b, j, f]`.
     """
+    if in_torch():  # whose gradients of matrices of one row are slow
+        return ops.sum(weights[..., None] * votes, axis=2)
     return ops.squeeze(ops.matmul(weights[:, :, None], votes), axis=2)
 
 
@@ -44,6 +48,8 @@ def agreement(votes, targets):
     Returns:
         `[b, j, i]`.
     """
+    if in_torch():
+        return ops.sum(votes * targets[:, :, None], axis=3)
     return ops.squeeze(ops.matmul(votes, targets[..., None]), axis=3)
 
 
