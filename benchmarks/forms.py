@@ -14,6 +14,7 @@ import multiprocessing
 import pathlib
 import tempfile
 import time
+from unittest import mock
 
 import harness
 import keras
@@ -118,6 +119,32 @@ def ours(layer, training):
     return function
 
 
+def at_once(layer, training):
+    """A layer whose votes are all made at once, and kept for the gradient.
+
+    Its routing is plain code on votes in a good layout of memory. So it is a
+    stronger rival than textbook forms.
+    """
+    from keras_capsules.routing import run
+
+    form = ours(layer, training)
+
+    def function(*operands):
+        with (
+            mock.patch.object(run, "block_size", lambda *_: None),
+            # Also self-routing makes votes then.
+            mock.patch.object(run, "in_xla", lambda: True),
+        ):
+            return form(*operands)
+
+    return function
+
+
+def labels(name):
+    """What tables call the forms of a routing."""
+    return list(dict.fromkeys([*textbook.FORMS[name], "better layout", "ours"]))
+
+
 def all_forms(name, layer, training, which=("ours", "textbook")):
     """The forms of a routing by what tables call them.
 
@@ -128,9 +155,10 @@ def all_forms(name, layer, training, which=("ours", "textbook")):
         which: The forms to make; those that there are not are left out.
     """
     forms = {}
-    for label, form in textbook.forms_of(name).items():
-        if "textbook" in which:
+    if "textbook" in which:
+        for label, form in textbook.FORMS[name].items():
             forms[label] = textbook.of_layer(form, layer, training)
+        forms.setdefault("better layout", at_once(layer, training))
     if "ours" in which:
         forms["ours"] = ours(layer, training)
     return forms

@@ -105,7 +105,7 @@ def measure(chosen, sizes, xla):
                 forms.shape_of(name, **sizes),
                 xla,
             )
-            for label in [*forms.textbook.forms_of(name), "ours"]
+            for label in forms.labels(name)
         }
         for name in chosen or forms.names()
     }

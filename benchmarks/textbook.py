@@ -18,11 +18,6 @@ from keras import ops
 from keras_capsules._digamma import digamma
 
 
-def forms_of(name):
-    """The textbook forms of a routing, by what tables call them."""
-    return FORMS.get(name, {})
-
-
 def of_layer(form, layer, training):
     """A textbook form with the weights of a layer.
 

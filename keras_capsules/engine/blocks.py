@@ -8,10 +8,10 @@ from keras import ops
 
 from keras_capsules.engine import compilation
 
-# How many numbers the votes of a block should be, by the kind of device. On a
-# processor they fit in second-level caches; on others they are a share of the
-# memory, so that most layers are one block.
-_BUDGETS = {"cpu": 400_000, "gpu": 2**27, "tpu": 2**27}
+# How many numbers the votes of a block should be. On a CPU they fit in
+# second-level caches; on other devices they are a share of the memory, so that
+# most layers are one block.
+_CPU_BUDGET, _BUDGET = 400_000, 2**27
 
 # The batch size to reckon with where it is not known.
 _USUAL_BATCH = 128
@@ -29,12 +29,13 @@ def block_size(votes, kernel, is_open=False):
             once if a usual batch is small. Defaults to `False`.
     """
     is_known = isinstance(votes, numbers.Integral)
-    if is_open and not (is_known and votes * _USUAL_BATCH > _BUDGETS["gpu"]):
+    if is_open and not (is_known and votes * _USUAL_BATCH > _BUDGET):
         return None
     if is_open or not is_known:
         return 1
+    budget = _CPU_BUDGET if compilation.device() == "cpu" else _BUDGET
     # A block reads the whole kernel, and adds to its gradient: no fewer votes.
-    size = max(_BUDGETS[compilation.device()], kernel) / max(1, votes)
+    size = max(budget, kernel) / max(1, votes)
     return max(1, round(size)) * _devices_of_a_batch()
 
 
@@ -73,7 +74,7 @@ def over_examples(function, examples, shared, size, xla=True):
         return compilation.call_block(function, examples, shared, xla)
     devices = _devices_of_a_batch()
     if not is_known or batch % devices or size % devices:
-        devices = 1  # for such a batch is not sharded
+        devices = 1  # because such a batch is not sharded
     share = size // devices
     if is_known:
         shares = range(share, share // 2, -1)

@@ -8,29 +8,23 @@ import contextvars
 import keras
 from keras import ops
 
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-elif keras.backend.backend() == "jax":
-    import jax
-else:
-    import torch
-
 _IN_XLA = contextvars.ContextVar("in_xla", default=False)
 
-# How many blocks TensorFlow's graphs work on at once. Each needs memory for its
-# votes and for its gradient to what all share. Where these are so many numbers,
-# there is one block at a time.
+# How many blocks TensorFlow's graphs work on at once, tuned on two cores. Each
+# needs memory for its votes and for the gradient to what all blocks share. If
+# they share this many numbers, there is one block at a time.
 _SIDE_BY_SIDE = 2
 _LARGE = 2**24
 
 
 def device():
-    """The kind of device that tensors are on: `"cpu"`, `"gpu"` or `"tpu"`."""
-    if keras.backend.backend() == "jax":
-        return jax.default_backend()
-    if keras.backend.backend() == "tensorflow":
-        return "gpu" if tf.config.list_logical_devices("GPU") else "cpu"
-    return "gpu" if torch.cuda.is_available() else "cpu"
+    """The kind of the default device, such as `"cpu"`, `"gpu"` or `"tpu"`."""
+    # Keras lists no devices of PyTorch.
+    if in_torch():
+        import torch
+
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    return keras.distribution.list_devices()[0].split(":")[0]
 
 
 def in_xla():
@@ -108,6 +102,8 @@ def bilinear(function, by_first, by_second):
         by_second: The same function, for the derivative by the second.
     """
     if keras.backend.backend() == "jax":
+        import jax
+
         computed = jax.custom_jvp(function)
 
         @computed.defjvp
@@ -116,6 +112,7 @@ def bilinear(function, by_first, by_second):
             return computed(x, y), by_first(dx, y) + by_second(x, dy)
 
         return computed
+    import tensorflow as tf
 
     @tf.custom_gradient
     def computed(x, y):
@@ -131,13 +128,17 @@ def bilinear(function, by_first, by_second):
 
 
 def _in_tensorflow_graph():
-    return (
-        keras.backend.backend() == "tensorflow" and not tf.executing_eagerly()
-    )
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
 
 
 def _gradients(function, tensors, upstream):
     """Calls a function of a list of tensors in TensorFlow for its gradients."""
+    import tensorflow as tf
+
     with tf.GradientTape() as tape:
         tape.watch(tensors)
         results = function(tensors)
@@ -148,6 +149,7 @@ def _gradients(function, tensors, upstream):
 
 def _call_in_tensorflow(function, *structures):
     """As `keras.remat`, which has no second derivatives there."""
+    import tensorflow as tf
 
     def plain(tensors):
         return function(*keras.tree.pack_sequence_as(structures, tensors))
@@ -164,6 +166,8 @@ def _call_in_tensorflow(function, *structures):
 
 
 def _map_in_tensorflow(function, blocks, shared, xla):
+    import tensorflow as tf
+
     structures = blocks, shared
     # Not `ops.convert_to_tensor`, which leaves variables as they are.
     tensors = [tf.convert_to_tensor(x) for x in keras.tree.flatten(structures)]

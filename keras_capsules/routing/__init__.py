@@ -22,6 +22,7 @@ from keras_capsules.routing.votes import agreement as agreement
 from keras_capsules.routing.votes import (
     softmax_over_outputs as softmax_over_outputs,
 )
+from keras_capsules.routing.votes import total as total
 from keras_capsules.routing.votes import weighted_sum as weighted_sum
 
 _ROUTINGS = {

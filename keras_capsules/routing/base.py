@@ -2,6 +2,7 @@
 
 import abc
 import inspect
+from collections.abc import Iterator
 
 from keras_capsules.routing.run import run
 from keras_capsules.routing.types import Routed
@@ -42,9 +43,11 @@ class Routing(abc.ABC):
     - `build` makes weights.
     - `finish` computes from the outputs of all examples of a batch, such as a
       batch normalization.
-    - `combine` makes poses from weighted sums of votes. With it and
-      `stop_gradient = True`, the coupling coefficients are found without
-      gradient, and only the last weighted sum has one.
+    - `combine` makes poses from weighted sums of votes. A routing whose poses
+      are `combine(weighted_sum(coupling, votes), bias)`, and which makes no
+      activations, may set `stop_gradient = True`. Then the coupling
+      coefficients are found without gradient, and only the last weighted sum
+      has one.
     - `get_config` returns the options of the constructor.
 
     Two attributes of a class tell layers and networks what to expect:
@@ -125,6 +128,21 @@ class Routing(abc.ABC):
         del weights, training
         return routed
 
+    def combine(self, sums, bias=None):
+        """Makes poses from weighted sums of votes.
+
+        Args:
+            sums: `[b, j, f]`.
+            bias: The bias of the layer, `[j, f]`, or `None`.
+
+        Returns:
+            `[b, j, f]`.
+        """
+        raise NotImplementedError(
+            "A routing with stop_gradient=True has to implement `combine`. "
+            f"Received: routing={self!r}"
+        )
+
     def takes(self, name):
         """Whether `route` takes an argument of this name."""
         return name in inspect.signature(self.route).parameters
@@ -141,6 +159,11 @@ class Routing(abc.ABC):
         """
         taken = {k: v for k, v in kwargs.items() if self.takes(k)}
         result = self.route(**taken)
+        if not isinstance(result, Routed | Iterator):
+            raise ValueError(
+                "`route` has to return a Routed, or an iterator of them. "
+                f"Received: {result!r} from routing={self!r}"
+            )
         return iter([result]) if isinstance(result, Routed) else result
 
     def __call__(

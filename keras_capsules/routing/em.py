@@ -201,11 +201,8 @@ class EMRouting(Routing):
         return self.inverse_temperature * (1.0 - decay ** (iteration + 1))
 
     def _cost_scale_of(self, num_inputs, num_outputs):
-        if self.cost_scale is None:
-            return 1.0
-        if self.cost_scale == "ibm":
-            return 100.0 * num_outputs / num_inputs
-        return self.cost_scale
+        scales = {None: 1.0, "ibm": 100.0 * num_outputs / num_inputs}
+        return scales.get(self.cost_scale, self.cost_scale)
 
     def get_config(self):
         return {

@@ -44,10 +44,9 @@ def run(routing, examples, shared, windows, training, return_coupling):
             f"outputs=None. Received: routing={routing!r}, outputs of shape "
             f"{tuple(outputs.shape)}"
         )
-    weights = shared["weights"]
     tensors = {
         name: weight
-        for name, weight in weights.items()
+        for name, weight in shared["weights"].items()
         if not isinstance(weight, keras.layers.Layer)
     }
     examples = {
@@ -63,7 +62,7 @@ def run(routing, examples, shared, windows, training, return_coupling):
         training,
         return_coupling,
     )
-    return routing.finish(routed, weights, training)
+    return routing.finish(routed, shared["weights"], training)
 
 
 def _route(routing, examples, shared, windows, training, return_coupling):
@@ -77,8 +76,11 @@ def _route(routing, examples, shared, windows, training, return_coupling):
     is_open = not training and not isinstance(poses.shape[0], numbers.Integral)
     size = block_size(votes, math.prod(shared["kernel"].shape), is_open)
     if not routing.takes("votes") and not in_xla():
-        # Without a loop over output capsules where examples have none.
-        return _route_block(routing, windows, examples, shared, size and 1)
+        # No loop over output capsules if there is none over examples: not every
+        # runtime has loops.
+        return _route_block(
+            routing, windows, examples, shared, None if size is None else 1
+        )
 
     def route(names, examples, shared):
         def block(examples, shared):
@@ -89,19 +91,20 @@ def _route(routing, examples, shared, windows, training, return_coupling):
 
         # A block holds all windows of its images.
         examples = _mapped(windows and windows.group, examples)
-        # XLA takes tens of seconds to compile windows that compete.
-        results = over_examples(block, examples, shared, size, windows is None)
+        # XLA takes tens of seconds to compile windows that compete, and other
+        # runtimes than TensorFlow's do not have it.
+        results = over_examples(
+            block, examples, shared, size, xla=windows is None and not is_open
+        )
         return _mapped(windows and windows.ungroup, results)
 
     if routing.stop_gradient and size is not None:
         constants = _mapped(ops.stop_gradient, (examples, shared))
         coupling = route(["coupling"], *constants)["coupling"]
-        poses = ops.cast(poses, dtype)
-        sums = sum_votes(coupling, poses, shared["kernel"])
-        poses = routing.combine(sums, shared.get("bias"))
-        return Routed(poses, None, coupling)
-    names = ["poses", "activations", "coupling"]
-    return Routed(**route(names[: 2 + return_coupling], examples, shared))
+        sums = sum_votes(coupling, ops.cast(poses, dtype), shared["kernel"])
+        return Routed(routing.combine(sums, shared.get("bias")), None, coupling)
+    names = ["poses", "activations"] + ["coupling"] * return_coupling
+    return Routed(**route(names, examples, shared))
 
 
 def _route_block(routing, windows, examples, shared, step=1):
@@ -113,8 +116,14 @@ def _route_block(routing, windows, examples, shared, step=1):
     poses, kernel = examples["poses"], shared["kernel"]
     poses = ops.cast(poses, kernel.dtype)
     _, inputs, rows, dim = poses.shape
-    arguments = {"activations": None, "outputs": None, "bias": None}
-    arguments |= {**examples, **shared, "windows": windows}
+    arguments = {
+        "activations": None,
+        "outputs": None,
+        "bias": None,
+        "windows": windows,
+        **examples,
+        **shared,
+    }
     arguments["poses"] = ops.reshape(poses, (-1, inputs, rows * dim))
     if routing.takes("votes") or in_xla():
         arguments["votes"] = votes = make_votes(poses, kernel)

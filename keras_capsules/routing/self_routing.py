@@ -121,9 +121,9 @@ class SelfRouting(Routing):
         if self.use_routing_bias:
             logits = logits + weights["routing_bias"]
         shares = coupling = softmax_over_outputs(logits)
-        least = least_activation(poses.dtype)
+        given = poses if activations is None else activations
+        least = least_activation(given.dtype)
         if activations is not None:
-            least = least_activation(activations.dtype)
             shares = shares * ops.cast(activations, poses.dtype)[:, None]
         received = ops.sum(shares, axis=2)  # [b, j]
         # That of a_i, because the c_ij sum to 1.

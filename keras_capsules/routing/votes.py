@@ -20,7 +20,8 @@ def weighted_sum(weights, votes):
     Returns:
         `[b, j, f]`.
     """
-    if in_torch():  # whose gradients of matrices of one row are slow
+    # PyTorch's gradients of products with a single row are slow.
+    if in_torch():
         return ops.sum(weights[..., None] * votes, axis=2)
     return ops.squeeze(ops.matmul(weights[:, :, None], votes), axis=2)
 
