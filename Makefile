@@ -27,7 +27,7 @@ test: test-tensorflow test-jax
 test-tensorflow test-jax: test-%: .venv/ready
 	KERAS_BACKEND=$* $(BIN)/python -m pytest -n 2 --dist worksteal
 
-# The names of tests that other backends alone have are printed with reasons.
+# Prints the names of skipped tests with their reasons.
 test-torch: .venv-torch/ready
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest -n 2 \
 	    --dist worksteal -ra
@@ -43,7 +43,8 @@ format: .venv/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# make benchmark BASELINE=PATH measures the package at PATH as well.
+# make benchmark BASELINE=PATH measures the package at PATH as well, and with
+# BIN=.venv-torch/bin, after make test-torch, also PyTorch.
 benchmark: .venv/ready
 	$(BIN)/python benchmarks/speed.py $(addprefix --baseline=,$(BASELINE))
 	$(BIN)/python benchmarks/memory.py $(addprefix --baseline=,$(BASELINE))

@@ -185,13 +185,20 @@ def test_padded_windows_with_gaps(name, tmp_path):
 
 
 @pytest.mark.parametrize("batch", [4, 11], ids=["block", "blocks-and-rest"])
-def test_a_batch_of_known_size(batch, tmp_path, monkeypatch):
-    """Such a model works on a few examples at a time."""
+def test_a_saved_model_of_a_fixed_batch(batch, tmp_path, monkeypatch):
+    """It works on a few examples at a time, with functions for XLA.
+
+    So other runtimes than TensorFlow do not take it.
+    """
     monkeypatch.setattr(compilation, "device", lambda: "cpu")
     shape = (1152, 8)
-    model = of_layer(CapsuleLayer(10, 16), *shape, batch_size=batch)
+    model = of_layer(CapsuleLayer(10, 16), *shape)
     assert blocks.block_size(1152 * 160, 1152 * 160 * 8) == 8
-    check(model, shape, tmp_path, [batch])
+    signature = [keras.InputSpec(shape=(batch, *shape), dtype="float32")]
+    run = saved_model(model, tmp_path, input_signature=signature)
+    images = inputs_of(shape, batch)
+    exact = np.asarray(model(images, training=False))
+    compare(run(images), [exact], "saved_model")
 
 
 @pytest.mark.slow

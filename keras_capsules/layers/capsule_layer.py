@@ -14,9 +14,9 @@ class CapsuleLayer(RoutedLayer):
     """Fully connected capsules: every input capsule votes for every output.
 
     A vote is the input pose times a matrix of its own for each pair of
-    capsules. `routing` decides how much of each vote an output capsule is
-    made of. Votes are made for a few
-    examples at a time: see `keras_capsules.engine`.
+    capsules. `routing` decides how much of each vote an output capsule is made
+    of. Votes are made for a few examples at a time: see
+    `keras_capsules.engine`.
 
     Capsules are vectors, whose length says how likely their entity is present,
     or pairs of poses and activations; poses are vectors or, if `capsule_dim` is

@@ -18,10 +18,10 @@ class ConvCapsules2D(RoutedLayer):
 
     As in a convolution, the matrices that make votes of poses depend on the
     place in the window and on the types of both capsules, and are the same for
-    all windows. Routing goes on in each window as in `CapsuleLayer`, without a
-    tensor of votes. A child lies in several windows: with `EMRouting` and
-    `VariationalBayesRouting` the capsules of all these windows compete for it,
-    with the other routings those of each window do.
+    all windows. Routing goes on in each window as in `CapsuleLayer`. A child
+    lies in several windows: with `EMRouting` and `VariationalBayesRouting` the
+    capsules of all these windows compete for it, with the other routings those
+    of each window do.
 
     Children that are padding are inactive: they have no activation and vote for
     nothing.

@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
+from keras_capsules import routing
 from keras_capsules.engine import blocks
 from keras_capsules.engine import compilation
 from keras_capsules.engine.blocks import block_size
@@ -354,3 +355,25 @@ def test_windows_of_an_image_are_in_one_block(monkeypatch):
     layer, shape = make_layer("conv", "em")
     layer(random(5, *shape))
     assert set(sizes) == {2 * 6, 6}
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX tells what a step allocates")
+@pytest.mark.parametrize("routing", sorted(routing._ROUTINGS))
+def test_no_tensor_as_large_as_the_votes_of_a_batch_exists(routing):
+    import jax
+
+    batch, inputs, outputs, dim = 64, 211, 13, 16
+    layer = CapsuleLayer(outputs, dim, routing=routing)
+    layer.build((None, inputs, 2))
+    weights = [weight.value for weight in layer.trainable_variables]
+    others = [weight.value for weight in layer.non_trainable_variables]
+
+    @jax.jit
+    @jax.grad
+    def step(weights, poses):
+        results, _ = layer.stateless_call(weights, others, poses, training=True)
+        return sum(ops.sum(ops.square(x)) for x in keras.tree.flatten(results))
+
+    compiled = step.lower(weights, random(batch, inputs, 2)).compile()
+    votes = batch * inputs * outputs * dim * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < votes

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(
     reason="Keras shards batches with JAX's compiler",
 )
 
-SCRIPT = """
+SCRIPT = r"""
 import json
 import re
 import sys
@@ -61,6 +61,21 @@ def make(kind, routing):
     return layer, shape
 
 
+def loops_of(text):
+    # The text of all computations that loops of a program call.
+    pattern = r"^(?:ENTRY )?%?([\w.-]+) [^\n]*[{]\n(.*?)^[}]"
+    computations = dict(re.findall(pattern, text, re.M | re.S))
+    todo, seen = re.findall(r"body=%?([\w.-]+)", text), set()
+    assert todo and set(todo) <= set(computations)
+    while todo:
+        name = todo.pop()
+        if name in computations and name not in seen:
+            seen.add(name)
+            called = r"(?:calls|to_apply|body|condition)=%?([\w.-]+)"
+            todo += re.findall(called, computations[name])
+    return "".join(map(computations.get, seen))
+
+
 def step(kind, routing, batch):
     batch *= DEVICES
     layer, shape = make(kind, routing)
@@ -96,6 +111,7 @@ def step(kind, routing, batch):
         name: len(re.findall(rf"= .* {name}(?:-start)?[(]", text))
         for name in COLLECTIVES
     }
+    counts["in loops"] = len(re.findall("= .* all-reduce", loops_of(text)))
     results = keras.tree.flatten(program(weights, inputs, targets))
     results = [np.asarray(x) for x in results]
     return counts, program.cost_analysis()["flops"], results

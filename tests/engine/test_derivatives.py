@@ -245,10 +245,16 @@ def test_a_saved_model_warns_of_nothing(name, batch, blocks, tmp_path, caplog):
     """TensorFlow warns of gradients that are custom and were not saved."""
     import tensorflow as tf
 
-    inputs = keras.Input((INPUTS, DIM), batch_size=batch)
+    inputs = keras.Input((INPUTS, DIM))
     layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing=name)
     model = keras.Model(inputs, layer(inputs))
-    model.export(tmp_path / "model", verbose=False)
+    model.export(
+        tmp_path / "model",
+        verbose=False,
+        input_signature=[
+            keras.InputSpec(shape=(batch, INPUTS, DIM), dtype="float32")
+        ],
+    )
     images = tf.constant(random(BATCH, INPUTS, DIM))
 
     def slope(call):

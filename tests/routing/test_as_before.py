@@ -1,7 +1,8 @@
 """Outputs and gradients of every routing, as version 0.1 computed them.
 
 `as_before.npz` was written by commit 4c65e83, whose votes never existed as a
-tensor: `python -m tests.routing.test_as_before` writes it.
+tensor. To write it again, put this file into a checkout of that commit and run
+`python -m tests.routing.test_as_before` there.
 """
 
 import pathlib

@@ -330,3 +330,30 @@ def test_outputs_are_for_routings_that_take_them(one):
     )
     with pytest.raises(ValueError, match=message):
         route(one, outputs=outputs)
+
+
+class ReturnsTensor(Routing):
+    """A mistake that is easily made."""
+
+    def route(self, votes):
+        return ops.mean(votes, axis=2)
+
+
+class StopsWithoutCombine(Routing):
+    stop_gradient = True
+
+    def route(self, votes):
+        return Routed(ops.mean(votes, axis=2), None, votes[..., 0])
+
+
+def test_route_has_to_return_a_routed():
+    layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing=ReturnsTensor())
+    message = "has to return a Routed, or an iterator of them. Received: "
+    with pytest.raises(ValueError, match=message):
+        layer(np.ones((BATCH, INPUTS, DIM), "float32"))
+
+
+def test_a_stopped_gradient_needs_combine():
+    layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing=StopsWithoutCombine())
+    with pytest.raises(NotImplementedError, match="has to implement `combine`"):
+        layer(np.ones((BATCH, INPUTS, DIM), "float32"))
