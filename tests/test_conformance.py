@@ -712,6 +712,7 @@ IGNORED = {
     keras_capsules.routing.RoutingSpec: "a tuple of sizes",
     keras_capsules.routing.Windows: "tested in a file of its own",
     keras_capsules.routing.agreement: "every test of dynamic routing calls it",
+    keras_capsules.routing.total: "and this one",
     keras_capsules.routing.weighted_sum: "so does it this one",
     keras_capsules.routing.softmax_over_outputs: "and this one",
     keras_capsules.routing.get: "every row of CapsuleLayer calls it",
