@@ -154,14 +154,14 @@ def all_forms(name, layer, training, which=("ours", "textbook")):
         training: Boolean.
         which: The forms to make; those that there are not are left out.
     """
-    forms = {}
-    if "textbook" in which:
-        for label, form in textbook.FORMS[name].items():
-            forms[label] = textbook.of_layer(form, layer, training)
-        forms.setdefault("better layout", at_once(layer, training))
-    if "ours" in which:
-        forms["ours"] = ours(layer, training)
-    return forms
+    makers = {"ours": ours, "better layout": at_once}
+    for label, form in textbook.FORMS[name].items():
+        makers[label] = functools.partial(textbook.of_layer, form)
+    return {
+        label: makers[label](layer, training)
+        for label in labels(name)
+        if ("ours" if label == "ours" else "textbook") in which
+    }
 
 
 def with_xla(forms):

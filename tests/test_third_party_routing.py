@@ -131,7 +131,7 @@ def most(votes, poses, activations, weights, number, training):
 
 # Layers, with distinct primes for sizes.
 
-BATCH, OUTPUTS, OUT_DIM, DIM = 3, 5, 7, 2
+BATCH, OUTPUTS, OUT_DIM, DIM, ROWS = 3, 5, 7, 2, 3
 GRID, TYPES, WINDOW = (5, 4), 3, (3, 2)  # 3 x 3 windows
 
 
@@ -157,16 +157,20 @@ def windows_of_each_child():
 
 def make(kind, routing, dtype="float32"):
     """A built layer with weights of some size, and its input."""
+    dims = (DIM,)
     if kind == "dense":
         layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing, dtype=dtype)
         shape = (BATCH, 11)
+    elif kind == "matrices":
+        layer = CapsuleLayer(OUTPUTS, (ROWS, OUT_DIM), routing, dtype=dtype)
+        shape, dims = (BATCH, 11), (ROWS, DIM)
     else:
         layer = ConvCapsules2D(
             OUTPUTS, OUT_DIM, WINDOW, routing=routing, dtype=dtype
         )
         shape = (BATCH, *GRID, TYPES)
     numbers = np.random.default_rng(0)
-    inputs = numbers.normal(size=(*shape, DIM)).astype("float32")
+    inputs = numbers.normal(size=(*shape, *dims)).astype("float32")
     if routing.activation_from == "routing":
         inputs = [inputs, numbers.uniform(size=shape).astype("float32")]
     layer.build(keras.tree.map_structure(lambda x: x.shape, inputs))
@@ -189,16 +193,23 @@ def expected(kind, layer, inputs, training=False):
         poses, number, axes = unfold(poses), windows_of_each_child(), (-1, 3, 3)
         if activations is not None:
             activations = unfold(activations)
-    votes = np.einsum("nid,idje->njie", poses, kernel)
+    # Vectors are matrices of one row.
+    matrices = poses.reshape(*poses.shape[:2], -1, poses.shape[-1])
+    votes = np.einsum("nipd,idje->njipe", matrices, kernel)
+    votes = votes.reshape(*votes.shape[:3], -1)
+    poses = poses.reshape(*poses.shape[:2], -1)
     if isinstance(layer.routing, Most):
         mixing = layer.routing_weights["mixing"]
         weights["kernel"] = numpy(mixing.kernel.value)
+        weights["bias"] = weights["bias"].reshape(OUTPUTS, -1)
         weights["mixing bias"] = numpy(mixing.bias.value)
         results = most(votes, poses, activations, weights, number, training)
     else:
         form = least if isinstance(layer.routing, Least) else going_on
         results = form(votes)
     results[-1] = results[-1].transpose(0, 2, 1)
+    if kind == "matrices":
+        results[0] = results[0].reshape(-1, OUTPUTS, ROWS, OUT_DIM)
     return [x.reshape(*axes, *x.shape[1:]) for x in results]
 
 
@@ -206,7 +217,7 @@ ROUTINGS = {"least": Least(), "goes-on": GoesOn(), "most": Most()}
 of_all_routings = pytest.mark.parametrize(
     "routing", ROUTINGS.values(), ids=ROUTINGS.keys()
 )
-in_all_layers = pytest.mark.parametrize("kind", ["dense", "conv"])
+in_all_layers = pytest.mark.parametrize("kind", ["dense", "matrices", "conv"])
 # Poses, activations and coupling are of order 1; sums are of some ten terms.
 TOLERANCES = {"float32": 1e-5, "mixed_bfloat16": 4e-2, "mixed_float16": 5e-3}
 
@@ -310,23 +321,37 @@ def test_a_few_examples_at_a_time_equal_all_at_once(kind, mode, monkeypatch):
 
 @pytest.mark.parametrize("concurrent", [True, False])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_stacks(concurrent, compiled, tmp_path):
+@pytest.mark.parametrize("kind", ["dense", "conv"])
+def test_stacks(kind, concurrent, compiled, tmp_path):
     if compiled and BACKEND == "torch":
         pytest.skip("PyTorch has no XLA")
     numbers = np.random.default_rng(0)
-    sizes = [(5, 3), (4, 2)]
-    layers = [CapsuleLayer(*size, routing=GoesOn()) for size in sizes]
+    routing = GoesOn()
+    if kind == "dense":
+        first, shape = CapsuleLayer(5, 3, routing=routing), (11, DIM)
+    else:
+        first = ConvCapsules2D(5, 3, WINDOW, routing=routing)
+        shape = (*GRID, TYPES, DIM)
+    layers = [first, CapsuleLayer(4, 2, routing=routing)]
     stack = CapsuleStack(layers, num_iterations=3, concurrent=concurrent)
-    inputs = numbers.normal(size=(BATCH, 11, DIM)).astype("float32")
-    place = keras.Input((11, DIM))
+    inputs = numbers.normal(size=(BATCH, *shape)).astype("float32")
+    place = keras.Input(shape)
     model = keras.Model(place, stack(place))
     for weight in stack.weights:
         weight.assign(numbers.normal(size=weight.shape))
     kernels = [numpy(layer.kernel.value).astype("float64") for layer in layers]
+    axes = [(BATCH, 3, 3) if kind == "conv" else (BATCH,), (BATCH,)]
 
     def step(level, levels, before):
-        votes = np.einsum("nid,idje->njie", levels[level], kernels[level])
-        return going_on(votes, before)[0]
+        poses, kernel = levels[level], kernels[level]
+        if level == 0 and kind == "conv":
+            poses, kernel = unfold(poses), kernel.reshape(-1, *kernel.shape[3:])
+        poses = poses.reshape(len(poses), -1, poses.shape[-1])
+        votes = np.einsum("nid,idje->njie", poses, kernel)
+        if before is None:
+            return going_on(votes)[0].reshape(*axes[level], *votes.shape[1::2])
+        outputs = before.reshape(len(poses), *before.shape[-2:])
+        return going_on(votes, outputs)[0].reshape(before.shape)
 
     levels = [inputs]
     for level in range(2):

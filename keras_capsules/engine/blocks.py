@@ -48,9 +48,9 @@ def over_examples(function, examples, shared, size, xla=True):
     Blocks are somewhat smaller if the batch is then a multiple of their size.
     Otherwise the last few examples are a block of their own.
 
-    If `keras.distribution` shards the batch, every block is made of as many
-    examples of each device, so that none waits for others or needs what they
-    hold.
+    If `keras.distribution` shards the batch, each device works on blocks of its
+    own. So none waits for others or needs what they hold, and gradients to
+    `shared` are added up on each device before they are between devices.
 
     Args:
         function: Function of two dictionaries of tensors, a block of
@@ -69,63 +69,62 @@ def over_examples(function, examples, shared, size, xla=True):
     if size is None:
         return function(examples, shared)
     batch = ops.shape(next(iter(examples.values())))[0]
-    is_known = isinstance(batch, numbers.Integral)
-    if is_known and batch <= size:
+    if not isinstance(batch, numbers.Integral):
+        return _in_blocks(function, examples, shared, size, xla)
+    if batch <= size:
         return compilation.call_block(function, examples, shared, xla)
     devices = _devices_of_a_batch()
-    if not is_known or batch % devices or size % devices:
-        devices = 1  # because such a batch is not sharded
-    share = size // devices
+    if devices == 1 or batch % devices or size % devices:
+        # One device, or a batch that is not sharded.
+        return _in_blocks(function, examples, shared, size, xla)
+    results = ops.vectorized_map(
+        lambda each: _in_blocks(function, *each, size // devices, xla),
+        (
+            {
+                name: _cut(x, devices, batch // devices)
+                for name, x in examples.items()
+            },
+            keras.tree.map_structure(
+                lambda x: ops.broadcast_to(x, (devices, *x.shape)), shared
+            ),
+        ),
+    )
+    return keras.tree.map_structure(_joined, results)
+
+
+def _in_blocks(function, examples, shared, size, xla):
+    """`over_examples`, on one device."""
+    batch = ops.shape(next(iter(examples.values())))[0]
+    is_known = isinstance(batch, numbers.Integral)
     if is_known:
-        shares = range(share, share // 2, -1)
-        share = next((n for n in shares if batch // devices % n == 0), share)
-    size = share * devices
-    whole = batch // size * share
-    held = {name: _held(x, devices) for name, x in examples.items()}
-    blocks = {name: _cut(x[:, :whole], share) for name, x in held.items()}
+        sizes = range(size, size // 2, -1)
+        size = next((n for n in sizes if batch % n == 0), size)
+    steps = batch // size
+    whole = steps * size
+    blocks = {
+        name: _cut(x[:whole], steps, size) for name, x in examples.items()
+    }
     results = compilation.call_blocks(function, blocks, shared, xla)
-    parts = [keras.tree.map_structure(lambda x: _joined(x, devices), results)]
-    if not is_known or batch % size:
-        rest = {name: _flat(x[:, whole:]) for name, x in held.items()}
-        rest = compilation.call_block(function, rest, shared, xla)
-        parts.append(
-            keras.tree.map_structure(lambda x: _held(x, devices), rest)
-        )
+    results = keras.tree.map_structure(_joined, results)
+    if is_known and batch == whole:
+        return results
+    rest = {name: x[whole:] for name, x in examples.items()}
+    rest = compilation.call_block(function, rest, shared, xla)
     return keras.tree.map_structure(
-        lambda *x: _flat(ops.concatenate(x, axis=1) if x[1:] else x[0]), *parts
+        lambda *x: ops.concatenate(x), results, rest
     )
 
 
-def _held(x, devices):
-    """`[b, ...]` to `[devices, b / devices, ...]`: what each device holds."""
-    batch, *shape = ops.shape(x)
+def _cut(x, parts, size):
+    """`[parts size, ...]` to `[parts, size, ...]`."""
     # Sizes are never left to find, because an empty tensor does not tell them.
-    return ops.reshape(x, (devices, batch // devices, *shape))
+    return ops.reshape(x, (parts, size, *ops.shape(x)[1:]))
 
 
-def _flat(x):
-    """Undoes `_held`."""
-    devices, number, *shape = ops.shape(x)
-    return ops.reshape(x, (devices * number, *shape))
-
-
-def _cut(x, share):
-    """What devices hold, `[devices, m share, ...]`, to m blocks, `[m, n, ...]`.
-
-    A block is made of as many examples of each device.
-    """
-    devices, number, *shape = ops.shape(x)
-    x = ops.reshape(x, (devices, number // share, share, *shape))
-    x = ops.swapaxes(x, 0, 1)
-    return ops.reshape(x, (number // share, devices * share, *shape))
-
-
-def _joined(x, devices):
+def _joined(x):
     """Undoes `_cut`."""
-    steps, size, *shape = ops.shape(x)
-    x = ops.reshape(x, (steps, devices, size // devices, *shape))
-    x = ops.swapaxes(x, 0, 1)
-    return ops.reshape(x, (devices, steps * (size // devices), *shape))
+    parts, number, *shape = ops.shape(x)
+    return ops.reshape(x, (parts * number, *shape))
 
 
 def _devices_of_a_batch():

@@ -147,12 +147,24 @@ def _gradients(function, tensors, upstream):
     )
 
 
-def _call_in_tensorflow(function, *structures):
-    """As `keras.remat`, which has no second derivatives there."""
+def _of_list(function, structures):
+    """The function as one of a list of tensors, and that list."""
     import tensorflow as tf
 
     def plain(tensors):
         return function(*keras.tree.pack_sequence_as(structures, tensors))
+
+    # Not `ops.convert_to_tensor`, which leaves variables as they are.
+    return plain, list(
+        map(tf.convert_to_tensor, keras.tree.flatten(structures))
+    )
+
+
+def _call_in_tensorflow(function, *structures):
+    """As `keras.remat`, which has no second derivatives there."""
+    import tensorflow as tf
+
+    plain, tensors = _of_list(function, structures)
 
     @tf.custom_gradient
     def call(*tensors):
@@ -162,15 +174,13 @@ def _call_in_tensorflow(function, *structures):
             plain, list(tensors), keras.tree.pack_sequence_as(results, upstream)
         )
 
-    return call(*map(tf.convert_to_tensor, keras.tree.flatten(structures)))
+    return call(*tensors)
 
 
 def _map_in_tensorflow(function, blocks, shared, xla):
     import tensorflow as tf
 
-    structures = blocks, shared
-    # Not `ops.convert_to_tensor`, which leaves variables as they are.
-    tensors = [tf.convert_to_tensor(x) for x in keras.tree.flatten(structures)]
+    plain, tensors = _of_list(function, (blocks, shared))
     number = len(keras.tree.flatten(blocks))
     one = [tf.TensorSpec(x.shape[1:], x.dtype) for x in tensors[:number]]
     one += [tf.TensorSpec(x.shape, x.dtype) for x in tensors[number:]]
@@ -186,9 +196,6 @@ def _map_in_tensorflow(function, blocks, shared, xla):
             return context.run(step, *arguments)
 
         return tf.function(traced, jit_compile=xla, autograph=False)
-
-    def plain(tensors):
-        return function(*keras.tree.pack_sequence_as(structures, tensors))
 
     forward = compiled(plain)
 

@@ -26,7 +26,8 @@ class Routing(abc.ABC):
     - `poses`: poses of the input capsules, `[b, i, g]`.
     - `bias`: the bias of the layer, `[j, f]`, or `None`. Layers have one by
       default if the routing takes it.
-    - `weights`: a dictionary of the weights that `build` made, as tensors.
+    - `weights`: a dictionary of the weights that `build` made, as tensors of
+      the dtype of `votes`.
     - `windows`: in a convolution, `keras_capsules.routing.Windows`, which knows
       the input capsules that several windows have in common; otherwise `None`.
       The examples are then the windows of whole images.

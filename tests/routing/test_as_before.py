@@ -2,7 +2,7 @@
 
 `as_before.npz` was written by commit 4c65e83, whose votes never existed as a
 tensor. To write it again, put this file into a checkout of that commit and run
-`python -m tests.routing.test_as_before` there.
+`python -m tests.routing.test_as_before` there, without what is about blocks.
 """
 
 import pathlib
@@ -20,6 +20,7 @@ from keras_capsules.routing import InvertedAttentionRouting
 from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
+from keras_capsules.routing import run
 
 FIXTURE = pathlib.Path(__file__).with_name("as_before.npz")
 ROUTINGS = {
@@ -126,7 +127,10 @@ def gradients(layer, loss, inputs):
 
 @pytest.mark.parametrize("routing_name", ROUTINGS)
 @pytest.mark.parametrize("layer_name", LAYERS)
-def test_equals_version_0_1(layer_name, routing_name):
+@pytest.mark.parametrize("blocks", ["as usual", "of one example"])
+def test_equals_version_0_1(layer_name, routing_name, blocks, monkeypatch):
+    if blocks == "of one example":
+        monkeypatch.setattr(run, "block_size", lambda *_: 1)
     with np.load(FIXTURE) as saved:
         expected = dict(saved)
     for name, value in compute(layer_name, routing_name).items():
