@@ -5,8 +5,8 @@ import numbers
 import keras
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._validation import check_number
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.validation import check_number
 
 # A vector with a longer entry is scaled down to this one before it is squared.
 # Both squashed lengths are 1 to rounding from here on, and even the fourth

@@ -4,9 +4,9 @@ import math
 
 import keras
 
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_number
 from keras_capsules.losses import SpreadLoss
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
 
 _COARSEST_RESOLUTION = 0.1
 

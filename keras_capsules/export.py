@@ -6,7 +6,7 @@ import tempfile
 
 import keras
 
-from keras_capsules._validation import check_boolean
+from keras_capsules.utils.validation import check_boolean
 
 
 def export_saved_model(model, path, overwrite=False):

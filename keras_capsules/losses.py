@@ -4,11 +4,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._labels import to_presences
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_number
-from keras_capsules._validation import check_numbers
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.labels import to_presences
+from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_number
+from keras_capsules.utils.validation import check_numbers
 
 FORMS = ("paper", "sabour_code")
 

@@ -4,13 +4,13 @@ import math
 import keras
 import numpy as np
 import pytest
-from testing import invalid
-from testing import numpy
 
 from keras_capsules.callbacks import SpreadMarginSchedule
 from keras_capsules.callbacks import spread_margin
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.losses import spread_loss
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
 
 # The margin of a step, in tests: 0.1, 0.2, ...
 

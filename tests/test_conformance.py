@@ -15,13 +15,6 @@ import numpy as np
 import pytest
 from keras import initializers
 from keras import ops
-from testing import BACKEND
-from testing import QUICK
-from testing import arrays
-from testing import check_saving
-from testing import numpy
-from testing import on_one_backend
-from testing import run_layer_test
 
 import keras_capsules
 from keras_capsules.activations import exponential_squash
@@ -52,6 +45,13 @@ from keras_capsules.routing import InvertedAttentionRouting
 from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import arrays
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
+from tests.helpers.testing import run_layer_test
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from testing import on_one_backend
 
 import keras_capsules
 from keras_capsules import datasets
+from tests.helpers.testing import on_one_backend
 
 pytestmark = [
     pytest.mark.usefixtures("optimized"),

@@ -3,16 +3,16 @@ import json
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import numeric_gradient
 from keras import ops
-from testing import invalid
 
 from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.losses import margin_loss
 from keras_capsules.losses import spread_loss
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import numeric_gradient
+from tests.helpers.testing import invalid
 
 # The released code's own test: 0.02 and 2.12 per example, by hand.
 LABELS = np.array([[0, 0, 1], [1, 1, 1]])

@@ -11,9 +11,9 @@ import sys
 
 import keras
 import pytest
-from testing import on_one_backend
 
 import keras_capsules
+from tests.helpers.testing import on_one_backend
 
 ROOT = pathlib.Path(keras_capsules.__file__).parent
 REPOSITORY = pathlib.Path(__file__).parents[1]

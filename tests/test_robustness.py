@@ -4,10 +4,6 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import QUICK
-from testing import compile_for_one_trace
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
@@ -16,6 +12,10 @@ from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
 from keras_capsules import models
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import compile_for_one_trace
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
 

@@ -3,16 +3,16 @@ import json
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
-from gradients import numeric_gradient
 from keras import ops
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.losses import spread_loss
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import numeric_gradient
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
 

@@ -5,14 +5,9 @@ has all that a routing may have.
 """
 
 import keras
-import modes
 import numpy as np
 import pytest
 from keras import ops
-from testing import BACKEND
-from testing import arrays
-from testing import check_saving
-from testing import numpy
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
@@ -23,6 +18,11 @@ from keras_capsules.routing import agreement
 from keras_capsules.routing import run as engine
 from keras_capsules.routing import softmax_over_outputs
 from keras_capsules.routing import weighted_sum
+from tests.helpers import modes
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import arrays
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import numpy
 
 
 @keras.saving.register_keras_serializable(package="third_party")

@@ -7,8 +7,8 @@ import threading
 
 import numpy as np
 
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_integer_pair
+from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_integer_pair
 
 # TensorFlow, TensorFlow Datasets and scikit-learn are imported where they are
 # used: `import keras_capsules` stays light and works without the extras.

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_capsules import _initializers as initializers
 from keras_capsules import routing as routings
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_integer_pair
 from keras_capsules.activations import safe_norm
+from keras_capsules.utils import initializers
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_integer_pair
 
 
 class RoutedLayer(keras.layers.Layer):

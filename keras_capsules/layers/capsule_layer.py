@@ -5,8 +5,8 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules._validation import check_boolean
 from keras_capsules.layers._routed import RoutedLayer
+from keras_capsules.utils.validation import check_boolean
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

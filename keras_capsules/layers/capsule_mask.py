@@ -4,10 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._labels import to_presences
 from keras_capsules.activations import safe_norm
 from keras_capsules.layers._routed import fits
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.labels import to_presences
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

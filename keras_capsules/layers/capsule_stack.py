@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_integer
 from keras_capsules.routing import Routing
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

@@ -5,11 +5,11 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_integer_pair
-from keras_capsules._windows import Windows
-from keras_capsules._windows import output_grid
+from keras_capsules.engine.windows import Windows
+from keras_capsules.engine.windows import output_grid
 from keras_capsules.layers._routed import RoutedLayer
+from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_integer_pair
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

@@ -5,15 +5,15 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules import _initializers as initializers
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_integer_pair
-from keras_capsules._windows import convolve
-from keras_capsules._windows import output_grid
 from keras_capsules.activations import squash
+from keras_capsules.engine.windows import convolve
+from keras_capsules.engine.windows import output_grid
+from keras_capsules.utils import initializers
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_integer_pair
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._validation import check_integer
 from keras_capsules.activations import safe_norm
 from keras_capsules.layers._routed import fits_pair
 from keras_capsules.layers._routed import shapes_of
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

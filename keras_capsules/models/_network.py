@@ -8,13 +8,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_number
 from keras_capsules.layers._routed import fits
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.layers.capsule_length import CapsuleLength
 from keras_capsules.layers.capsule_mask import CapsuleMask
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
 
 # The model whose training or test step is being run or traced. Its forward
 # pass then returns the class capsules beside the scores, for the loss needs

@@ -2,16 +2,16 @@
 
 import keras
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_integer_pair
-from keras_capsules._validation import check_number
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
 from keras_capsules.models._network import check_input_shape
 from keras_capsules.models._network import check_integers
 from keras_capsules.models._network import nan_like
 from keras_capsules.models._network import of_shape
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_integer_pair
+from keras_capsules.utils.validation import check_number
 
 
 class _Classifier(keras.Model):

@@ -3,12 +3,12 @@
 import keras
 
 from keras_capsules import routing as routings
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_integer_pair
 from keras_capsules.layers.primary_capsules import PrimaryCapsules
 from keras_capsules.models._network import CapsuleNetwork
 from keras_capsules.models._network import check_integers
+from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_integer_pair
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

@@ -5,13 +5,13 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules import _initializers as initializers
 from keras_capsules import routing as routings
-from keras_capsules._validation import check_integer
 from keras_capsules.layers.conv_capsules_3d import ConvCapsules3D
 from keras_capsules.layers.primary_capsules import PrimaryCapsules
 from keras_capsules.models._network import CapsuleNetwork
 from keras_capsules.models._network import check_integers
+from keras_capsules.utils import initializers
+from keras_capsules.utils.validation import check_integer
 
 # The squared length of what a layer of capsules squashes, over that of the
 # capsules that it sees. Squashed again and again, v = g v^2 / (1 + g v^2),

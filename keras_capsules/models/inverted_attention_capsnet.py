@@ -2,9 +2,7 @@
 
 import keras
 
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_integer
-from keras_capsules._windows import output_length
+from keras_capsules.engine.windows import output_length
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.layers.capsule_stack import CapsuleStack
 from keras_capsules.layers.conv_capsules import ConvCapsules2D
@@ -13,6 +11,8 @@ from keras_capsules.models._network import CapsuleNetwork
 from keras_capsules.models._network import PoseScores
 from keras_capsules.models._network import check_integers
 from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

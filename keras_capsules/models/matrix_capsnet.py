@@ -3,16 +3,16 @@
 import keras
 
 from keras_capsules import routing as routings
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_integer_pair
-from keras_capsules._windows import output_length
+from keras_capsules.engine.windows import output_length
 from keras_capsules.layers.conv_capsules import ConvCapsules2D
 from keras_capsules.layers.matrix_primary_capsules import MatrixPrimaryCapsules
 from keras_capsules.models._network import CapsuleNetwork
 from keras_capsules.models._network import check_integers
 from keras_capsules.routing.em import EMRouting
 from keras_capsules.routing.variational_bayes import VariationalBayesRouting
+from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_integer_pair
 
 # Images with a shorter side than this would vanish in the paper's windows.
 _SMALLEST_STRIDED = 20

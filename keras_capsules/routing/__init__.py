@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_capsules._windows import Windows as Windows
+from keras_capsules.engine.windows import Windows as Windows
 from keras_capsules.routing.base import Routing as Routing
 from keras_capsules.routing.dynamic import DynamicRouting as DynamicRouting
 from keras_capsules.routing.em import EMRouting as EMRouting

@@ -3,8 +3,6 @@
 import keras
 from keras import ops
 
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_integer
 from keras_capsules.activations import squash
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.types import Routed
@@ -13,6 +11,8 @@ from keras_capsules.routing.votes import full_coupling
 from keras_capsules.routing.votes import softmax_over_outputs
 from keras_capsules.routing.votes import total
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

@@ -5,14 +5,14 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules import _initializers as initializers
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_number
 from keras_capsules.routing import mixtures
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import agreement
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.utils import initializers
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

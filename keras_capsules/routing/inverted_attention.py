@@ -5,9 +5,6 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_number
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import agreement
@@ -15,6 +12,9 @@ from keras_capsules.routing.votes import full_coupling
 from keras_capsules.routing.votes import softmax_over_outputs
 from keras_capsules.routing.votes import total
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

@@ -7,7 +7,6 @@ import numbers
 import keras
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
 from keras_capsules.engine.blocks import block_size
 from keras_capsules.engine.blocks import over_examples
 from keras_capsules.engine.compilation import in_xla
@@ -16,6 +15,7 @@ from keras_capsules.engine.votes import make_votes
 from keras_capsules.engine.votes import sum_votes
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.utils.dtypes import at_least_float32
 
 
 def run(routing, examples, shared, windows, training, return_coupling):

@@ -4,7 +4,6 @@ import math
 
 import keras
 
-from keras_capsules._validation import check_boolean
 from keras_capsules.activations import exponential_squash
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.types import Routed
@@ -12,6 +11,7 @@ from keras_capsules.routing.votes import agreement
 from keras_capsules.routing.votes import softmax_over_outputs
 from keras_capsules.routing.votes import total
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.utils.validation import check_boolean
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

@@ -5,12 +5,12 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules import _initializers as initializers
-from keras_capsules._validation import check_boolean
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.mixtures import least_activation
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import softmax_over_outputs
+from keras_capsules.utils import initializers
+from keras_capsules.utils.validation import check_boolean
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

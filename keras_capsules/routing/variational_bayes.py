@@ -6,17 +6,17 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_capsules._digamma import digamma
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_number
 from keras_capsules.routing import mixtures
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import agreement
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.utils.digamma import digamma
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

@@ -1,10 +1,8 @@
 """Work for a few examples at a time, against the same work for all at once."""
 
 import keras
-import modes
 import numpy as np
 import pytest
-from gradients import assert_close
 from keras import ops
 
 from keras_capsules import CapsuleLayer
@@ -16,6 +14,8 @@ from keras_capsules.engine.blocks import block_size
 from keras_capsules.engine.blocks import over_examples
 from keras_capsules.engine.votes import make_votes
 from keras_capsules.routing import run as engine
+from tests.helpers import modes
+from tests.helpers.gradients import assert_close
 
 BACKEND = keras.backend.backend()
 SIZE = 6  # of a block

@@ -7,10 +7,6 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from gradients import assert_close
-from gradients import gradient
-from gradients import needs_float64
-from gradients import second_gradient
 from keras import ops
 
 from keras_capsules import CapsuleLayer
@@ -18,6 +14,10 @@ from keras_capsules import routing as routings
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import EMRouting
 from keras_capsules.routing import run as engine
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import second_gradient
 
 BACKEND = keras.backend.backend()
 BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 5, 7, 3, 4, 2

@@ -3,15 +3,8 @@
 import functools
 
 import keras
-import modes
 import numpy as np
 import pytest
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
-from gradients import second_gradient
 from keras import ops
 
 from keras_capsules.engine import compilation
@@ -19,6 +12,13 @@ from keras_capsules.engine import votes
 from keras_capsules.engine.votes import count_votes
 from keras_capsules.engine.votes import make_votes
 from keras_capsules.engine.votes import sum_votes
+from tests.helpers import modes
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import second_gradient
 
 BACKEND = keras.backend.backend()
 # Distinct primes, so that no axis can be taken for another. Input capsules are

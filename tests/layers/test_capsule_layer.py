@@ -3,18 +3,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
-from gradients import numeric_gradient
 from keras import ops
-from testing import NOT_BOOLEANS
-from testing import NOT_POSITIVE_INTEGERS
-from testing import check_saving
-from testing import compile_for_one_trace
-from testing import invalid
-from testing import numpy
-from testing import values
 
 from keras_capsules.layers import CapsuleLayer
 from keras_capsules.layers import CapsuleLength
@@ -24,6 +13,17 @@ from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
 from keras_capsules.routing import serialize
 from keras_capsules.routing import weighted_sum
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import numeric_gradient
+from tests.helpers.testing import NOT_BOOLEANS
+from tests.helpers.testing import NOT_POSITIVE_INTEGERS
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import compile_for_one_trace
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import values
 
 
 def random(*shape):

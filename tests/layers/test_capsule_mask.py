@@ -1,15 +1,15 @@
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
 from keras import ops
-from testing import check_saving
-from testing import invalid
-from testing import numpy
 
 from keras_capsules.layers import CapsuleMask
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
 
 LABELS = np.array([3, 0], "int32")
 ONE_HOT = np.eye(5, dtype="float32")[LABELS]

@@ -3,14 +3,14 @@
 import keras
 import numpy as np
 import pytest
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
 from keras_capsules import ConvCapsules2D
 from keras_capsules import MatrixPrimaryCapsules
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
 

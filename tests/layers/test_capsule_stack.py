@@ -5,19 +5,19 @@ import json
 import keras
 import numpy as np
 import pytest
-from gradients import assert_close
 from keras import ops
-from testing import NOT_BOOLEANS
-from testing import NOT_POSITIVE_INTEGERS
-from testing import check_saving
-from testing import invalid
-from testing import numpy
-from testing import values
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
 from keras_capsules.layers.capsule_stack import CapsuleStack
 from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
+from tests.helpers.gradients import assert_close
+from tests.helpers.testing import NOT_BOOLEANS
+from tests.helpers.testing import NOT_POSITIVE_INTEGERS
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import values
 
 SHAPE = (2, 7, 3)  # of the input
 SIZES = [(5, 3), (4, 2), (3, 5)]  # of three layers

@@ -4,15 +4,15 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import NOT_POSITIVE_INTEGERS
-from testing import invalid
-from testing import numpy
-from testing import on_one_backend
-from testing import values
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import NOT_POSITIVE_INTEGERS
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
+from tests.helpers.testing import values
 
 pytestmark = on_one_backend
 

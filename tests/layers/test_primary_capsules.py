@@ -4,17 +4,17 @@ import math
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import numeric_gradient
 from keras import ops
-from testing import NOT_BOOLEANS
-from testing import NOT_POSITIVE_INTEGERS
-from testing import invalid
-from testing import numpy
-from testing import values
 
 from keras_capsules.layers import PrimaryCapsules
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import numeric_gradient
+from tests.helpers.testing import NOT_BOOLEANS
+from tests.helpers.testing import NOT_POSITIVE_INTEGERS
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import values
 
 # Image size, kernel_size, strides, padding.
 CASES = {

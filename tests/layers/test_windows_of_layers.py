@@ -3,13 +3,13 @@
 import keras
 import numpy as np
 import pytest
-from testing import BACKEND
-from testing import numpy
 
 from keras_capsules.layers import ConvCapsules2D
 from keras_capsules.layers import ConvCapsules3D
 from keras_capsules.layers import MatrixPrimaryCapsules
 from keras_capsules.layers import PrimaryCapsules
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import numpy
 
 # How to make each layer, and the axes of its input after height and width.
 LAYERS = {

@@ -5,13 +5,13 @@ import math
 import keras
 import numpy as np
 import pytest
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
 from keras_capsules.models.baselines import ConvNet
 from keras_capsules.models.baselines import SqueezeExcitationNet
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.

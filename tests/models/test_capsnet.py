@@ -8,13 +8,13 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import compile_for_one_trace
-from testing import invalid
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models import CapsNet
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import compile_for_one_trace
+from tests.helpers.testing import invalid
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models.deep_caps import DeepCaps
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.

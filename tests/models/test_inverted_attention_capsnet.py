@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models import InvertedAttentionCapsNet
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
 

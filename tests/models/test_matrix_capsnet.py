@@ -7,9 +7,6 @@ import math
 import keras
 import numpy as np
 import pytest
-from testing import check_saving
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import SpreadLoss
 from keras_capsules.models.matrix_capsnet import MatrixCapsNet
@@ -17,6 +14,9 @@ from keras_capsules.models.matrix_capsnet import PoseNormalization
 from keras_capsules.routing import EMRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.

@@ -6,8 +6,6 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
@@ -16,6 +14,8 @@ from keras_capsules.models._network import CapsuleNetwork
 from keras_capsules.models.capsnet import CapsNet
 from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.

@@ -5,10 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from gradients import assert_close
 from keras import ops
-from testing import QUICK
-from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import routing
@@ -21,6 +18,9 @@ from keras_capsules.routing import RoutingSpec
 from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.gradients import assert_close
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import on_one_backend
 
 # Distinct primes, so that no axis can be taken for another.
 BATCH, INPUTS, ROWS, DIM, OUTPUTS, OUT_DIM = 13, 5, 2, 3, 7, 11

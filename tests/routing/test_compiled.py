@@ -5,8 +5,6 @@ import functools
 import keras
 import numpy as np
 import pytest
-from blocks import set_block_size
-from gradients import assert_close
 from keras import ops
 
 from keras_capsules.routing import DynamicRouting
@@ -16,6 +14,8 @@ from keras_capsules.routing import RoutingSpec
 from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.blocks import set_block_size
+from tests.helpers.gradients import assert_close
 
 BACKEND = keras.backend.backend()
 pytestmark = [

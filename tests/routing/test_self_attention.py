@@ -3,19 +3,19 @@
 import keras
 import numpy as np
 import pytest
-from blocks import in_blocks
-from blocks import set_block_size
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
-from gradients import of_one
-from gradients import second_gradient
 from keras import ops
 
 from keras_capsules import CapsuleLayer
 from keras_capsules.routing import SelfAttentionRouting
+from tests.helpers.blocks import in_blocks
+from tests.helpers.blocks import set_block_size
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import of_one
+from tests.helpers.gradients import second_gradient
 
 # Distinct primes, so that no axis can be taken for another. Matrices have 2
 # rows.

@@ -5,20 +5,20 @@ import json
 import keras
 import numpy as np
 import pytest
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
 from keras import ops
-from testing import NOT_BOOLEANS
-from testing import invalid
-from testing import numpy
-from testing import values
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
 from keras_capsules.routing.self_routing import SelfRouting
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.testing import NOT_BOOLEANS
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import values
 
 # Distinct primes, so that no axis can be taken for another. Matrices have 2
 # rows.

@@ -4,34 +4,36 @@ import keras
 import numpy as np
 import pytest
 import scipy.special
-from blocks import in_blocks
-from blocks import set_block_size
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
 from keras import ops
-from mixtures import BATCH
-from mixtures import DIM
-from mixtures import INPUTS
-from mixtures import OUT_DIM
-from mixtures import OUTPUTS
-from mixtures import TOLERANCE
-from mixtures import Convolution
-from mixtures import check_that_inactive_children_count_for_nothing
-from mixtures import evaluate_all
-from mixtures import host_model
-from mixtures import make_arrays
-from mixtures import share_out
-from mixtures import strangers
-from testing import QUICK
-from testing import invalid
-from testing import on_one_backend
 
-from keras_capsules._digamma import digamma
 from keras_capsules.routing import RoutingSpec
 from keras_capsules.routing import VariationalBayesRouting
+from keras_capsules.utils.digamma import digamma
+from tests.helpers.blocks import in_blocks
+from tests.helpers.blocks import set_block_size
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.mixtures import BATCH
+from tests.helpers.mixtures import DIM
+from tests.helpers.mixtures import INPUTS
+from tests.helpers.mixtures import OUT_DIM
+from tests.helpers.mixtures import OUTPUTS
+from tests.helpers.mixtures import TOLERANCE
+from tests.helpers.mixtures import Convolution
+from tests.helpers.mixtures import (
+    check_that_inactive_children_count_for_nothing,
+)
+from tests.helpers.mixtures import evaluate_all
+from tests.helpers.mixtures import host_model
+from tests.helpers.mixtures import make_arrays
+from tests.helpers.mixtures import share_out
+from tests.helpers.mixtures import strangers
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import invalid
+from tests.helpers.testing import on_one_backend
 
 BETA = np.random.default_rng(1).normal(size=OUTPUTS)
 covariances = pytest.mark.parametrize("covariance", ["diagonal", "full"])

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-from gradients import assert_close
-from gradients import evaluate
-from gradients import gradient
 from keras import ops
 
-from keras_capsules._windows import Windows
-from keras_capsules._windows import output_length
+from keras_capsules.engine.windows import Windows
+from keras_capsules.engine.windows import output_length
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
 
 BATCH, TYPES = 2, 3
 LAYOUTS = {

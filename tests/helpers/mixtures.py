@@ -2,14 +2,14 @@
 
 import keras
 import numpy as np
-from gradients import KEEPS_FLOAT64
-from gradients import assert_close
-from gradients import evaluate
 from keras import ops
 
 from keras_capsules.routing import Routed
 from keras_capsules.routing import RoutingSpec
 from keras_capsules.routing import Windows
+from tests.helpers.gradients import KEEPS_FLOAT64
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import evaluate
 
 # Distinct primes, so that no axis can be taken for another. Matrices have 2
 # rows.

@@ -3,8 +3,8 @@
 import numpy as np
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._validation import check_numbers
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.validation import check_numbers
 
 # How far presences may leave [0, 1]: mixing labels in 16 bits rounds that far.
 _ROUNDING = 0.01
