@@ -11,9 +11,14 @@ from keras_capsules.layers.conv_capsules_3d import (
 from keras_capsules.layers.matrix_primary_capsules import (
     MatrixPrimaryCapsules as MatrixPrimaryCapsules,
 )
+from keras_capsules.layers.pose_normalization import (
+    PoseNormalization as PoseNormalization,
+)
+from keras_capsules.layers.pose_scores import PoseScores as PoseScores
 from keras_capsules.layers.primary_capsules import (
     PrimaryCapsules as PrimaryCapsules,
 )
+from keras_capsules.layers.propagate_nan import PropagateNaN as PropagateNaN
 from keras_capsules.layers.squeeze_excitation import (
     SqueezeExcitation as SqueezeExcitation,
 )

@@ -101,3 +101,34 @@ def check_numbers(value, name, expected="numbers"):
             f"Invalid value for argument `{name}`. Expected {expected}. "
             f"Received: {name}={reprlib.repr(value)}"
         )
+
+
+def check_integers(value, name, number=None, optional=False):
+    """Returns `value` as a tuple of positive integers, `number` of them.
+
+    If `optional`, it may also be `None`.
+    """
+    if optional and value is None:
+        return None
+    try:
+        values = tuple(check_integer(each, name) for each in value)
+    except (TypeError, ValueError):
+        values = None
+    if values is None or number not in (None, len(values)):
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected "
+            f"{'' if number is None else f'{number} '}positive integers"
+            f"{' or None' if optional else ''}. Received: {name}={value!r}"
+        )
+    return values
+
+
+def check_padding(value):
+    """Returns `"valid"` or `"same"`, whatever the case of its letters."""
+    lower = value.lower() if isinstance(value, str) else value
+    if lower not in ("valid", "same"):
+        raise ValueError(
+            "Invalid value for argument `padding`. Expected 'valid' or 'same'. "
+            f"Received: padding={value!r}"
+        )
+    return lower
