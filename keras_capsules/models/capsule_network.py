@@ -365,10 +365,10 @@ def _check_capsules(capsules):
         valid = False
     if not valid or any(None in shape[1:] for shape in shapes):
         raise ValueError(
-            "Expected `capsules` to be the output of a layer of class capsules: "
-            "vectors (batch, num_classes, dim), or a pair of poses (batch, "
-            "num_classes, ...) and activations (batch, num_classes). Received: "
-            f"capsules={capsules!r}"
+            "Expected `capsules` to be the output of a layer of class "
+            "capsules: vectors (batch, num_classes, dim), or a pair of poses "
+            "(batch, num_classes, ...) and activations (batch, num_classes). "
+            f"Received: capsules={capsules!r}"
         )
     return tuple(tensors) if len(tensors) == 2 else tensors[0]
 

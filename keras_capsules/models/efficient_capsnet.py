@@ -264,7 +264,8 @@ class EfficientCapsNet(CapsuleNetwork):
                 f"decoder_filters={self.decoder_filters!r}"
             )
         received = (
-            f"image_shape={self.image_shape}, kernel_sizes={self.kernel_sizes}, "
+            f"image_shape={self.image_shape}, "
+            f"kernel_sizes={self.kernel_sizes}, "
             f"conv_strides={self.conv_strides}"
         )
         sizes = self._map_size(self.conv_strides)
@@ -280,8 +281,8 @@ class EfficientCapsNet(CapsuleNetwork):
             )
         if self.normalization == "instance" and sizes == [1, 1]:
             raise ValueError(
-                "Instance normalization of a map of one pixel leaves nothing of "
-                "it. Expected larger images, smaller conv_strides or another "
+                "Instance normalization of a map of one pixel leaves nothing "
+                "of it. Expected larger images, smaller conv_strides or another "
                 'normalization. Received: normalization="instance", '
                 f"{received}"
             )
