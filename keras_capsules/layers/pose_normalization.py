@@ -62,3 +62,7 @@ class PoseNormalization(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return tuple(map(tuple, input_shape))
+
+    def get_config(self):
+        # That of Keras takes no dtype policies as arguments.
+        return super().get_config()

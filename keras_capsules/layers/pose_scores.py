@@ -63,3 +63,7 @@ class PoseScores(keras.layers.Layer):
             inputs.shape[:2], dtype=self.dense.compute_dtype
         )
         return poses, scores
+
+    def get_config(self):
+        # That of Keras takes no dtype policies as arguments.
+        return super().get_config()

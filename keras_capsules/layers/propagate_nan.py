@@ -57,3 +57,7 @@ class PropagateNaN(keras.layers.Layer):
         return keras.tree.map_structure(
             lambda x: keras.KerasTensor(x.shape, x.dtype), features
         )
+
+    def get_config(self):
+        # That of Keras takes no dtype policies as arguments.
+        return super().get_config()

@@ -9,6 +9,7 @@ from typing import Self
 import keras
 
 from keras_capsules import routing as routings
+from keras_capsules.models import batches
 
 # Arguments that users of other networks expect, by the names they have here.
 _OTHER_NAMES = {
@@ -20,6 +21,10 @@ _OTHER_NAMES = {
 
 class Network(keras.Model):
     """A functional model that is saved as the arguments of its constructor.
+
+    `keras.models.clone_model` copies the graph from inputs to scores alone, as a
+    plain `keras.Model`; `from_config(model.get_config())` makes the same network
+    again.
 
     A subclass keeps each argument of its constructor as an attribute of the
     same name, makes a graph of layers, and hands its inputs and outputs on. All
@@ -40,6 +45,13 @@ class Network(keras.Model):
         self.dtype_policy = policy
         self.trainable = kwargs.get("trainable", True)
         self._quantizations: list[dict[str, Any]] = []
+
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None
+    ) -> Any:
+        inputs = batches.only_input(self, inputs)
+        mask = batches.only_input(self, mask)
+        return super().call(inputs, training=training, mask=mask)
 
     def quantize(self, mode=None, config=None, **kwargs):
         super().quantize(mode, config=config, **kwargs)
@@ -95,7 +107,7 @@ def get_policy(network: Network, kwargs: Mapping[str, Any]) -> Any:
     for name in kwargs:
         if name in known:
             continue
-        close = difflib.get_close_matches(name, known, n=1)
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
         other = _OTHER_NAMES.get(name, close[0] if close else None)
         expected = other or f"one of {', '.join(known)}"
         raise ValueError(

@@ -25,7 +25,7 @@ def only_input(model: keras.Model, inputs: Any) -> Any:
     if isinstance(inputs, Mapping):
         return inputs.get(model.input.name, inputs)
     is_one = isinstance(inputs, (list, tuple)) and len(inputs) == 1
-    if is_one and hasattr(inputs[0], "shape"):
+    if is_one and (inputs[0] is None or hasattr(inputs[0], "shape")):
         return inputs[0]
     return inputs
 

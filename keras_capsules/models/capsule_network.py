@@ -126,15 +126,15 @@ class CapsuleNetwork(Network):
         )
         capsules = _check_capsules(capsules)
         features = capsules
-        for each in keras.tree.flatten(inputs):
-            features = PropagateNaN(name=f"propagate_nan_of_{each.name}")(
-                each, features
-            )
+        for index, each in enumerate(keras.tree.flatten(inputs)):
+            name = f"propagate_nan_{index}" if index else "propagate_nan"
+            features = PropagateNaN(name=name)(each, features)
         dtype = output_dtype(policy)
         scores = CapsuleLength(name="scores", dtype=dtype)(features)
         super().__init__(inputs, scores, **kwargs)
         self.reconstruction_weight = reconstruction_weight
-        self._graph = inputs, capsules, features
+        # A function, because Keras would wrap a dictionary of inputs.
+        self._graph = lambda: (inputs, capsules, features)
         self._capsule_shapes = [
             tuple(x.shape[1:]) for x in keras.tree.flatten(capsules)
         ]
@@ -166,12 +166,12 @@ class CapsuleNetwork(Network):
         """The part of the network from inputs to class capsules."""
         # Made when it is needed, and kept where Keras does not find it: its
         # layers are those of this network.
-        inputs, _, features = self._graph
+        inputs, _, features = self._graph()
         return keras.Model(inputs, features, name="encoder")
 
     @functools.cached_property
     def _encoder_with_scores(self):
-        inputs, _, features = self._graph
+        inputs, _, features = self._graph()
         return keras.Model(inputs, (self.output, features))
 
     def quantize(self, mode=None, config=None, **kwargs):
@@ -183,12 +183,10 @@ class CapsuleNetwork(Network):
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None
     ) -> Any:
+        if _stepping.get() is not self:
+            return super().call(inputs, training=training, mask=mask)
         inputs = batches.only_input(self, inputs)
-        if _stepping.get() is self:
-            return tuple(
-                self._encoder_with_scores(inputs, training=training, mask=mask)
-            )
-        return super().call(inputs, training=training, mask=mask)
+        return tuple(self._encoder_with_scores(inputs, training=training))
 
     def encode(self, images: Any, batch_size: int = 128) -> Capsules:
         """Computes the class capsules of images, or of other inputs.
@@ -323,7 +321,7 @@ class CapsuleNetwork(Network):
     def get_config(self) -> dict[str, Any]:
         if type(self).__init__ is not CapsuleNetwork.__init__:
             return super().get_config()
-        inputs, capsules, _ = self._graph
+        inputs, capsules, _ = self._graph()
         serialize = keras.saving.serialize_keras_object
         decoder = self.decoder
         return {

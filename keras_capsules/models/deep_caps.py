@@ -184,17 +184,12 @@ class DeepCaps(CapsuleNetwork):
         ):
             x = self._cell(x, types, dim, number, dtype)
             cells.append(x)
-        capsules = [
-            keras.layers.Reshape(
-                (-1, x.shape[-1]), name=f"capsules_of_{x.name}", dtype=dtype
-            )(x)
-            for x in reversed(cells[-2:])
-        ]
-        x = capsules[0]
-        if len(capsules) > 1:
+        x = _flat(cells[-1], "last_cell", dtype)
+        if len(cells) > 1:
+            before = _flat(cells[-2], "second_last_cell", dtype)
             x = keras.layers.Concatenate(
                 axis=1, name="last_cells", dtype=dtype
-            )(capsules)
+            )([x, before])
         return parts.class_capsules(
             x, self.num_classes, self.capsule_dim, self.routing, dtype
         )
@@ -257,6 +252,12 @@ class DeepCaps(CapsuleNetwork):
         x = _deconvolution(channels, 1, "pixels", full)(x)
         x = keras.layers.ReLU(name="image", dtype=full)(x)
         return keras.Model(poses, x, name="decoder")
+
+
+def _flat(x, name, dtype):
+    """All capsules of a grid in a row."""
+    shape = (-1, x.shape[-1])
+    return keras.layers.Reshape(shape, name=name, dtype=dtype)(x)
 
 
 def _capsules(x, types, dim, name, dtype, strides=1):

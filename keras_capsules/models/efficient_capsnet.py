@@ -282,7 +282,7 @@ class EfficientCapsNet(CapsuleNetwork):
         if self.normalization == "instance" and sizes == [1, 1]:
             raise ValueError(
                 "Instance normalization of a map of one pixel leaves nothing "
-                "of it. Expected larger images, smaller conv_strides or another "
+                "of it. Expected larger images, smaller strides or another "
                 'normalization. Received: normalization="instance", '
                 f"{received}"
             )
