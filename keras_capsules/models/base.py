@@ -22,9 +22,9 @@ _OTHER_NAMES = {
 class Network(keras.Model):
     """A functional model that is saved as the arguments of its constructor.
 
-    `keras.models.clone_model` copies the graph from inputs to scores alone, as a
-    plain `keras.Model`; `from_config(model.get_config())` makes the same network
-    again.
+    `keras.models.clone_model` copies the graph from inputs to scores alone, as
+    a plain `keras.Model`. `from_config(model.get_config())` makes a network of
+    the same class.
 
     A subclass keeps each argument of its constructor as an attribute of the
     same name, makes a graph of layers, and hands its inputs and outputs on. All

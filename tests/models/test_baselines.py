@@ -8,8 +8,8 @@ import pytest
 
 from keras_capsules import MarginLoss
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
-from keras_capsules.models.baselines import ConvNet
-from keras_capsules.models.baselines import SqueezeExcitationNet
+from keras_capsules.models import ConvNet
+from keras_capsules.models import SqueezeExcitationNet
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 

@@ -10,8 +10,9 @@ from keras import ops
 from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
-from keras_capsules.models._network import CapsuleNetwork
-from keras_capsules.models.capsnet import CapsNet
+from keras_capsules.models import CapsNet
+from keras_capsules.models import CapsuleNetwork
+from keras_capsules.models.decoders import dense_decoder
 from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
 from tests.helpers.testing import numpy
@@ -58,37 +59,23 @@ class ActiveMeans(Routing):
 
 @keras.saving.register_keras_serializable(package="test_network")
 class MatrixNetwork(CapsuleNetwork):
-    """The least that a network must have, with matrices for poses."""
+    """A network of one's own with options, and with matrices for poses."""
 
     def __init__(
-        self,
-        image_shape=(8, 8, 1),
-        num_classes=3,
-        reconstruction_weight=0.03,
-        decoder_units=(6,),
-        **kwargs,
+        self, reconstruction_weight=0.03, decoder_units=(6,), **kwargs
     ):
-        super().__init__(
-            image_shape, num_classes, reconstruction_weight, **kwargs
-        )
         self.decoder_units = decoder_units
-        self._assemble()
-
-    def _make_encoder(self):
-        layers = [
-            PrimaryCapsules(2, 4, 5, strides=3, dtype=self.dtype_policy),
-            keras.layers.Reshape((8, 2, 2), dtype=self.dtype_policy),
-            *self._class_capsules((2, 5), ActiveMeans()),
-        ]
-        return self._stack(self.image_shape, layers, "encoder")
-
-    def _make_decoder(self):
-        if self.decoder_units is None:
-            return None
-        return self._dense_decoder(self.decoder_units)
-
-    def get_config(self):
-        return {**super().get_config(), "decoder_units": self.decoder_units}
+        dtype = keras.dtype_policies.get(kwargs.get("dtype"))
+        images = keras.Input((8, 8, 1), name="images")
+        x = PrimaryCapsules(2, 4, 5, strides=3, dtype=dtype)(images)
+        x = keras.layers.Reshape((8, 2, 2), dtype=dtype)(x)
+        capsules = CapsuleLayer(
+            3, (2, 5), ActiveMeans(), name="class_capsules", dtype="float32"
+        )(x)
+        decoder = dense_decoder(capsules, (8, 8, 1), decoder_units, dtype)
+        super().__init__(
+            images, capsules, decoder, reconstruction_weight, **kwargs
+        )
 
 
 def vectors(routing, **options):
