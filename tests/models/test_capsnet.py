@@ -849,7 +849,8 @@ with open(folder + "/results.json", "w") as file:
 
 def test_loads_in_a_new_process_and_trains_on(tmp_path):
     model = small(
-        strides=(1, 1),
+        conv_strides=1,
+        primary_strides=1,
         routing=DynamicRouting(2, leaky=True),
         decoder_units=(6, 7),
         dtype="float32",
