@@ -117,9 +117,7 @@ class SpreadLoss(keras.losses.Loss):
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
-def spread_loss(
-    y_true: Tensor, y_pred: Tensor, margin: float = 0.9
-) -> Tensor:
+def spread_loss(y_true: Tensor, y_pred: Tensor, margin: float = 0.9) -> Tensor:
     """Computes the spread loss of each example; see `SpreadLoss`.
 
     Args:

@@ -6,7 +6,6 @@ those of `keras_capsules.routing.mixtures`, are what the algorithms of this
 package are made of.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 from typing import TypeAlias
@@ -97,8 +96,11 @@ def get(identifier: RoutingLike) -> Routing:
     classes = {cls.__name__: cls for cls in ROUTINGS.values()} | ROUTINGS
     if isinstance(identifier, str):
         identifier = classes.get(identifier, identifier)
-    is_class = isinstance(identifier, type) and not inspect.isabstract(identifier)
-    if is_class and issubclass(identifier, Routing):
+    if (
+        isinstance(identifier, type)
+        and issubclass(identifier, Routing)
+        and identifier is not Routing
+    ):
         return identifier()
     names = ", ".join(repr(name) for name in sorted(ROUTINGS))
     raise ValueError(
