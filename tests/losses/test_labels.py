@@ -5,10 +5,12 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_capsules import CapsuleLayer
 from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.losses import margin_loss
 from keras_capsules.losses import spread_loss
+from keras_capsules.metrics import ExactMatchAccuracy
 from tests.helpers.losses import LABELS
 from tests.helpers.losses import LENGTHS
 from tests.helpers.losses import LOSSES
@@ -203,6 +205,45 @@ def test_shape_mismatch_raises(loss, true_shape, shape):
         loss(np.zeros(true_shape), np.zeros(shape))
     with pytest.raises(ValueError, match=message):
         loss(tensor(np.zeros(true_shape)), tensor(np.zeros(shape)))
+
+
+@pytest.mark.parametrize("loss", [margin_loss, SpreadLoss()])
+@pytest.mark.parametrize(
+    "true_shape, shape",
+    [
+        ((5,), (5, 3, 2)),
+        ((5, 1), (5, 3, 2)),
+        ((5,), (5, 3, 2, 7)),
+        ((5, 3), (5, 3, 2, 7)),
+    ],
+    ids=str,
+)
+def test_capsules_instead_of_scores_are_recognized(loss, true_shape, shape):
+    message = (
+        "These scores have the shape of capsules: CapsuleLength, the layer "
+        "that turns class capsules into class scores, was probably forgotten"
+    )
+    with pytest.raises(ValueError, match=message):
+        loss(np.ones(true_shape), np.zeros(shape))
+
+
+def test_other_shapes_do_not_look_like_capsules():
+    for true_shape, shape in [((4,), (5, 7)), ((4,), (5, 3, 2)), ((), (5, 7))]:
+        with pytest.raises(ValueError, match="to hold integer") as error:
+            margin_loss(np.ones(true_shape), np.zeros(shape))
+        assert "CapsuleLength" not in str(error.value)
+
+
+@pytest.mark.parametrize("metrics", [None, [ExactMatchAccuracy()]])
+def test_a_network_without_capsule_length_is_told_so(metrics):
+    model = keras.Sequential(
+        [keras.Input((3, 2)), CapsuleLayer(5, 7, routing="self_attention")]
+    )
+    loss = "mse" if metrics else MarginLoss()
+    model.compile("sgd", loss, metrics, run_eagerly=True)
+    x, y = np.ones((4, 3, 2)), np.zeros((4, 1, 1) if metrics else 4, "int32")
+    with pytest.raises(ValueError, match="CapsuleLength"):
+        model.fit(x, y, verbose=0)
 
 
 def test_unknown_batch_fits_any_other():
