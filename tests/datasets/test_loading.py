@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import keras_capsules
 from keras_capsules import datasets
 from tests.helpers.datasets import arrays
 from tests.helpers.datasets import assert_same_pairs
@@ -145,6 +146,8 @@ def test_missing_package(name, module, package, monkeypatch):
 
 
 def test_import_needs_no_extras(monkeypatch):
+    # Restored afterwards, because the import sets it.
+    monkeypatch.setattr(keras_capsules, "datasets", datasets)
     for module in ("sklearn", "tensorflow", "tensorflow_datasets"):
         monkeypatch.setitem(sys.modules, module, None)
     for module in list(sys.modules):
