@@ -58,6 +58,15 @@ PRIVATE_IMPORTS = {
 }
 
 
+# Being annotated.
+NOT_ANNOTATED = (
+    "keras_capsules.engine.",
+    "keras_capsules.layers.",
+    "keras_capsules.models.",
+    "keras_capsules.routing.run.",
+)
+
+
 def modules():
     found = pkgutil.walk_packages([str(ROOT)], "keras_capsules.")
     return [importlib.import_module(each.name) for each in found]
@@ -153,6 +162,25 @@ def test_public_packages_list_their_names():
             and name not in listed
             # Others are what the module itself imports.
             and value.__module__ == module.__name__
+        ]
+    assert wrong == []
+
+
+def test_public_names_are_annotated():
+    wrong = []
+    for name, value in sorted(public_objects().items()):
+        if name.startswith(NOT_ANNOTATED):
+            continue
+        function = value
+        if inspect.isclass(value):
+            function = vars(value).get("__init__")
+            if not inspect.isfunction(function):
+                continue
+        hints = function.__annotations__
+        wrong += [
+            f"{name}: {argument}"
+            for argument in inspect.signature(function).parameters
+            if argument not in hints and argument not in ("self", "cls")
         ]
     assert wrong == []
 
