@@ -80,14 +80,13 @@ def right() -> None:
     models[0].compile(
         "adam",
         MarginLoss(absent_weight=0.5, reduction_over_classes="half_mean"),
-        [ExactMatchAccuracy(top_k=2)],
+        metrics=[ExactMatchAccuracy(top_k=2)],
     )
     images, labels = datasets.load_arrays("digits", image_size=(28, 28))
     assert_type(images, np.ndarray)
     callback = SpreadMarginSchedule(lambda step: spread_margin(step, 0.1))
     models[0].fit(images, labels, callbacks=[callback])
     assert_type(routing.get("em"), Routing)
-    assert_type(EMRouting(cost_scale=2).get_config()["cost_scale"] == 2.0, bool)
     assert_type(SpreadLoss(0.5).margin, float)
     assert_type(datasets.info("mnist").class_names, tuple[str, ...])
     squash(np.ones((2, 3)), axis=(0, 1))
@@ -98,11 +97,11 @@ def wrong() -> None:
     EMRouting(iterations=3)  # type: ignore[call-arg]
     EMRouting(cost_scale=None)  # type: ignore[arg-type]
     routing.get(3)  # type: ignore[arg-type]
-    network(MarginLoss)  # type: ignore[arg-type]
+    network(squash)  # type: ignore[arg-type]
     MarginLoss("paper")  # type: ignore[arg-type]
     SpreadLoss(margin=None)  # type: ignore[arg-type]
     ExactMatchAccuracy(top_k=0.5)  # type: ignore[arg-type]
     squash([[1.0]], axis="last")  # type: ignore[arg-type]
     datasets.load(3)  # type: ignore[arg-type]
-    datasets.load_arrays("digits", "test", 28)  # type: ignore[misc]
+    datasets.load_arrays("digits", "test", 28)  # type: ignore[call-arg]
     datasets.info("mnist").num_train = 3  # type: ignore[misc]
