@@ -725,10 +725,12 @@ def in_a_table():
 def public(namespace):
     """The classes and functions of a package, or made in a module."""
     is_package = hasattr(namespace, "__path__")
+    listed = getattr(namespace, "__all__", vars(namespace))
     return {
         f"{namespace.__name__}.{name}": value
         for name, value in vars(namespace).items()
-        if not name.startswith("_")
+        if name in listed
+        and not name.startswith("_")
         and (inspect.isclass(value) or inspect.isfunction(value))
         and (is_package or value.__module__ == namespace.__name__)
     }
