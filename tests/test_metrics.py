@@ -100,7 +100,7 @@ def test_labels_of_every_form(kind, as_tensor):
     assert result(metric, given, SCORES) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float64"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])
 def test_scores_of_every_dtype(dtype):
     scores = ops.cast(SCORES, dtype)
     assert result(ExactMatchAccuracy(), LABELS, scores) == pytest.approx(0.4)

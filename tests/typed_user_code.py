@@ -93,6 +93,9 @@ def right() -> None:
 
 
 def wrong() -> None:
+    CapsuleLayer("ten", None)  # type: ignore[arg-type]
+    CapsuleLayer(10, 16, routing=3)  # type: ignore[arg-type]
+    PrimaryCapsules(8, 4, kernel_size="9")  # type: ignore[arg-type]
     DynamicRouting(num_iterations="two")  # type: ignore[arg-type]
     EMRouting(iterations=3)  # type: ignore[call-arg]
     EMRouting(cost_scale=None)  # type: ignore[arg-type]
