@@ -57,9 +57,8 @@ def test_info_agrees_with_tensorflow_datasets(name, tmp_path):
 @pytest.mark.parametrize("name", ["emnist", "MNIST", "", None, 3])
 def test_unknown_name(function, name):
     message = (
-        "Invalid value for argument `name`. Expected one of 'digits', "
-        "'mnist', 'fashion_mnist', 'cifar10', 'smallnorb'. "
-        f"Received: name={name!r}"
+        "Invalid value for argument `name`. Expected one of "
+        f"{', '.join(map(repr, NAMES))}. Received: name={name!r}"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         function(name)
