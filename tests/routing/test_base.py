@@ -19,6 +19,7 @@ from keras_capsules.routing import RoutingSpec
 from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
+from keras_capsules.routing import mixtures
 from tests.helpers.gradients import assert_close
 from tests.helpers.routings import all_routings
 from tests.helpers.testing import QUICK
@@ -177,6 +178,43 @@ def test_a_routing_without_coupling_has_none_to_return():
     layer = CapsuleLayer(3, 2, routing=GatedMean())
     with pytest.raises(ValueError, match="no coupling coefficients to return"):
         layer(np.ones((2, 5, 3), "float32"), return_coupling=True)
+
+
+class SoftClusters(Routing):
+    """One step of soft k-means, made of the public helpers for mixtures."""
+
+    activation_from = "routing"
+    averages = True
+
+    def route(self, votes, activations=None, windows=None):
+        log_a = mixtures.log_activations(activations, votes)
+        log_r = mixtures.first_log_shares(votes, windows)
+        _, _, means = mixtures.masses_and_means(votes, log_r + log_a)
+        distances = ops.sum(ops.square(votes - means[:, :, None]), axis=3)
+        log_r = mixtures.log_shares(-distances, windows)
+        masses, _, means = mixtures.masses_and_means(votes, log_r + log_a)
+        return Routed(means, masses, ops.exp(log_r))
+
+
+def test_a_mixture_of_ones_own():
+    poses, kernel, activations = make_arrays()
+    routed = SoftClusters()(poses, kernel, activations)
+    votes = np.einsum("bipd,idje->bjipe", poses, kernel)
+    votes = votes.reshape(BATCH, OUTPUTS, INPUTS, ROWS * OUT_DIM)
+    means = np.stack(
+        [
+            np.average(votes[b], axis=1, weights=activations[b])
+            for b in range(BATCH)
+        ]
+    )
+    shares = np.exp(-np.square(votes - means[:, :, None]).sum(axis=3))
+    shares /= shares.sum(axis=1, keepdims=True)
+    masses = shares * activations[:, None]
+    means = (masses[..., None] * votes).sum(axis=2)
+    means /= masses.sum(axis=2)[..., None]
+    exact = means, masses.sum(axis=2), shares
+    for value, expected in zip(routed, exact, strict=True):
+        assert_close(ops.convert_to_numpy(value), expected, 1e-4)
 
 
 # What routings take, and what they go through.
