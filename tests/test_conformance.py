@@ -24,9 +24,9 @@ from keras_capsules.layers import CapsuleLength
 from keras_capsules.layers import CapsuleMask
 from keras_capsules.layers import CapsuleStack
 from keras_capsules.layers import ConvCapsules2D
-from keras_capsules.layers import ConvCapsules3D
 from keras_capsules.layers import MatrixPrimaryCapsules
 from keras_capsules.layers import PrimaryCapsules
+from keras_capsules.layers import SharedKernelConvCapsules2D
 from keras_capsules.layers import SqueezeExcitation
 from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
@@ -399,7 +399,7 @@ LAYERS = [
     ),
     Row(
         "no-bias",
-        ConvCapsules3D,
+        SharedKernelConvCapsules2D,
         {"num_capsules": 2, "capsule_dim": 3, "use_bias": False},
         (2, 3, 5, 1, 2),
         (2, 3, 5, 2, 3),
@@ -407,7 +407,7 @@ LAYERS = [
     ),
     Row(
         "valid-strides-initializers-regularizers-constraints",
-        ConvCapsules3D,
+        SharedKernelConvCapsules2D,
         {
             "num_capsules": 3,
             "capsule_dim": 2,

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_capsules.layers._routed import fits
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.layers.capsule_length import CapsuleLength
 from keras_capsules.layers.capsule_mask import CapsuleMask
+from keras_capsules.layers.poses import fits
 from keras_capsules.utils.dtypes import at_least_float32
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_number

@@ -6,8 +6,10 @@ import keras
 from keras import ops
 
 from keras_capsules import routing as routings
-from keras_capsules.layers.conv_capsules_3d import ConvCapsules3D
 from keras_capsules.layers.primary_capsules import PrimaryCapsules
+from keras_capsules.layers.shared_kernel_conv_capsules import (
+    SharedKernelConvCapsules2D,
+)
 from keras_capsules.models._network import CapsuleNetwork
 from keras_capsules.models._network import check_integers
 from keras_capsules.utils import initializers
@@ -33,7 +35,7 @@ class DeepCaps(CapsuleNetwork):
     halves the grid. In a cell, four layers compute capsules by a convolution
     and a squash; the output of the first goes through two more of them and,
     as a shortcut, through the fourth, and both results are added. In the last
-    cell, the shortcut is a `ConvCapsules3D` instead. All capsules of the last
+    cell, the shortcut is a `SharedKernelConvCapsules2D` instead. All capsules of the last
     two cells vote for the class capsules, whose lengths are the class scores.
 
     The decoder is given the labelled or longest capsule alone, without its
@@ -209,7 +211,7 @@ class DeepCaps(CapsuleNetwork):
         if number < len(self.cell_capsules):
             shortcut = self._capsules(x, types, dim, f"{name}_shortcut")
         else:
-            shortcut = ConvCapsules3D(
+            shortcut = SharedKernelConvCapsules2D(
                 types,
                 dim,
                 num_iterations=self.num_iterations,

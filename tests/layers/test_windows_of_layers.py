@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from keras_capsules.layers import ConvCapsules2D
-from keras_capsules.layers import ConvCapsules3D
 from keras_capsules.layers import MatrixPrimaryCapsules
 from keras_capsules.layers import PrimaryCapsules
+from keras_capsules.layers import SharedKernelConvCapsules2D
 from tests.helpers.testing import BACKEND
 from tests.helpers.testing import numpy
 
@@ -24,8 +24,8 @@ LAYERS = {
         lambda: ConvCapsules2D(2, 3, 3, routing="em"),
         (5, 2),
     ),
-    "ConvCapsules3D": (
-        lambda: ConvCapsules3D(2, 3, 3, padding="valid"),
+    "SharedKernelConvCapsules2D": (
+        lambda: SharedKernelConvCapsules2D(2, 3, 3, padding="valid"),
         (5, 2),
     ),
 }

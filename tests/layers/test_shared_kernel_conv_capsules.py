@@ -7,7 +7,9 @@ import pytest
 from keras import ops
 
 from keras_capsules.activations import squash
-from keras_capsules.layers.conv_capsules_3d import ConvCapsules3D
+from keras_capsules.layers.shared_kernel_conv_capsules import (
+    SharedKernelConvCapsules2D,
+)
 from tests.helpers.gradients import assert_close
 from tests.helpers.gradients import check_slopes
 from tests.helpers.gradients import evaluate
@@ -32,7 +34,7 @@ def random(*shape):
 
 
 def make(**options):
-    return ConvCapsules3D(
+    return SharedKernelConvCapsules2D(
         **{"num_capsules": PARENTS, "capsule_dim": DIM, **options}
     )
 
@@ -152,7 +154,9 @@ def test_routing_matters():
 def test_layout():
     """Through a window of 1 x 1, one type goes to itself, number by number."""
     capsules = random(2, 5, 4, 1, 7)
-    layer = ConvCapsules3D(1, 7, 1, num_iterations=1, use_bias=False)
+    layer = SharedKernelConvCapsules2D(
+        1, 7, 1, num_iterations=1, use_bias=False
+    )
     layer.build(capsules.shape)
     layer.set_weights([np.eye(7).reshape(1, 1, 7, 7)])
     expected = squash(capsules / 20, axis=(1, 2, 4))
@@ -230,7 +234,7 @@ def test_weights():
     assert tuple(layer.kernel.shape) == (2, 5, 4, 6)
     assert layer.bias.shape == (2, 3)
     np.testing.assert_allclose(numpy(layer.bias), np.full((2, 3), 0.1))
-    layer = ConvCapsules3D(64, 8, use_bias=False)
+    layer = SharedKernelConvCapsules2D(64, 8, use_bias=False)
     layer.build((None, None, None, 7, 4))
     assert [weight.name for weight in layer.weights] == ["kernel"]
     expected = math.sqrt(2 / (9 * 4))
@@ -265,7 +269,7 @@ def test_config():
         kernel_regularizer="l2",
     )
     config = json.loads(json.dumps(layer.get_config()))
-    copy = ConvCapsules3D.from_config(config)
+    copy = SharedKernelConvCapsules2D.from_config(config)
     assert json.dumps(copy.get_config()) == json.dumps(layer.get_config())
     assert (copy.kernel_size, copy.strides) == ((1, 2), (2, 2))
     assert copy.num_iterations == 2 and copy.padding == "valid"
