@@ -5,6 +5,7 @@ from keras_capsules import callbacks as callbacks
 from keras_capsules import datasets as datasets
 from keras_capsules import layers as layers
 from keras_capsules import losses as losses
+from keras_capsules import metrics as metrics
 from keras_capsules import models as models
 from keras_capsules import routing as routing
 from keras_capsules.activations import squash as squash
@@ -29,4 +30,5 @@ from keras_capsules.losses import MarginLoss as MarginLoss
 from keras_capsules.losses import SpreadLoss as SpreadLoss
 from keras_capsules.losses import margin_loss as margin_loss
 from keras_capsules.losses import spread_loss as spread_loss
+from keras_capsules.metrics import ExactMatchAccuracy as ExactMatchAccuracy
 from keras_capsules.version import __version__ as __version__

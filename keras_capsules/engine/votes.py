@@ -101,14 +101,14 @@ def _added_up(poses, kernel):
 
 
 def count_votes(poses, kernel):
-    """How many numbers the votes of one example are, as far as it is known."""
+    """Counts the numbers in the votes of one example, as far as known."""
     return math.prod(ops.shape(poses)[1:3]) * math.prod(kernel.shape[2:])
 
 
 def sum_votes(coupling, poses, kernel, size=1):
     """Sums the votes for each output capsule, with given weights.
 
-    Where coupling coefficients have no gradient, this is all that has one, and
+    Where coupling coefficients have no gradient, only this sum has one. It
     needs no votes: poses are weighted, for a few output capsules at a time,
     and multiplied by the matrices of all input capsules at once.
 
@@ -116,7 +116,7 @@ def sum_votes(coupling, poses, kernel, size=1):
         coupling: Weights of the votes, `[b, j, i]`.
         poses: `[b, i, p, d]`.
         kernel: `[k, d, j, e]`, of the dtype of `poses`.
-        size: How many output capsules to work on at once; `None` for all,
+        size: The number of output capsules to work on at once; `None` for all,
             without a loop. Defaults to `1`.
 
     Returns:

@@ -53,7 +53,7 @@ class Windows:
             ]
 
     def unfold(self, grid: Tensor) -> Tensor:
-        """The input capsules of each window: `[b, *size, ...]` to `[b P, k, ...]`.
+        """Gathers windows: `[b, *size, ...]` to `[b P, k, ...]`.
 
         The places of a window are in the order of the axes, the last axis
         fastest: row by row in two dimensions.

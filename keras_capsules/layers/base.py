@@ -6,9 +6,7 @@ share matrices. A vector is a matrix of one row.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
-from typing import TypeAlias
 
 import keras
 import numpy as np
@@ -24,11 +22,6 @@ from keras_capsules.layers.weighted import WeightedLayer
 from keras_capsules.types import CapsuleDim
 from keras_capsules.utils import initializers
 from keras_capsules.utils.validation import check_integer
-
-# The routing of a layer: its name, class or instance, or its configuration.
-RoutingLike: TypeAlias = (
-    str | type[routings.Routing] | routings.Routing | Mapping[str, Any]
-)
 
 
 class RoutedLayer(WeightedLayer):
@@ -53,7 +46,7 @@ class RoutedLayer(WeightedLayer):
         *,
         num_capsules: int,
         capsule_dim: CapsuleDim,
-        routing: RoutingLike = "dynamic",
+        routing: routings.RoutingLike = "dynamic",
         use_bias: bool | None = None,
         **kwargs: Any,
     ) -> None:

@@ -7,11 +7,11 @@ from typing import Unpack
 import keras
 from keras import ops
 
-from keras_capsules.layers.base import RoutingLike
 from keras_capsules.layers.coordinates import LocatedLayer
 from keras_capsules.layers.poses import input_spec
 from keras_capsules.layers.poses import shapes_of
 from keras_capsules.layers.weighted import WeightOptions
+from keras_capsules.routing import RoutingLike
 from keras_capsules.types import CapsuleDim
 from keras_capsules.types import Capsules
 from keras_capsules.types import Tensor

@@ -10,11 +10,11 @@ from keras import ops
 from keras_capsules.engine.windows import Windows
 from keras_capsules.engine.windows import dilate
 from keras_capsules.layers.base import RoutedLayer
-from keras_capsules.layers.base import RoutingLike
 from keras_capsules.layers.poses import input_spec
 from keras_capsules.layers.poses import shapes_of
 from keras_capsules.layers.weighted import WeightOptions
 from keras_capsules.layers.windowed import WindowedLayer
+from keras_capsules.routing import RoutingLike
 from keras_capsules.types import CapsuleDim
 from keras_capsules.types import Capsules
 from keras_capsules.types import Sizes

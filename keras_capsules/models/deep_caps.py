@@ -35,8 +35,9 @@ class DeepCaps(CapsuleNetwork):
     halves the grid. In a cell, four layers compute capsules by a convolution
     and a squash; the output of the first goes through two more of them and,
     as a shortcut, through the fourth, and both results are added. In the last
-    cell, the shortcut is a `SharedKernelConvCapsules2D` instead. All capsules of the last
-    two cells vote for the class capsules, whose lengths are the class scores.
+    cell, the shortcut is a `SharedKernelConvCapsules2D` instead. All capsules
+    of the last two cells vote for the class capsules, whose lengths are the
+    class scores.
 
     The decoder is given the labelled or longest capsule alone, without its
     place among the classes. So it draws all classes alike, and a number of a

@@ -44,9 +44,9 @@ class MatrixCapsNet(CapsuleNetwork):
 
     ```
     "em"                 EMRouting(num_iterations=2, inverse_temperature=1.0,
-                                   min_variance=4.0, cost_scale="ibm",
+                                   min_variance=4.0, cost_scale="normalized",
                                    beta_u_initializer=Constant(-0.75))
-    "variational_bayes"  VariationalBayesRouting(prior_scatter=100.0)
+    "variational_bayes"  VariationalBayesRouting(covariance_prior=100.0)
     ```
 
     with which Gaussians begin more than twice as wide as the votes, and
@@ -320,11 +320,11 @@ def _get_routing(identifier):
             num_iterations=2,
             inverse_temperature=1.0,
             min_variance=4.0,
-            cost_scale="ibm",
+            cost_scale="normalized",
             # About the logarithm of the first standard deviations, whose cost
             # it takes away.
             beta_u_initializer=keras.initializers.Constant(-0.75),
         )
     if identifier == "variational_bayes":
-        return VariationalBayesRouting(prior_scatter=100.0)
+        return VariationalBayesRouting(covariance_prior=100.0)
     return routings.get(identifier)

@@ -1,4 +1,4 @@
-"""How a routing is run: votes made and routed for a few examples at a time."""
+"""Runs a routing: makes votes and routes them, for a few examples at a time."""
 
 import functools
 import math
@@ -66,7 +66,7 @@ def run(routing, examples, shared, windows, training, return_coupling):
 
 
 def _route(routing, examples, shared, windows, training, return_coupling):
-    """The result for all examples."""
+    """Routes all examples."""
     poses, dtype = examples["poses"], at_least_float32(examples["poses"].dtype)
     # Cast once: in each block, TensorFlow would also read variables again.
     shared = keras.tree.map_structure(lambda x: ops.cast(x, dtype), shared)
@@ -105,10 +105,10 @@ def _route(routing, examples, shared, windows, training, return_coupling):
 
 
 def _route_block(routing, windows, examples, shared, step=1):
-    """The result for the examples of one block.
+    """Routes the examples of one block.
 
-    If the routing takes no votes, `step` is how many output capsules
-    `sum_votes` works on at once, `None` for all.
+    If the routing takes no votes, `sum_votes` works on `step` output capsules
+    at once; `None` for all.
     """
     poses, kernel = examples["poses"], shared["kernel"]
     poses = ops.cast(poses, kernel.dtype)
@@ -134,7 +134,7 @@ def _route_block(routing, windows, examples, shared, step=1):
 
 
 def _tensors(named):
-    """A dictionary of tensors, without entries that are `None`."""
+    """Converts to tensors, without the entries that are `None`."""
     return {
         name: keras.tree.map_structure(ops.convert_to_tensor, each)
         for name, each in named.items()
@@ -143,7 +143,7 @@ def _tensors(named):
 
 
 def _mapped(function, tensors):
-    """`function` of each of a structure of tensors; `None` changes nothing."""
+    """Applies a function to each tensor; `None` changes nothing."""
     if not function:
         return tensors
     return keras.tree.map_structure(function, tensors)

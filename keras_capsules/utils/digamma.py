@@ -3,7 +3,9 @@
 import numpy as np
 from keras import ops
 
-# Where the series begins: for smaller arguments, this is added to them.
+from keras_capsules.types import Tensor
+
+# Added to all arguments, because the series needs large ones.
 _SHIFT = 6
 
 # The terms of the series, coefficients of powers of 1 / x: 1/2, and Bernoulli
@@ -21,10 +23,10 @@ _TERMS = (
 )
 
 
-def digamma(x):
-    """The derivative of the logarithm of the gamma function.
+def digamma(x: Tensor) -> Tensor:
+    """Computes the derivative of the logarithm of the gamma function.
 
-    As `digamma(x) = digamma(x + 1) - 1 / x`, six steps lead to arguments of at
+    Six steps `digamma(x) = digamma(x + 1) - 1 / x` lead to arguments of at
     least 6, where the asymptotic series is exact to rounding.
 
     Args:
@@ -33,7 +35,7 @@ def digamma(x):
     Returns:
         A tensor like `x`, exact to 1e-12 in float64.
     """
-    # All terms at once: graphs of few operations are made and compiled faster.
+    # All terms at once, because graphs of few operations compile faster.
     exponents, coefficients, steps = (
         ops.convert_to_tensor(np.array(each), dtype=x.dtype)
         for each in (*zip(*_TERMS, strict=True), range(_SHIFT))

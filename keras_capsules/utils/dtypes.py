@@ -3,8 +3,12 @@
 import keras
 
 
-def at_least_float32(dtype):
-    """The dtype to compute in, given that of the tensors at hand."""
+def at_least_float32(dtype: str) -> str:
+    """Returns the dtype to compute in: float64 for float64, else float32.
+
+    Args:
+        dtype: Dtype of the operands.
+    """
     # Not `keras.backend.result_type`, which makes float64 float32 with JAX
     # and PyTorch.
     is_double = keras.backend.standardize_dtype(dtype) == "float64"

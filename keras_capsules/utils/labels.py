@@ -1,26 +1,36 @@
-"""Labels of every form, brought into one: how present each class is."""
+"""Converts integer, one-hot and multi-hot labels to one form."""
 
 import numpy as np
 from keras import ops
 
+from keras_capsules.types import Shape
+from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
 from keras_capsules.utils.validation import check_numbers
 
-# How far presences may leave [0, 1]: mixing labels in 16 bits rounds that far.
+# How far multi-hot labels may leave [0, 1]: the error of mixing labels in 16
+# bits.
 _ROUNDING = 0.01
 
 
-def to_presences(labels, shape, name):
-    """Returns labels as presences between 0 and 1, of the given shape.
+def to_presences(labels: Tensor, shape: Shape, name: str) -> Tensor:
+    """Converts labels to multi-hot labels, numbers between 0 and 1.
 
-    A value that means nothing becomes NaN, but raises in a NumPy array or
-    list: only those can be looked at without waiting for a device.
+    An invalid value raises in a NumPy array or list. In a tensor it becomes
+    NaN, because looking at a tensor's values would wait for the device.
 
     Args:
-        labels: Integer labels, of shape `(batch, ...)` or `(batch, ..., 1)`,
-            or presences, of shape `(batch, ..., num_classes)`.
+        labels: Integer labels, of shape `(batch, ...)` or `(batch, ..., 1)`;
+            or multi-hot labels, of shape `(batch, ..., num_classes)`.
         shape: `(batch, ..., num_classes)`.
-        name: The argument's name, for messages.
+        name: String, the argument's name, for messages.
+
+    Returns:
+        A tensor of the given shape, in at least float32.
+
+    Raises:
+        ValueError: If the labels are no numbers, do not fit the shape, or are
+            an array or list with an invalid value.
     """
     shape = tuple(shape)
     if not shape or shape[-1] is None:
@@ -29,7 +39,7 @@ def to_presences(labels, shape, name):
             f"known num_classes. Received: shape={shape}"
         )
     last = shape[-1] - 1
-    expected = f"integers from 0 to {last}, or presences from 0 to 1"
+    expected = f"integers from 0 to {last}, or multi-hot labels from 0 to 1"
     check_numbers(labels, name, expected)
     visible = isinstance(labels, np.ndarray) or not hasattr(labels, "shape")
     if visible:
@@ -39,8 +49,8 @@ def to_presences(labels, shape, name):
         _check_values(labels, shape[-1] if are_integers else None, name)
 
     labels = ops.convert_to_tensor(labels)
-    # Also integers, which are exact up to 2**24: an int8 cannot be compared
-    # with the last of 200 classes.
+    # Floats represent integers up to 2**24 exactly. An int8 could not be
+    # compared with the last of 200 classes.
     dtype = at_least_float32(labels.dtype)
     labels = ops.cast(labels, dtype)
     if not are_integers:
@@ -55,6 +65,27 @@ def to_presences(labels, shape, name):
 
 def _check_shapes(given, shape, name):
     """Returns whether the labels are integers, or raises if they do not fit."""
+    kind = _kind_of(given, shape)
+    if kind is not None:
+        return kind == "integer"
+    hint = ""
+    # The shape of class capsules, vectors or matrices, instead of scores?
+    if any(_kind_of(given, shape[:end]) for end in (-1, -2) if shape[:end][1:]):
+        hint = (
+            " These scores have the shape of capsules: CapsuleLength, the "
+            "layer that turns class capsules into class scores, was probably "
+            "forgotten."
+        )
+    raise ValueError(
+        f"Expected `{name}` to hold integer labels of shape (batch, ...) "
+        "or (batch, ..., 1), or multi-hot labels of shape (batch, ..., "
+        f"num_classes), for class scores of shape {shape}.{hint} "
+        f"Received: {name}.shape={given}"
+    )
+
+
+def _kind_of(given, shape):
+    """Returns "integer" or "multi-hot", or `None` if labels do not fit."""
     short = len(given) == len(shape) - 1
     are_integers = short or given[-1:] == (1,) != shape[-1:]
     full = (*given, 1) if short else given
@@ -68,26 +99,21 @@ def _check_shapes(given, shape, name):
             for sizes in zip(full, expected, strict=True)
         )
     ):
-        raise ValueError(
-            f"Expected `{name}` to hold integer labels of shape (batch, ...) "
-            "or (batch, ..., 1), or presences of shape (batch, ..., "
-            f"num_classes), for class scores of shape {shape}. "
-            f"Received: {name}.shape={given}"
-        )
-    return are_integers
+        return None
+    return "integer" if are_integers else "multi-hot"
 
 
 def _check_values(labels, num_classes, name):
-    """Raises if a NumPy array holds a value that means nothing."""
+    """Raises if a NumPy array holds an invalid value."""
     values = labels.astype("float64")
     if num_classes is None:
-        kind, expected = "presences", "numbers from 0 to 1"
+        kind, expected = "multi-hot labels", "numbers from 0 to 1"
         valid = np.abs(values - 0.5) <= 0.5 + _ROUNDING
     else:
         kind, expected = "labels", f"integers from 0 to {num_classes - 1}"
         valid = np.isin(values, np.arange(num_classes))
     if not valid.all():
-        # Those alone: others may be many.
+        # Only invalid ones, because there may be many others.
         raise ValueError(
             f"`{name}` has {kind} out of range. Expected {expected}. "
             f"Received: {name}={labels[~valid][:5].tolist()}"

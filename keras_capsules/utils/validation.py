@@ -1,14 +1,22 @@
-"""Checks of constructor arguments, so that every message reads the same."""
+"""Checks of arguments, which give all messages the same form."""
 
 import math
 import numbers
 import reprlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 
-def check_integer(value, name, minimum=1):
-    """Returns `value` as an `int`, or raises if it is not a whole number."""
+def check_integer(value: Any, name: str, minimum: int = 1) -> int:
+    """Returns `value` as an `int`, or raises if it is not a whole number.
+
+    Args:
+        value: The argument.
+        name: String, the argument's name, for the message.
+        minimum: Integer, the least valid value. Defaults to `1`.
+    """
     # bool is an Integral in Python, but True capsules is surely a mistake.
     if (
         not isinstance(value, numbers.Integral)
@@ -25,8 +33,23 @@ def check_integer(value, name, minimum=1):
     return int(value)
 
 
-def check_number(value, name, minimum=None, maximum=None, open_minimum=False):
-    """Returns `value` as a `float`, or raises if it is not a finite number."""
+def check_number(
+    value: Any,
+    name: str,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    open_minimum: bool = False,
+) -> float:
+    """Returns `value` as a `float`, or raises if it is not a finite number.
+
+    Args:
+        value: The argument.
+        name: String, the argument's name, for the message.
+        minimum: Optional number, the least valid value.
+        maximum: Optional number, the largest valid value.
+        open_minimum: Boolean, whether `minimum` itself is invalid. Defaults to
+            `False`.
+    """
     valid = (
         isinstance(value, numbers.Real)
         and not isinstance(value, bool)
@@ -50,18 +73,31 @@ def check_number(value, name, minimum=None, maximum=None, open_minimum=False):
     return float(value)
 
 
-def check_boolean(value, name):
-    """Returns `value`, or raises if it is not `True` or `False`."""
-    if not isinstance(value, bool):
+def check_boolean(value: Any, name: str) -> bool:
+    """Returns `value` as a `bool`, or raises if it is neither 0 nor 1.
+
+    Args:
+        value: The argument: a Python or NumPy boolean, 0 or 1.
+        name: String, the argument's name, for the message.
+    """
+    if not isinstance(value, np.bool_ | numbers.Integral) or (
+        value not in (0, 1)
+    ):
         raise ValueError(
             f"Invalid value for argument `{name}`. Expected True or False. "
             f"Received: {name}={value!r}"
         )
-    return value
+    return bool(value)
 
 
-def check_choice(value, name, choices):
-    """Returns `value`, or raises if it is none of `choices`."""
+def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
+    """Returns `value`, or raises if it is none of `choices`.
+
+    Args:
+        value: The argument.
+        name: String, the argument's name, for the message.
+        choices: The valid strings.
+    """
     if not isinstance(value, str) or value not in choices:
         raise ValueError(
             f"Invalid value for argument `{name}`. Expected one of "
@@ -71,8 +107,13 @@ def check_choice(value, name, choices):
     return value
 
 
-def check_integer_pair(value, name):
-    """Returns `value` as a pair of positive integers; one serves for both."""
+def check_integer_pair(value: Any, name: str) -> tuple[int, int]:
+    """Returns `value` as a pair of positive integers; one serves for both.
+
+    Args:
+        value: The argument.
+        name: String, the argument's name, for the message.
+    """
     pair = (value, value) if isinstance(value, numbers.Integral) else value
     try:
         first, second = pair
@@ -84,17 +125,24 @@ def check_integer_pair(value, name):
         ) from None
 
 
-def check_numbers(value, name, expected="numbers"):
-    """Raises if `value` is not a list, array or tensor of numbers."""
+def check_numbers(value: Any, name: str, expected: str = "numbers") -> None:
+    """Raises if `value` is not a list, array or tensor of numbers.
+
+    Args:
+        value: The argument.
+        name: String, the argument's name, for the message.
+        expected: String, the valid values, for the message. Defaults to
+            `"numbers"`.
+    """
     dtype = getattr(value, "dtype", None)
     if dtype is None:
         try:
             dtype = np.asarray(value).dtype
-        except ValueError:  # of rows that are not equally long
+        except ValueError:  # rows of different lengths
             pass
         except (TypeError, NotImplementedError, RuntimeError):
-            return  # of tensors that have no values yet
-    # Tensors of PyTorch and Keras have dtypes without a name.
+            return  # tensors that have no values yet
+    # Dtypes of PyTorch and Keras have no name.
     kind = getattr(dtype, "name", str(dtype)).lower()
     if not any(each in kind for each in ("bool", "int", "float")):
         raise ValueError(

@@ -24,7 +24,7 @@ NOT_POSITIVE_INTEGERS = {
     "string": "2",
     "bool": True,
 }
-NOT_BOOLEANS = {"zero": 0, "one": 1, "none": None, "string": "True"}
+NOT_BOOLEANS = {"two": 2, "none": None, "string": "True", "float": 1.0}
 
 
 # Compiling dominates the tests' time on JAX. What is made of layers that are

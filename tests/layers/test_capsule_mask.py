@@ -307,7 +307,7 @@ def test_label_out_of_range(label, column):
     ids=["strings", "string-array", "ragged", "none"],
 )
 def test_labels_that_are_no_numbers_raise(labels):
-    message = invalid("labels", "integers from 0 to 4, or presences from 0 to")
+    message = invalid("labels", "integers from 0 to 4, or multi-hot labels")
     with pytest.raises(ValueError, match=message):
         CapsuleMask()(random(2, 5, 7), labels=labels)
 
@@ -315,7 +315,7 @@ def test_labels_that_are_no_numbers_raise(labels):
 @pytest.mark.parametrize("presence", [-1, 2, 255, np.nan], ids=str)
 def test_presence_out_of_range(presence):
     labels = np.array([[0, 1, 0, 0, 0], [0, 0, presence, 0, 0]])
-    message = "`labels` has presences out of range. Expected numbers from 0 to"
+    message = "`labels` has multi-hot labels out of range. Expected numbers"
     capsules = random(2, 5, 7)
     with pytest.raises(ValueError, match=message):
         CapsuleMask()(capsules, labels=labels)

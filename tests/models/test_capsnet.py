@@ -855,7 +855,7 @@ def test_loads_in_a_new_process_and_trains_on(tmp_path):
         dtype="float32",
         name="mine",
     )
-    loss = MarginLoss(0.8, 0.2, down_weight=0.7)
+    loss = MarginLoss(0.8, 0.2, absent_weight=0.7)
     model.compile("adam", loss=loss, metrics=["accuracy"], **QUICK)
     model.fit(IMAGES, LABELS, batch_size=3, epochs=2, verbose=0)
     np.savez(tmp_path / "data.npz", images=IMAGES, labels=LABELS)

@@ -202,10 +202,10 @@ def test_the_configuration_names_every_argument():
 def test_names_of_routings_have_options_that_suit_the_network():
     em = small(routing="em").routing
     assert (em.num_iterations, em.inverse_temperature) == (2, 1.0)
-    assert (em.min_variance, em.cost_scale) == (4.0, "ibm")
+    assert (em.min_variance, em.cost_scale) == (4.0, "normalized")
     assert em.beta_u_initializer.get_config()["value"] == -0.75
     bayes = small(routing="variational_bayes").routing
-    expected = VariationalBayesRouting(prior_scatter=100.0).get_config()
+    expected = VariationalBayesRouting(covariance_prior=100.0).get_config()
     assert bayes.get_config() == expected
     assert isinstance(small(routing="self_routing").routing, SelfRouting)
     # An instance is taken as it is, also from the configuration.

@@ -31,7 +31,7 @@ ROUTINGS = {
     "inverted_attention": lambda: InvertedAttentionRouting(3),
     "scaled_attention": lambda: InvertedAttentionRouting(scale_agreement=True),
     "em": lambda: EMRouting(inverse_temperature=1.0, min_variance=0.1),
-    "em_scaled": lambda: EMRouting(cost_scale="ibm"),
+    "em_scaled": lambda: EMRouting(cost_scale="normalized"),
     "variational_bayes": lambda: VariationalBayesRouting(),
     "full_covariance": lambda: VariationalBayesRouting(
         covariance="full", batch_normalization=False

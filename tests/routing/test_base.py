@@ -1,6 +1,7 @@
 """Names, configurations, and routings of one's own."""
 
 import math
+import types
 
 import keras
 import numpy as np
@@ -19,21 +20,13 @@ from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
 from tests.helpers.gradients import assert_close
+from tests.helpers.routings import all_routings
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import on_one_backend
 
 # Distinct primes, so that no axis can be taken for another.
 BATCH, INPUTS, ROWS, DIM, OUTPUTS, OUT_DIM = 13, 5, 2, 3, 7, 11
-ROUTINGS = {
-    "dynamic": DynamicRouting(4),
-    "leaky": DynamicRouting(2, leaky=True),
-    "stopped": DynamicRouting(stop_gradient=True),
-    "self_attention": SelfAttentionRouting(),
-    "inverted_attention": InvertedAttentionRouting(3),
-    "em": EMRouting(4, inverse_temperature=1.0, min_variance=1.0),
-    "variational_bayes": VariationalBayesRouting(2, batch_normalization=False),
-    "self_routing": SelfRouting(),
-}
+ROUTINGS = all_routings()
 
 of_all_routings = pytest.mark.parametrize("name", ROUTINGS)
 
@@ -66,11 +59,29 @@ class Mean(Routing):
         return Routed(ops.mean(votes, axis=2))
 
 
-def test_get_by_name_instance_and_configuration():
-    assert isinstance(routing.get("dynamic"), DynamicRouting)
+@pytest.mark.parametrize("name", routing.ROUTINGS)
+def test_get_by_name_and_class(name):
+    cls = routing.ROUTINGS[name]
+    for identifier in (name, cls.__name__, cls):
+        found = routing.get(identifier)
+        assert type(found) is cls
+        assert found.get_config() == cls().get_config()
+
+
+def test_get_of_a_class_of_ones_own():
+    assert isinstance(routing.get(Mean), Mean)
+    layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing=Mean)
+    assert isinstance(layer.routing, Mean)
+
+
+def test_get_of_an_instance_or_a_configuration():
     instance = DynamicRouting(num_iterations=2, leaky=True)
     assert routing.get(instance) is instance
     again = routing.get(routing.serialize(instance))
+    assert isinstance(again, DynamicRouting)
+    # A mapping that is no dictionary, as a configuration file may give.
+    config = types.MappingProxyType(routing.serialize(instance))
+    again = routing.get(config)
     assert isinstance(again, DynamicRouting)
     assert again.get_config() == instance.get_config()
     assert again.get_config() == {
@@ -80,9 +91,19 @@ def test_get_by_name_instance_and_configuration():
     }
 
 
-@pytest.mark.parametrize("identifier", ["dynamit", None, 3, DynamicRouting])
+@pytest.mark.parametrize(
+    "identifier",
+    ["dynamit", "Routing", "", None, 3, Routing, Routed, CapsuleLayer],
+    ids=str,
+)
 def test_get_of_something_else_raises(identifier):
-    with pytest.raises(ValueError, match="one of 'dynamic'.*Received: routing"):
+    names = ", ".join(map(repr, sorted(routing.ROUTINGS)))
+    message = (
+        r"Invalid value for argument `routing`\. Expected an instance or a "
+        r"subclass of keras_capsules\.routing\.Routing, its configuration, "
+        rf"or one of {names}\. Received: routing="
+    )
+    with pytest.raises(ValueError, match=message):
         routing.get(identifier)
 
 

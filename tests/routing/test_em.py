@@ -54,7 +54,7 @@ def oracle(
     inverse_temperature=0.01,
     inverse_temperature_decay=0.95,
     min_variance=1e-4,
-    cost_scale=None,
+    cost_scale=1.0,
 ):
     """As the paper has it, but for the units of `beta_a`."""
     votes = np.einsum("bipd,idje->bjipe", poses, kernel)
@@ -64,7 +64,7 @@ def oracle(
         identities = strangers(poses)
     if activations is None:
         activations = np.ones((batch, inputs))
-    scale = {None: 1, "ibm": 100 * outputs / inputs}.get(cost_scale, cost_scale)
+    scale = {"normalized": 100 * outputs / inputs}.get(cost_scale, cost_scale)
 
     def temperature(iteration):
         return inverse_temperature * (
@@ -126,13 +126,13 @@ def test_golden_values():
     "kwargs",
     [
         {},
-        {"num_iterations": 1, "cost_scale": "ibm"},
+        {"num_iterations": 1, "cost_scale": "normalized"},
         {"inverse_temperature": 0.5, "cost_scale": 0.3, "min_variance": 0.1},
         {
             "num_iterations": 2,
             "inverse_temperature": 0.3,
             "inverse_temperature_decay": 0,
-            "cost_scale": "ibm",
+            "cost_scale": "normalized",
         },
     ],
 )
@@ -288,7 +288,7 @@ def test_extremes_stay_finite(votes, active, dtype):
     poses, kernel, activations = make_arrays()
     arrays = [votes * poses, kernel, active * activations, *BETAS]
     arrays = [each.astype(dtype) for each in arrays]
-    routing = EMRouting(cost_scale="ibm")
+    routing = EMRouting(cost_scale="normalized")
 
     for value in evaluate_all(lambda *x: route(routing, *x), *arrays):
         assert value.dtype == "float32"
@@ -350,7 +350,7 @@ def test_inactive_children_leave_their_mean_and_no_evidence():
 
 
 @on_one_backend
-@pytest.mark.parametrize("scale", [None, "ibm"])
+@pytest.mark.parametrize("scale", [1.0, "normalized"])
 def test_half_of_the_capsules_start_active(scale):
     poses, kernel, activations = make_arrays()
     routing = EMRouting(cost_scale=scale)
@@ -391,7 +391,7 @@ def test_configuration():
         "inverse_temperature": 1.0,
         "inverse_temperature_decay": 0.5,
         "min_variance": 0.01,
-        "cost_scale": "ibm",
+        "cost_scale": "normalized",
         "beta_u_initializer": keras.initializers.Constant(2.0),
         "beta_a_initializer": "ones",
     }
@@ -413,8 +413,8 @@ def test_configuration():
         ("inverse_temperature_decay", 1.0, "a finite number of at least 0"),
         ("inverse_temperature_decay", -0.1, "a finite number of at least 0"),
         ("min_variance", 0.0, "a finite number greater than 0"),
-        ("cost_scale", "IBM", "None, 'ibm' or a finite number"),
-        ("cost_scale", -1, "None, 'ibm' or a finite number"),
+        ("cost_scale", "ibm", "'normalized' or a finite number"),
+        ("cost_scale", -1, "'normalized' or a finite number"),
     ],
 )
 def test_bad_options(name, value, expected):

@@ -61,9 +61,9 @@ def oracle(
     identities=None,
     num_iterations=3,
     covariance="diagonal",
-    concentration=1.0,
-    mean_strength=1.0,
-    prior_scatter=1.0,
+    weight_concentration_prior=1.0,
+    mean_precision_prior=1.0,
+    covariance_prior=1.0,
 ):
     """The paper's algorithm, with matrices for diagonals as well."""
     votes = np.einsum("bipd,idje->bjipe", poses, kernel)
@@ -80,21 +80,24 @@ def oracle(
     scores = np.empty((batch, outputs, inputs))
     for iteration in range(num_iterations):
         masses = r * activations[:, None]
-        alpha = concentration + masses.sum(axis=2)  # [b, j]
+        alpha = weight_concentration_prior + masses.sum(axis=2)  # [b, j]
         log_pi = scipy.special.digamma(alpha) - scipy.special.digamma(
             alpha.sum(axis=1, keepdims=True)
         )
         for j in range(outputs):
             for b in range(batch):
                 mass, total = masses[b, j], masses[b, j].sum()
-                kappa, nu = mean_strength + total, size + 1 + total
+                kappa, nu = mean_precision_prior + total, size + 1 + total
                 mean = mass @ flat[b, j] / total
                 m = total * mean / kappa
                 off = flat[b, j] - mean
                 inverse = (
-                    prior_scatter * np.eye(size)
+                    covariance_prior * np.eye(size)
                     + (off * mass[:, None]).T @ off
-                    + mean_strength * total / kappa * np.outer(mean, mean)
+                    + mean_precision_prior
+                    * total
+                    / kappa
+                    * np.outer(mean, mean)
                 )
                 if covariance == "diagonal":
                     inverse = inverse * np.eye(size)
@@ -169,7 +172,11 @@ def test_golden_values():
     [
         {},
         {"num_iterations": 1},
-        {"concentration": 0.5, "mean_strength": 2.0, "prior_scatter": 3.0},
+        {
+            "weight_concentration_prior": 0.5,
+            "mean_precision_prior": 2.0,
+            "covariance_prior": 3.0,
+        },
     ],
 )
 @pytest.mark.parametrize("rows", [1, 2], ids=["vectors", "matrices"])
@@ -410,9 +417,9 @@ def test_configuration():
         "num_iterations": 2,
         "covariance": "full",
         "batch_normalization": False,
-        "concentration": 0.5,
-        "mean_strength": 2.0,
-        "prior_scatter": 3.0,
+        "weight_concentration_prior": 0.5,
+        "mean_precision_prior": 2.0,
+        "covariance_prior": 3.0,
     }
     routing = VariationalBayesRouting(**kwargs)
     assert routing.get_config() == kwargs
@@ -427,10 +434,10 @@ def test_configuration():
     [
         ("num_iterations", 1.5, "a positive integer"),
         ("covariance", "spherical", "one of 'diagonal', 'full'"),
-        ("batch_normalization", 1, "True or False"),
-        ("concentration", 0, "a finite number greater than 0"),
-        ("mean_strength", -1.0, "a finite number greater than 0"),
-        ("prior_scatter", None, "a finite number greater than 0"),
+        ("batch_normalization", "yes", "True or False"),
+        ("weight_concentration_prior", 0, "a finite number greater than 0"),
+        ("mean_precision_prior", -1.0, "a finite number greater than 0"),
+        ("covariance_prior", None, "a finite number greater than 0"),
     ],
 )
 def test_bad_options(name, value, expected):

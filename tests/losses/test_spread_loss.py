@@ -108,18 +108,20 @@ def test_single_class():
     assert numpy(spread_loss([[1], [1]], [[0.5], [0.1]])).tolist() == [0, 0]
 
 
-# Labels that name no class.
+# Invalid labels.
 
 
 @pytest.mark.parametrize("loss", [spread_loss, SpreadLoss()])
 def test_labels_that_name_no_class_raise(loss):
     with pytest.raises(ValueError, match="labels out of range. Expected int"):
         loss(np.array([0, 3]), ACTIVATIONS)
-    with pytest.raises(ValueError, match="presences out of range. Expected"):
+    with pytest.raises(
+    with pytest.raises(ValueError, match="multi-hot labels out of range"):
+    ):
         loss([[0, 2, 0], [1, 0, 0]], ACTIVATIONS)
     message = (
-        r"`y_true` has presences that name no class\. Expected a class that is "
-        r"present in every example\. Received: all 0 in 1 of 2 examples"
+        r"`y_true` has multi-hot labels without a class\. Expected at least "
+        r"one class in every example\. Received: all 0 in 1 of 2 examples"
     )
     with pytest.raises(ValueError, match=message):
         loss([[0, 0, 0], [1, 0, 0]], ACTIVATIONS)
