@@ -163,7 +163,8 @@ class ConvCapsules2DTranspose(WindowedLayer, RoutedLayer):
             activations = ops.max(self._unfold(activations), axis=1)
         # The output window of an input capsule is the input window of an output
         # capsule, seen from the other end.
-        kernel = ops.flip(ops.convert_to_tensor(self.kernel), (0, 1))
+        kernel = ops.flip(ops.convert_to_tensor(self.kernel), 0)
+        kernel = ops.flip(kernel, 1)
         kernel = ops.reshape(kernel, (num_places, *kernel.shape[2:]))
         kernel = ops.transpose(kernel, (1, 0, 2, 3, 4))  # [types, k, d, j, e]
         kernel = ops.reshape(

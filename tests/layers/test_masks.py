@@ -190,7 +190,7 @@ def test_a_convolution_treats_padding_as_its_own():
         exact = layer(zeros)
         assert_all_close(ours, exact)
         coupling = numpy(coupling).reshape(2, LENGTH - 2, 3, 3, NUMBER)
-        assert not coupling[:, 2, 2].any() and coupling[:, 2, 1].all()
+        assert not coupling[:, 2, 2].any() and coupling[:, 2, 1].any()
 
 
 def test_transposed_capsules_take_masks():
