@@ -45,7 +45,7 @@ OF_MATRICES = "em", "variational_bayes"
 
 def names():
     """What is measured: every routing that the package knows by name."""
-    found = sorted(routings._ROUTINGS)
+    found = sorted(routings.ROUTINGS)
     found.insert(found.index("dynamic") + 1, "dynamic, stop_gradient")
     return found
 
@@ -142,7 +142,9 @@ def at_once(layer, training):
 
 def labels(name):
     """What tables call the forms of a routing."""
-    return list(dict.fromkeys([*textbook.FORMS[name], "better layout", "ours"]))
+    return list(
+        dict.fromkeys([*textbook.FORMS.get(name, {}), "better layout", "ours"])
+    )
 
 
 def all_forms(name, layer, training, which=("ours", "textbook")):
@@ -155,7 +157,7 @@ def all_forms(name, layer, training, which=("ours", "textbook")):
         which: The forms to make; those that there are not are left out.
     """
     makers = {"ours": ours, "better layout": at_once}
-    for label, form in textbook.FORMS[name].items():
+    for label, form in textbook.FORMS.get(name, {}).items():
         makers[label] = functools.partial(textbook.of_layer, form)
     return {
         label: makers[label](layer, training)

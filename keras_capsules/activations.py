@@ -16,6 +16,7 @@ from keras import ops
 from keras_capsules.types import ActivationLike
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.registration import register_function
 from keras_capsules.utils.validation import check_number
 
 __all__ = [
@@ -68,7 +69,7 @@ def serialize(activation: Callable[..., Tensor]) -> Any:
     return keras.activations.serialize(activation)
 
 
-@keras.saving.register_keras_serializable(package="keras_capsules")
+@register_function
 def squash(
     x: Tensor, axis: int | Sequence[int] = -1, epsilon: float = 1e-7
 ) -> Tensor:
@@ -119,7 +120,7 @@ def squash(
     return ops.cast(x * factor, dtype)
 
 
-@keras.saving.register_keras_serializable(package="keras_capsules")
+@register_function
 def exponential_squash(
     x: Tensor, axis: int | Sequence[int] = -1, epsilon: float = 1e-7
 ) -> Tensor:
@@ -170,7 +171,7 @@ def exponential_squash(
     return ops.cast(x * (_one_minus_exp(length) / length), dtype)
 
 
-@keras.saving.register_keras_serializable(package="keras_capsules")
+@register_function
 def safe_norm(
     x: Tensor,
     axis: int | Sequence[int] = -1,

@@ -111,7 +111,7 @@ def export_saved_model(
     return path
 
 
-def _check_path(path):
+def _check_path(path: str | os.PathLike[str]) -> str:
     """Returns the absolute path, or raises if no folder can be made there."""
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(

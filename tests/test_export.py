@@ -389,7 +389,7 @@ def test_rejects_paths_below_files(model, below, tmp_path):
     assert contents(tmp_path) == {"thesis.txt": b"dear"}
 
 
-@pytest.mark.parametrize("overwrite", ["no", 1, None], ids=str)
+@pytest.mark.parametrize("overwrite", ["no", 2, None], ids=str)
 def test_rejects_overwrite_that_is_no_boolean(model, older, overwrite):
     before = contents(older.parent)
     message = rf"Expected True or False. Received: overwrite={overwrite!r}"

@@ -38,7 +38,7 @@ BATCHES = [1, 7]
 # Those that are made for poses that are matrices. All others, and those to
 # come, are run in the CapsNet.
 OF_MATRICES = {"em", "variational_bayes"}
-NAMES = sorted(routings._ROUTINGS)
+NAMES = sorted(routings.ROUTINGS)
 
 # What a runtime cannot do, by what is converted, with the operator that is to
 # blame. If one of them works one day, a test says so. Large layers, of a

@@ -1,6 +1,6 @@
 """All data sets: facts about each, and the function that loads it.
 
-To add a data set, add its `DatasetInfo` and its loader to `CATALOGUE`, and a
+To add a data set, add its `DatasetInfo` and its loader to the list below, and a
 line to the docstring of `datasets.load`.
 """
 
@@ -95,20 +95,17 @@ _SMALLNORB = DatasetInfo(
     "Object Recognition with Invariance to Pose and Lighting. CVPR, 2004.",
 )
 
-CATALOGUE: dict[str, tuple[DatasetInfo, Loader]] = {
-    info.name: (info, loader)
-    for info, loader in [
-        (digits.INFO, digits.load_digits),
-        (_MNIST, load_prepared),
-        (_FASHION_MNIST, load_prepared),
-        (_CIFAR10, load_prepared),
-        (
-            _SMALLNORB,
-            functools.partial(
-                load_prepared,
-                images=("image", "image2"),
-                label="label_category",
-            ),
+_ALL: list[tuple[DatasetInfo, Loader]] = [
+    (digits.INFO, digits.load_digits),
+    (_MNIST, load_prepared),
+    (_FASHION_MNIST, load_prepared),
+    (_CIFAR10, load_prepared),
+    (
+        _SMALLNORB,
+        functools.partial(
+            load_prepared, images=("image", "image2"), label="label_category"
         ),
-    ]
-}
+    ),
+]
+
+CATALOGUE = {info.name: (info, loader) for info, loader in _ALL}

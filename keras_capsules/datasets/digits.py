@@ -34,13 +34,13 @@ def load_digits(
     import tensorflow as tf
 
     try:
-        from sklearn import datasets
+        from sklearn.datasets import load_digits as load_scans
     except ImportError as error:
         raise ImportError(
             f"The data set 'digits' needs scikit-learn. {REMEDY}"
         ) from error
 
-    images, labels = datasets.load_digits(return_X_y=True)
+    images, labels = load_scans(return_X_y=True)
     images = images.reshape((-1, *info.image_shape)).astype("float32") / 16.0
     indices = split_indices(labels)
     chosen = np.concatenate(

@@ -68,10 +68,11 @@ def resolve_split(
     """
     ranges = []
     for name, start, stop, percent in parse_split(split):
-        first, last = 0, sizes.get(name)
         if name == "validation":
             name = "train"
             first, last = validation_range(sizes["train"])
+        else:
+            first, last = 0, sizes[name]
         size = last - first
         limit = 100 if percent else size
         if max(abs(start or 0), abs(stop or 0)) > limit:

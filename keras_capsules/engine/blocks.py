@@ -35,7 +35,7 @@ def block_size(votes, kernel, is_open=False):
         return 1
     budget = _CPU_BUDGET if compilation.device() == "cpu" else _BUDGET
     # Each block reads the whole kernel and adds to the whole gradient of it, so
-    # a block should have as many votes as the kernel has numbers.
+    # a block should have at least as many votes as the kernel has numbers.
     size = max(budget, kernel) / max(1, votes)
     return max(1, round(size)) * _devices_of_a_batch()
 

@@ -9,6 +9,7 @@ from keras import ops
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
 from keras_capsules.utils.labels import to_presences
+from keras_capsules.utils.registration import register_function
 from keras_capsules.utils.validation import check_choice
 from keras_capsules.utils.validation import check_number
 from keras_capsules.utils.validation import check_numbers
@@ -133,7 +134,7 @@ class MarginLoss(keras.losses.Loss):
         }
 
 
-@keras.saving.register_keras_serializable(package="keras_capsules")
+@register_function
 def margin_loss(
     y_true: Tensor,
     y_pred: Tensor,

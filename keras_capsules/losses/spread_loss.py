@@ -9,6 +9,7 @@ from keras import ops
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
 from keras_capsules.utils.labels import to_presences
+from keras_capsules.utils.registration import register_function
 from keras_capsules.utils.validation import check_number
 from keras_capsules.utils.validation import check_numbers
 
@@ -116,7 +117,7 @@ class SpreadLoss(keras.losses.Loss):
         }
 
 
-@keras.saving.register_keras_serializable(package="keras_capsules")
+@register_function
 def spread_loss(y_true: Tensor, y_pred: Tensor, margin: float = 0.9) -> Tensor:
     """Computes the spread loss of each example; see `SpreadLoss`.
 

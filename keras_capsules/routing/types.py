@@ -19,8 +19,8 @@ class Routed(NamedTuple):
     """
 
     poses: Tensor
-    activations: Tensor | None = None
-    coupling: Tensor | None = None
+    activations: Tensor = None
+    coupling: Tensor = None
 
 
 class RoutingSpec(NamedTuple):

@@ -54,9 +54,9 @@ def check_number(
         isinstance(value, numbers.Real)
         and not isinstance(value, bool)
         and math.isfinite(value)
-        and (minimum is None or value >= minimum)
+        and (minimum is None or float(value) >= minimum)
         and not (open_minimum and value == minimum)
-        and (maximum is None or value <= maximum)
+        and (maximum is None or float(value) <= maximum)
     )
     if not valid:
         expected = "a finite number"

@@ -359,7 +359,7 @@ def test_windows_of_an_image_are_in_one_block(monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX tells what a step allocates")
-@pytest.mark.parametrize("routing", sorted(routing._ROUTINGS))
+@pytest.mark.parametrize("routing", sorted(routing.ROUTINGS))
 def test_no_tensor_as_large_as_the_votes_of_a_batch_exists(routing):
     import jax
 

@@ -135,7 +135,7 @@ for case in CASES:
 print(json.dumps(found))
 """
 
-ROUTINGS = sorted(keras_capsules.routing._ROUTINGS)
+ROUTINGS = sorted(keras_capsules.routing.ROUTINGS)
 
 
 # Devices, and layers, routings and examples for each device: in a block, in

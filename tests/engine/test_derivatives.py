@@ -22,7 +22,7 @@ from tests.helpers.gradients import second_gradient
 BACKEND = keras.backend.backend()
 BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 5, 7, 3, 4, 2
 SIZE = 2  # of a block: two of them, and a rest
-NAMES = sorted(routings._ROUTINGS)
+NAMES = sorted(routings.ROUTINGS)
 
 
 @pytest.fixture

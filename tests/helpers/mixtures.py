@@ -1,4 +1,4 @@
-"""What the tests of routings share that fit a mixture to the votes."""
+"""Helpers for tests of routings that fit a mixture to the votes."""
 
 import keras
 import numpy as np
@@ -29,7 +29,7 @@ def make_arrays(rows=1, batch=BATCH, inputs=INPUTS, outputs=OUTPUTS):
 
 
 def evaluate_all(route, *arrays):
-    """Everything that `route(*arrays)` returns, as arrays, from one run."""
+    """All results of `route(*arrays)`, as arrays, from one run."""
     shapes = []
 
     def joined(*tensors):
@@ -49,7 +49,7 @@ def evaluate_all(route, *arrays):
 
 
 class Convolution:
-    """A grid of capsules under windows, and who is who in them."""
+    """A grid of capsules, its windows, and the identities of its capsules."""
 
     def __init__(self, size, kernel_size, strides, padding="valid", types=2):
         self.size, self.types = size, types
@@ -75,22 +75,22 @@ class Convolution:
         ]
 
     def unfold(self, grid):
-        """Children of all windows, one after the other."""
+        """The input capsules of all windows, one after the other."""
         rest = [(0, 0)] * (grid.ndim - 3)
         return self._unfold(np.pad(grid, [(0, 0), *self.margins, *rest]))
 
     def _unfold(self, padded):
-        children = []
+        found = []
         (height, width), (down, right) = self.kernel_size, self.strides
         for image in padded:
             for y in range(0, len(image) - height + 1, down):
                 for x in range(0, len(image[0]) - width + 1, right):
                     window = image[y : y + height, x : x + width]
-                    children.append(window.reshape(-1, *window.shape[3:]))
-        return np.stack(children)
+                    found.append(window.reshape(-1, *window.shape[3:]))
+        return np.stack(found)
 
     def identities(self, images=2):
-        """Numbers that tell the children apart, `[b P, i]`."""
+        """A number for each input capsule of the grid, `[b P, i]`."""
         size = np.add(self.size, np.sum(self.margins, axis=1))
         shape = images, *size, self.types
         return self._unfold(np.arange(np.prod(shape)).reshape(shape))
@@ -108,30 +108,30 @@ class Convolution:
         )
 
 
-def strangers(poses):
-    """Identities of children that have one window each."""
+def one_window_each(poses):
+    """Identities of input capsules that are in one window each."""
     return np.arange(poses.shape[0] * poses.shape[1]).reshape(poses.shape[:2])
 
 
-def share_out(scores, identities):
-    """Shares of each child, among parents of all types at all positions.
+def shares_of_inputs(scores, identities):
+    """Shares of each input capsule, among outputs of all types and positions.
 
     Args:
         scores: What shares are proportional to, as logarithms, `[b, j, i]`.
-        identities: `[b, i]`, alike for the same child.
+        identities: `[b, i]`, equal for the same input capsule.
     """
     scores = np.moveaxis(scores, 1, 0)
     shares = np.empty_like(scores)
-    for child in np.unique(identities):
-        here = identities == child
+    for capsule in np.unique(identities):
+        here = identities == capsule
         logits = scores[:, here]
         powers = np.exp(logits - logits.max())
         shares[:, here] = powers / powers.sum()
     return np.moveaxis(shares, 0, 1)
 
 
-def check_that_inactive_children_count_for_nothing(route, dtype):
-    """A layer with inactive children is the layer of the others.
+def check_that_inactive_inputs_count_for_nothing(route, dtype):
+    """A layer with inactive input capsules is the layer of the others.
 
     Args:
         route: What routes poses, kernel and activations.
@@ -151,7 +151,7 @@ def check_that_inactive_children_count_for_nothing(route, dtype):
 
 
 class Host(keras.layers.Layer):
-    """The least layer that has a routing: it returns poses, activations."""
+    """A minimal layer with a routing. It returns poses and activations."""
 
     def __init__(self, routing, outputs=OUTPUTS, **kwargs):
         super().__init__(**kwargs)

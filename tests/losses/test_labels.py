@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_capsules import CapsuleLayer
 from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.losses import margin_loss
@@ -203,6 +204,42 @@ def test_shape_mismatch_raises(loss, true_shape, shape):
         loss(np.zeros(true_shape), np.zeros(shape))
     with pytest.raises(ValueError, match=message):
         loss(tensor(np.zeros(true_shape)), tensor(np.zeros(shape)))
+
+
+@pytest.mark.parametrize("loss", [margin_loss, SpreadLoss()])
+@pytest.mark.parametrize(
+    "true_shape, shape",
+    [
+        ((5,), (5, 3, 2)),
+        ((5, 1), (5, 3, 2)),
+        ((5,), (5, 3, 2, 7)),
+        ((5, 3), (5, 3, 2, 7)),
+    ],
+    ids=str,
+)
+def test_capsules_instead_of_scores_are_recognized(loss, true_shape, shape):
+    message = (
+        "These scores have the shape of capsules: CapsuleLength, the layer "
+        "that turns class capsules into class scores, was probably forgotten"
+    )
+    with pytest.raises(ValueError, match=message):
+        loss(np.ones(true_shape), np.zeros(shape))
+
+
+def test_other_shapes_do_not_look_like_capsules():
+    for true_shape, shape in [((4,), (5, 7)), ((4,), (5, 3, 2)), ((), (5, 7))]:
+        with pytest.raises(ValueError, match="to hold integer") as error:
+            margin_loss(np.ones(true_shape), np.zeros(shape))
+        assert "CapsuleLength" not in str(error.value)
+
+
+def test_a_network_without_capsule_length_is_told_so():
+    model = keras.Sequential(
+        [keras.Input((3, 2)), CapsuleLayer(5, 7, routing="self_attention")]
+    )
+    model.compile("sgd", MarginLoss())
+    with pytest.raises(ValueError, match="CapsuleLength"):
+        model.fit(np.ones((4, 3, 2)), np.zeros(4, "int32"), verbose=0)
 
 
 def test_unknown_batch_fits_any_other():

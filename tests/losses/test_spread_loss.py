@@ -115,9 +115,7 @@ def test_single_class():
 def test_labels_that_name_no_class_raise(loss):
     with pytest.raises(ValueError, match="labels out of range. Expected int"):
         loss(np.array([0, 3]), ACTIVATIONS)
-    with pytest.raises(
     with pytest.raises(ValueError, match="multi-hot labels out of range"):
-    ):
         loss([[0, 2, 0], [1, 0, 0]], ACTIVATIONS)
     message = (
         r"`y_true` has multi-hot labels without a class\. Expected at least "

@@ -316,7 +316,7 @@ def test_mixed_bfloat16():
         ("capsule_dim", 4, "2 positive integers"),
         ("routing", "emm", "'em'"),
         ("normalization", "layer", "one of 'batch'"),
-        ("coordinate_addition", 1, "True or False"),
+        ("coordinate_addition", 2, "True or False"),
         ("decoder_units", (6, 0), "positive integers"),
     ],
 )

@@ -296,7 +296,13 @@ def test_bad_number_of_iterations(value):
 
 
 @pytest.mark.parametrize("name", ["leaky", "stop_gradient"])
-@pytest.mark.parametrize("value", [1, "yes", None])
+@pytest.mark.parametrize("value", [2, "yes", None])
 def test_bad_switch(name, value):
     with pytest.raises(ValueError, match=f"True or False.*{name}="):
         DynamicRouting(**{name: value})
+
+
+@pytest.mark.parametrize("value", [True, 1, np.bool_(True), np.int64(1)])
+def test_switches_are_what_python_takes_for_true(value):
+    config = DynamicRouting(leaky=value, stop_gradient=not value).get_config()
+    assert config["leaky"] is True and config["stop_gradient"] is False

@@ -21,14 +21,12 @@ from tests.helpers.mixtures import OUT_DIM
 from tests.helpers.mixtures import OUTPUTS
 from tests.helpers.mixtures import TOLERANCE
 from tests.helpers.mixtures import Convolution
-from tests.helpers.mixtures import (
-    check_that_inactive_children_count_for_nothing,
-)
+from tests.helpers.mixtures import check_that_inactive_inputs_count_for_nothing
 from tests.helpers.mixtures import evaluate_all
 from tests.helpers.mixtures import host_model
 from tests.helpers.mixtures import make_arrays
-from tests.helpers.mixtures import share_out
-from tests.helpers.mixtures import strangers
+from tests.helpers.mixtures import one_window_each
+from tests.helpers.mixtures import shares_of_inputs
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import invalid
 from tests.helpers.testing import on_one_backend
@@ -61,7 +59,7 @@ def oracle(
     batch, outputs, inputs = votes.shape[:3]
     flat = votes.reshape(batch, outputs, inputs, -1)
     if identities is None:
-        identities = strangers(poses)
+        identities = one_window_each(poses)
     if activations is None:
         activations = np.ones((batch, inputs))
     scale = {"normalized": 100 * outputs / inputs}.get(cost_scale, cost_scale)
@@ -72,7 +70,7 @@ def oracle(
         )
 
     beta_a = beta_a / temperature(num_iterations - 1)
-    r = share_out(np.zeros((batch, outputs, inputs)), identities)
+    r = shares_of_inputs(np.zeros((batch, outputs, inputs)), identities)
     means = np.empty((batch, outputs, flat.shape[3]))
     variances, active = np.empty_like(means), np.empty((batch, outputs))
     for iteration in range(num_iterations):
@@ -91,7 +89,9 @@ def oracle(
             off = (flat - means[:, :, None]) ** 2 / variances[:, :, None]
             heights = np.log(2 * np.pi * variances)[:, :, None]
             density = -0.5 * (off + heights).sum(axis=3)
-            r = share_out(np.log(active)[..., None] + density, identities)
+            r = shares_of_inputs(
+                np.log(active)[..., None] + density, identities
+            )
     return means, active, r
 
 
@@ -142,7 +142,7 @@ def test_equals_the_oracle(rows, kwargs):
     check(EMRouting(**kwargs), arrays, oracle(*arrays, **kwargs))
 
 
-def test_children_without_activations_are_fully_active():
+def test_inputs_without_activations_are_fully_active():
     poses, kernel, _ = make_arrays()
     value = evaluate(
         lambda *x: route(EMRouting(), x[0], x[1], None, *x[2:]).poses,
@@ -154,7 +154,7 @@ def test_children_without_activations_are_fully_active():
     assert_close(value, exact[0], TOLERANCE)
 
 
-def test_one_parent_and_one_example():
+def test_one_output_and_one_example():
     arrays = [*make_arrays(1, 1, INPUTS, 1), *BETAS[:, :1]]
     exact = oracle(*arrays)
     assert (exact[2] == 1).all()
@@ -172,7 +172,7 @@ def test_one_parent_and_one_example():
     ],
 )
 @in_blocks
-def test_outputs_at_all_positions_compete_for_a_child(
+def test_outputs_at_all_positions_compete_for_an_input(
     grid, strides, padding, size, monkeypatch
 ):
     set_block_size(monkeypatch, size)
@@ -196,21 +196,21 @@ def test_outputs_at_all_positions_compete_for_a_child(
     values = evaluate_all(routed, *arrays)
     for value, expected in zip(values, exact, strict=True):
         assert_close(value, expected, TOLERANCE)
-    for child in np.unique(identities):
-        shares = np.moveaxis(values.coupling, 1, 2)[identities == child]
+    for capsule in np.unique(identities):
+        shares = np.moveaxis(values.coupling, 1, 2)[identities == capsule]
         total = shares.sum()
         assert total == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_inactive_children_count_for_nothing(dtype):
-    check_that_inactive_children_count_for_nothing(
+def test_inactive_inputs_count_for_nothing(dtype):
+    check_that_inactive_inputs_count_for_nothing(
         lambda *x: route(EMRouting(), *x, *BETAS.astype(dtype)), dtype
     )
 
 
 def test_padding_takes_no_part():
-    """A window of padding and one child: its vote is the pose."""
+    """A window of padding and one input capsule: its vote is the pose."""
     convolution = Convolution((2, 1), (2, 1), (2, 1), "same", types=1)
     padded = Convolution((1, 1), (2, 1), (2, 1), "same", types=1)
     poses, kernel, activations = convolution.make_arrays()
@@ -338,7 +338,7 @@ def test_16_bits_are_squared_in_32(dtype):
         assert_close(ops.convert_to_numpy(value), expected, 1e-5)
 
 
-def test_inactive_children_leave_their_mean_and_no_evidence():
+def test_inactive_inputs_leave_their_mean_and_no_evidence():
     poses, kernel, activations = make_arrays()
     arrays = [poses, kernel, 0 * activations, BETAS[0], BETAS[1]]
     value = evaluate(lambda *x: route(EMRouting(1), *x).poses, *arrays)

@@ -194,7 +194,7 @@ def test_weights_of_the_layer(use_coupling_bias):
         assert not keras.ops.convert_to_numpy(layer.weights[1]).any()
 
 
-@pytest.mark.parametrize("value", [1, "yes", None])
+@pytest.mark.parametrize("value", [2, "yes", None])
 def test_bad_switch(value):
     with pytest.raises(ValueError, match="Received: use_coupling_bias="):
         SelfAttentionRouting(value)

@@ -23,14 +23,12 @@ from tests.helpers.mixtures import OUT_DIM
 from tests.helpers.mixtures import OUTPUTS
 from tests.helpers.mixtures import TOLERANCE
 from tests.helpers.mixtures import Convolution
-from tests.helpers.mixtures import (
-    check_that_inactive_children_count_for_nothing,
-)
+from tests.helpers.mixtures import check_that_inactive_inputs_count_for_nothing
 from tests.helpers.mixtures import evaluate_all
 from tests.helpers.mixtures import host_model
 from tests.helpers.mixtures import make_arrays
-from tests.helpers.mixtures import share_out
-from tests.helpers.mixtures import strangers
+from tests.helpers.mixtures import one_window_each
+from tests.helpers.mixtures import shares_of_inputs
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import invalid
 from tests.helpers.testing import on_one_backend
@@ -71,10 +69,10 @@ def oracle(
     flat = votes.reshape(batch, outputs, inputs, -1)
     size = flat.shape[3]
     if identities is None:
-        identities = strangers(poses)
+        identities = one_window_each(poses)
     if activations is None:
         activations = np.ones((batch, inputs))
-    r = share_out(np.zeros((batch, outputs, inputs)), identities)
+    r = shares_of_inputs(np.zeros((batch, outputs, inputs)), identities)
     means = np.empty((batch, outputs, size))
     logits = np.empty((batch, outputs))
     scores = np.empty((batch, outputs, inputs))
@@ -119,7 +117,7 @@ def oracle(
                 logits[b, j] = beta[j] - np.exp(log_pi[b, j]) * entropy
                 means[b, j] = m
         if iteration + 1 < num_iterations:
-            r = share_out(scores, identities)
+            r = shares_of_inputs(scores, identities)
     return means, 1 / (1 + np.exp(-logits)), r
 
 
@@ -187,7 +185,7 @@ def test_equals_the_oracle(covariance, rows, kwargs):
     check(plain(covariance, **kwargs), arrays, exact)
 
 
-def test_children_without_activations_are_fully_active():
+def test_inputs_without_activations_are_fully_active():
     poses, kernel, _ = make_arrays()
     value = evaluate(
         lambda *x: route(plain(), x[0], x[1], None, x[2]).poses,
@@ -198,7 +196,7 @@ def test_children_without_activations_are_fully_active():
     assert_close(value, oracle(poses, kernel, None, BETA)[0], TOLERANCE)
 
 
-def test_one_parent_and_one_example():
+def test_one_output_and_one_example():
     arrays = [*make_arrays(1, 1, INPUTS, 1), BETA[:1]]
     exact = oracle(*arrays)
     assert (exact[2] == 1).all()
@@ -215,7 +213,7 @@ def test_one_parent_and_one_example():
     ],
 )
 @in_blocks
-def test_outputs_at_all_positions_compete_for_a_child(
+def test_outputs_at_all_positions_compete_for_an_input(
     grid, strides, padding, covariance, size, monkeypatch
 ):
     set_block_size(monkeypatch, size)
@@ -239,8 +237,8 @@ def test_outputs_at_all_positions_compete_for_a_child(
     values = evaluate_all(routed, *arrays)
     for value, expected in zip(values, exact, strict=True):
         assert_close(value, expected, TOLERANCE)
-    for child in np.unique(identities):
-        shares = np.moveaxis(values.coupling, 1, 2)[identities == child]
+    for capsule in np.unique(identities):
+        shares = np.moveaxis(values.coupling, 1, 2)[identities == capsule]
         total = shares.sum()
         assert total == pytest.approx(1, abs=1e-5)
 
@@ -248,8 +246,8 @@ def test_outputs_at_all_positions_compete_for_a_child(
 @on_one_backend
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @covariances
-def test_inactive_children_count_for_nothing(covariance, dtype):
-    check_that_inactive_children_count_for_nothing(
+def test_inactive_inputs_count_for_nothing(covariance, dtype):
+    check_that_inactive_inputs_count_for_nothing(
         lambda *x: route(plain(covariance), *x, BETA.astype(dtype)), dtype
     )
 
