@@ -191,7 +191,7 @@ class CapsuleLayer(LocatedLayer):
         return self._output_shape(poses[0])
 
     def _check_input_shape(self, input_shape):
-        """The sizes of the axes of capsules, and those of a pose."""
+        """The sizes of the axes of capsules, and of the axes of a pose."""
         poses, _ = self._split_shape(input_shape)
         axes = self._num_pose_axes
         capsules, pose = poses[1:-axes], poses[-axes:]

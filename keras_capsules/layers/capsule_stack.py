@@ -109,7 +109,7 @@ class CapsuleStack(keras.layers.Layer):
             shape = layer.compute_output_shape(shape)
 
     def call(self, inputs: Capsules, mask: Any = None) -> Tensor:
-        # The mask of the input is that of the first layer.
+        # Only the first layer sees the input and its mask.
         options: list[dict[str, Any]] = [{} for _ in self.layers]
         if any(each is not None for each in keras.tree.flatten(mask)):
             options[0]["mask"] = mask

@@ -185,7 +185,7 @@ class ConvCapsules2D(ConvCapsules):
     the same for all windows. Each window is routed as by `CapsuleLayer`. An
     input capsule lies in several windows. With `EMRouting` and
     `VariationalBayesRouting`, the output capsules of all these windows compete
-    for it; with the other routings, those of each window do.
+    for it. With the other routings, output capsules compete in each window.
 
     Input capsules that are padding, or that a mask excludes, are inactive: they
     have no activation and vote for nothing.

@@ -6,8 +6,8 @@ unchanged.
 
 The coordinates are x, y, z in this order: x along the last axis of the grid
 (the width or the length), y along the axis before it, z along the first of
-three. They run from 0 to 1 over the whole grid, and are those of the middle of
-each cell. Number n of them is added to number n of a vector, or to the number
+three. They run from 0 to 1 over the whole grid. The coordinates of a cell are
+those of its middle. Number n of them is added to number n of a vector, or to the number
 in row n of the last column of a matrix.
 """
 
@@ -38,13 +38,13 @@ class LocatedLayer(RoutedLayer):
         )
 
     def _check_coordinates(self, rank):
-        """Raises if coordinates cannot be those of a grid of so many axes."""
+        """Raises if a grid with so many axes cannot have coordinates."""
         if not self.coordinate_addition:
             return
         pose = f"capsule_dim={self.capsule_dim!r}, coordinate_addition=True"
         if rank not in GRIDS:
             raise ValueError(
-                "Coordinates are those of capsules on a grid. Expected one to "
+                "Coordinates are for capsules on a grid. Expected one to "
                 "three axes of positions before the types, as in (batch, "
                 f"height, width, types, ...). Received: {rank} such axes, "
                 f"{pose}"

@@ -149,8 +149,8 @@ def broadcast_mask(mask: Any, shape: Sequence[Any]) -> Tensor | None:
     static = [each if isinstance(each, int) else None for each in shape]
     if not fits(mask.shape, static[:rank]):
         raise ValueError(
-            "A mask marks the input capsules that count. Expected a mask whose "
-            "shape is that of the first axes of the input capsules, "
+            "A mask marks the input capsules that count. Expected the shape of "
+            "the first axes of the input capsules, "
             f"{tuple(static)}. Received: mask.shape={tuple(mask.shape)}"
         )
     axes = tuple(range(rank, len(shape)))

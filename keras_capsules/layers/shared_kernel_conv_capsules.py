@@ -51,8 +51,8 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
     [Rajasegaran et al., 2019](https://arxiv.org/abs/1904.09546) (DeepCaps),
     whose intermediate votes are V, whose B_s and K_s are b and c, and whose
     softmax_3D is the softmax over j and x. (The convolution is a 3D convolution
-    that steps from type to type.) The joint squash and the bias are those of
-    the authors' code. That code scrambles types, poses and positions when it
+    that steps from type to type.) The joint squash and the bias are from the
+    authors' code. That code scrambles types, poses and positions when it
     lays them out for the convolution. This layer does not.
 
     Args:

@@ -20,7 +20,7 @@ _KINDS = {
 
 
 class WeightOptions(TypedDict, total=False):
-    """Options of a layer's weights, and those of every Keras layer."""
+    """Options of a layer's weights, and options of every Keras layer."""
 
     use_bias: bool | None
     kernel_initializer: InitializerLike
@@ -83,7 +83,7 @@ class WeightedLayer(keras.layers.Layer):
         shape: Shape,
         default_initializer: InitializerLike,
         name: str = "kernel",
-        **options: Any,
+        **kwargs: Any,
     ) -> Tensor:
         """Makes a kernel with the options of this layer.
 
@@ -91,7 +91,7 @@ class WeightedLayer(keras.layers.Layer):
             shape: Tuple of integers.
             default_initializer: The initializer if the user chose none.
             name: Name of the weight. Defaults to `"kernel"`.
-            **options: Further arguments of `add_weight`.
+            **kwargs: Further arguments of `add_weight`.
 
         Returns:
             A `keras.Variable`.
@@ -102,7 +102,7 @@ class WeightedLayer(keras.layers.Layer):
             initializer=self.kernel_initializer or default_initializer,
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
-            **options,
+            **kwargs,
         )
 
     def add_bias(

@@ -12,7 +12,7 @@ from keras_capsules.types import Sizes
 from keras_capsules.utils.validation import check_choice
 from keras_capsules.utils.validation import check_integer
 
-# What the axes of a grid of each rank are called.
+# The names of the axes of a grid, by their number.
 GRIDS = {1: "length", 2: "height, width", 3: "depth, height, width"}
 
 
