@@ -14,10 +14,17 @@ from keras_capsules.layers import CapsuleLayer as CapsuleLayer
 from keras_capsules.layers import CapsuleLength as CapsuleLength
 from keras_capsules.layers import CapsuleMask as CapsuleMask
 from keras_capsules.layers import CapsuleStack as CapsuleStack
+from keras_capsules.layers import ConvCapsules1D as ConvCapsules1D
 from keras_capsules.layers import ConvCapsules2D as ConvCapsules2D
+from keras_capsules.layers import (
+    ConvCapsules2DTranspose as ConvCapsules2DTranspose,
+)
 from keras_capsules.layers import ConvCapsules3D as ConvCapsules3D
 from keras_capsules.layers import MatrixPrimaryCapsules as MatrixPrimaryCapsules
 from keras_capsules.layers import PrimaryCapsules as PrimaryCapsules
+from keras_capsules.layers import (
+    SharedKernelConvCapsules2D as SharedKernelConvCapsules2D,
+)
 from keras_capsules.layers import SqueezeExcitation as SqueezeExcitation
 from keras_capsules.losses import MarginLoss as MarginLoss
 from keras_capsules.losses import SpreadLoss as SpreadLoss

@@ -23,10 +23,13 @@ from keras_capsules.layers import CapsuleLayer
 from keras_capsules.layers import CapsuleLength
 from keras_capsules.layers import CapsuleMask
 from keras_capsules.layers import CapsuleStack
+from keras_capsules.layers import ConvCapsules1D
 from keras_capsules.layers import ConvCapsules2D
+from keras_capsules.layers import ConvCapsules2DTranspose
 from keras_capsules.layers import ConvCapsules3D
 from keras_capsules.layers import MatrixPrimaryCapsules
 from keras_capsules.layers import PrimaryCapsules
+from keras_capsules.layers import SharedKernelConvCapsules2D
 from keras_capsules.layers import SqueezeExcitation
 from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
@@ -94,6 +97,17 @@ class Row:
     def make(self, **kwargs):
         return self.layer(**self.arguments(), **kwargs)
 
+
+# Of layers whose routing adds no bias.
+WEIGHT_OPTIONS = {
+    "use_bias": False,
+    "kernel_initializer": "random_normal",
+    "bias_initializer": "ones",
+    "kernel_regularizer": "l2",
+    "bias_regularizer": "l1",
+    "kernel_constraint": keras.constraints.MaxNorm(2.0, axis=-1),
+    "bias_constraint": "non_neg",
+}
 
 # Layers that every registered routing is tested in.
 ROUTED = [
@@ -167,7 +181,7 @@ LAYERS = [
             "num_capsules": 2,
             "capsule_dim": 1,
             "kernel_size": 2,
-            "scale": 0.25,
+            "pre_squash_scale": 0.25,
             "kernel_initializer": initializers.TruncatedNormal(stddev=0.3),
             "bias_initializer": initializers.Constant(0.1),
             "kernel_regularizer": "l2",
@@ -322,7 +336,7 @@ LAYERS = [
             "strides": (1, 2),
             "padding": "same",
             "kernel_initializer": initializers.TruncatedNormal(stddev=0.3),
-            "pose_bias_initializer": "ones",
+            "bias_initializer": "ones",
             "activation_bias_initializer": initializers.Constant(-1.0),
             "kernel_regularizer": keras.regularizers.L2(0.1),
             "bias_regularizer": "l1",
@@ -333,6 +347,102 @@ LAYERS = [
         ((2, 3, 3, 2, 3), (2, 3, 3, 2)),
         num_weights=4,
         num_losses=4,
+    ),
+    Row(
+        "signal-activation-no-bias",
+        MatrixPrimaryCapsules,
+        {
+            "num_capsules": 2,
+            "capsule_dim": 5,
+            "activation": "squash",
+            "use_bias": False,
+        },
+        (2, 7, 1),
+        ((2, 7, 2, 5), (2, 7, 2)),
+        num_weights=2,
+    ),
+    Row(
+        "signal",
+        PrimaryCapsules,
+        {"num_capsules": 3, "capsule_dim": 2, "kernel_size": 3, "strides": 2},
+        (2, 7, 1),
+        (2, 3, 3, 2),
+        num_weights=2,
+    ),
+    Row(
+        "volume",
+        PrimaryCapsules,
+        {"num_capsules": 3, "capsule_dim": 2, "kernel_size": 2},
+        (2, 3, 2, 5, 1),
+        (2, 2, 1, 4, 3, 2),
+        num_weights=2,
+    ),
+    Row(
+        "signal",
+        ConvCapsules1D,
+        {
+            "num_capsules": 3,
+            "capsule_dim": 5,
+            "kernel_size": 3,
+            "strides": 2,
+            "padding": "same",
+            "routing": "em",
+            "coordinate_addition": True,
+            **WEIGHT_OPTIONS,
+        },
+        (2, 7, 1, 2),
+        ((2, 4, 3, 5), (2, 4, 3)),
+        num_weights=3,
+        num_losses=1,
+    ),
+    Row(
+        "volume",
+        ConvCapsules3D,
+        {
+            "num_capsules": 2,
+            "capsule_dim": 3,
+            "kernel_size": (2, 1, 3),
+            "strides": (1, 2, 1),
+            "padding": "same",
+            "routing": "variational_bayes",
+            "coordinate_addition": True,
+            **WEIGHT_OPTIONS,
+        },
+        (2, 2, 3, 2, 1, 5),
+        ((2, 2, 2, 2, 2, 3), (2, 2, 2, 2, 2)),
+        num_weights=3,
+        num_non_trainable=4,
+        num_losses=1,
+    ),
+    Row(
+        "segcaps",
+        ConvCapsules2DTranspose,
+        {
+            "num_capsules": 3,
+            "capsule_dim": 5,
+            "kernel_size": 4,
+            "strides": 2,
+            "padding": "same",
+        },
+        (2, 3, 1, 7, 2),
+        (2, 6, 2, 3, 5),
+        num_weights=2,
+    ),
+    Row(
+        "em-matrices",
+        ConvCapsules2DTranspose,
+        {
+            "num_capsules": 3,
+            "capsule_dim": (2, 5),
+            "kernel_size": (2, 3),
+            "routing": "em",
+            "share_over_types": False,
+            **WEIGHT_OPTIONS,
+        },
+        ((2, 2, 3, 1, 2, 7), (2, 2, 3, 1)),
+        ((2, 3, 5, 3, 2, 5), (2, 3, 5, 3)),
+        num_weights=3,
+        num_losses=1,
     ),
     Row("matrix", CapsuleLength, {}, (2, 3), (2,)),
     Row("capsules", CapsuleLength, {}, (2, 3, 5), (2, 3)),
@@ -383,7 +493,7 @@ LAYERS = [
     ),
     Row(
         "no-bias",
-        ConvCapsules3D,
+        SharedKernelConvCapsules2D,
         {"num_capsules": 2, "capsule_dim": 3, "use_bias": False},
         (2, 3, 5, 1, 2),
         (2, 3, 5, 2, 3),
@@ -391,7 +501,7 @@ LAYERS = [
     ),
     Row(
         "valid-strides-initializers-regularizers-constraints",
-        ConvCapsules3D,
+        SharedKernelConvCapsules2D,
         {
             "num_capsules": 3,
             "capsule_dim": 2,
@@ -771,14 +881,31 @@ def test_coverage_notices_what_is_new():
     assert uncovered([namespace]) == ["new.NewLayer", "new.new_function"]
 
 
+def options_of(cls):
+    """Arguments of a constructor and their defaults, by name."""
+    constructors = [cls]
+    if issubclass(cls, keras.layers.Layer) and not issubclass(cls, keras.Model):
+        # Layers hand `**kwargs` to the bases that have these options.
+        constructors = [
+            vars(base)["__init__"]
+            for base in reversed(cls.__mro__)
+            if base.__module__.startswith("keras_capsules.")
+            and "__init__" in vars(base)
+        ]
+    return {
+        name: parameter.default
+        for constructor in constructors
+        for name, parameter in inspect.signature(constructor).parameters.items()
+        # Neither *args nor **kwargs.
+        if parameter.kind
+        in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        and name != "self"
+    }
+
+
 @pytest.mark.parametrize("cls", dict.fromkeys(cls for cls, _ in ROWS))
 def test_every_option_is_in_a_row(cls):
-    options = {
-        name: parameter.default
-        for name, parameter in inspect.signature(cls).parameters.items()
-        # Neither *args nor **kwargs.
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-    }
+    options = options_of(cls)
     used = {
         name
         for other, kwargs in ROWS

@@ -59,11 +59,11 @@ def _multiplied(poses, kernel, in_columns=False):
     With the poses in columns, the gradient to the kernel is a product of
     matrices that need not be transposed, which measured twice as fast.
     """
-    inputs, rows, dim = poses.shape[1:]
+    inputs, rows, dim = ops.shape(poses)[1:]
     kernels, _, outputs, out_dim = kernel.shape
     size = rows * out_dim
     # Axes of size 1 are left out: LiteRT transposes few axes only.
-    places = [inputs // kernels] * (inputs != kernels)
+    places = [] if poses.shape[1] == kernels else [inputs // kernels]
     rows = [rows] * (rows != 1)
     poses = ops.reshape(poses, (-1, *places, kernels, *rows, dim))
     axis = len(places) + 1
@@ -89,7 +89,7 @@ def _added_up(poses, kernel):
     XLA makes one loop of them. From products of matrices it would copy votes
     into another order of axes, which measured three times as slow.
     """
-    inputs, rows, dim = poses.shape[1:]
+    inputs, rows, dim = ops.shape(poses)[1:]
     kernels, _, outputs, out_dim = kernel.shape
     shape = (-1, 1, inputs // kernels, kernels, rows, dim, 1)
     poses = ops.reshape(poses, shape)  # [b, 1, place, k, p, d, 1]
@@ -101,8 +101,8 @@ def _added_up(poses, kernel):
 
 
 def count_votes(poses, kernel):
-    """Counts the numbers in the votes of one example."""
-    return math.prod(poses.shape[1:3]) * math.prod(kernel.shape[2:])
+    """Counts the numbers in the votes of one example, as far as known."""
+    return math.prod(ops.shape(poses)[1:3]) * math.prod(kernel.shape[2:])
 
 
 def sum_votes(coupling, poses, kernel, size=1):
@@ -122,9 +122,9 @@ def sum_votes(coupling, poses, kernel, size=1):
     Returns:
         `[b, j, f]`.
     """
-    inputs, rows, dim = poses.shape[1:]
+    inputs, rows, dim = ops.shape(poses)[1:]
     kernels, _, outputs, out_dim = kernel.shape
-    if kernels != inputs:
+    if poses.shape[1] != kernels:
         kernel = ops.tile(kernel, (inputs // kernels, 1, 1, 1))
     # Input capsules last, so that their weights multiply along memory.
     poses = ops.transpose(poses, (0, 2, 3, 1))  # [b, p, d, i]

@@ -88,7 +88,7 @@ class MatrixCapsNet(CapsuleNetwork):
             routing with options that suit this network: `EMRouting(
             num_iterations=2, inverse_temperature=1.0, min_variance=4.0,
             cost_scale="normalized", beta_u_initializer=Constant(-0.75))`. For
-            variational Bayes, `VariationalBayesRouting(covariance_prior=0.01)`
+            variational Bayes, `VariationalBayesRouting(covariance_prior=100.0)`
             suits it.
         normalization: `"batch"`, which normalizes the poses of each type of
             capsules over the batch before each layer of capsules, without
@@ -282,7 +282,7 @@ def _default_routing():
         num_iterations=2,
         inverse_temperature=1.0,
         min_variance=4.0,
-        cost_scale="ibm",
+        cost_scale="normalized",
         # About the logarithm of the first standard deviations, whose cost it
         # takes away.
         beta_u_initializer=keras.initializers.Constant(-0.75),

@@ -112,7 +112,7 @@ def _route_block(routing, windows, examples, shared, step=1):
     """
     poses, kernel = examples["poses"], shared["kernel"]
     poses = ops.cast(poses, kernel.dtype)
-    _, inputs, rows, dim = poses.shape
+    _, inputs, rows, dim = ops.shape(poses)
     arguments = {
         "activations": None,
         "outputs": None,

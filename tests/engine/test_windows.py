@@ -1,11 +1,15 @@
-"""Windows on a grid against loops in NumPy."""
+"""Windows on grids with one to three axes against loops in NumPy."""
 
 import numpy as np
 import pytest
 from keras import ops
 
 from keras_capsules.engine.windows import Windows
+from keras_capsules.engine.windows import convolve
+from keras_capsules.engine.windows import dilate
+from keras_capsules.engine.windows import output_grid
 from keras_capsules.engine.windows import output_length
+from tests.helpers.capsules import places_of_windows
 from tests.helpers.gradients import assert_close
 from tests.helpers.gradients import evaluate
 from tests.helpers.gradients import gradient
@@ -19,30 +23,12 @@ LAYOUTS = {
     "strides": ((7, 6), (3, 2), (2, 3), "valid"),
     "strides-same": ((5, 7), (3, 5), (2, 1), "same"),
     "gaps": ((5, 5), (1, 2), (3, 4), "same"),
+    "signal": ((7,), (3,), (2,), "valid"),
+    "signal-same": ((11,), (5,), (2,), "same"),
+    "volume": ((3, 5, 4), (2, 3, 1), (1, 2, 1), "valid"),
+    "volume-same": ((3, 4, 5), (2, 3, 2), (2, 1, 3), "same"),
 }
 layouts = pytest.mark.parametrize("name", LAYOUTS)
-
-
-def places(name):
-    """For each window, its places on the grid; `None` in the margins."""
-    size, kernel, strides, padding = LAYOUTS[name]
-    starts = []
-    for length, window, stride in zip(size, kernel, strides, strict=True):
-        if padding == "same":
-            number = -(-length // stride)
-            missing = max((number - 1) * stride + window - length, 0)
-            starts.append([k * stride - missing // 2 for k in range(number)])
-        else:
-            starts.append(list(range(0, length - window + 1, stride)))
-    return [
-        [
-            (y, x) if 0 <= y < size[0] and 0 <= x < size[1] else None
-            for y in range(top, top + kernel[0])
-            for x in range(left, left + kernel[1])
-        ]
-        for top in starts[0]
-        for left in starts[1]
-    ], (len(starts[0]), len(starts[1]))
 
 
 def random(*shape):
@@ -53,10 +39,10 @@ def random(*shape):
 def test_unfold(name):
     windows = Windows(*LAYOUTS[name])
     grid = random(BATCH, *LAYOUTS[name][0], TYPES, 2)
-    where, size = places(name)
+    where, size = places_of_windows(*LAYOUTS[name])
     zeros = np.zeros((BATCH, TYPES, 2))
     expected = [
-        [zeros if at is None else grid[:, at[0], at[1]] for at in window]
+        [zeros if at is None else grid[(slice(None), *at)] for at in window]
         for window in where
     ]
     expected = np.moveaxis(np.array(expected), 2, 0)  # [b, P, k k, ...]
@@ -69,14 +55,14 @@ def test_unfold(name):
 
 
 def totals(name, values, combine):
-    """What all windows say of the same child, by loops."""
-    where, _ = places(name)
+    """Combines the values of each input capsule over its windows, by loops."""
+    where, _ = places_of_windows(*LAYOUTS[name])
     values = values.reshape(BATCH, len(where), -1, TYPES)
     result = np.empty_like(values)
     for one, window in enumerate(where):
         for place, at in enumerate(window):
             if at is None:
-                continue  # what is said of margins does not matter
+                continue  # the values in margins do not matter
             same = [
                 values[:, other, found.index(at)]
                 for other, found in enumerate(where)
@@ -90,7 +76,7 @@ def totals(name, values, combine):
 @layouts
 def test_sum_and_logsumexp(name):
     windows = Windows(*LAYOUTS[name])
-    where, _ = places(name)
+    where, _ = places_of_windows(*LAYOUTS[name])
     values = random(BATCH * len(where), len(where[0]) * TYPES)
     for function, combine in (
         (windows.sum, lambda same: sum(same)),
@@ -115,3 +101,45 @@ def test_logsumexp_of_huge_numbers():
 
 def test_an_unknown_size_has_an_unknown_number_of_windows():
     assert output_length(None, 3, 2, "same") is None
+
+
+def test_output_grid():
+    shape = (None, 7, None, np.int64(5), 3)
+    assert output_grid(shape, (3, 2, 2), (2, 1, 3), "valid") == [3, None, 2]
+    with pytest.raises(ValueError, match=r"kernel_size=\(8,\).*Received"):
+        output_grid((2, 7, 3), (8,), (1,), "valid")
+
+
+@pytest.mark.parametrize("size, strides", [((3,), (2,)), ((3, 2), (1, 3))])
+def test_dilate(size, strides):
+    grid = random(BATCH, *size, TYPES)
+    larger = [n * step for n, step in zip(size, strides, strict=True)]
+    expected = np.zeros((BATCH, *larger, TYPES))
+    slices = [slice(None, None, step) for step in strides]
+    expected[(slice(None), *slices)] = grid
+    assert_close(evaluate(lambda x: dilate(x, strides), grid), expected)
+
+
+@layouts
+def test_convolve(name):
+    size, kernel_size, strides, padding = LAYOUTS[name]
+    where, grid = places_of_windows(*LAYOUTS[name])
+    inputs = random(BATCH, *size, TYPES)
+    kernel = np.random.default_rng(1).normal(size=(*kernel_size, TYPES, 10))
+    flat = kernel.reshape(-1, TYPES, 10)
+    expected = [
+        sum(
+            inputs[(slice(None), *at)] @ flat[place]
+            for place, at in enumerate(window)
+            if at is not None
+        )
+        for window in where
+    ]
+    expected = np.stack(expected, axis=1).reshape(BATCH, *grid, 2, 5)
+    result = evaluate(
+        lambda x: convolve(
+            x, ops.convert_to_tensor(kernel), strides, padding, (2, 5)
+        ),
+        inputs,
+    )
+    assert_close(result, expected, 1e-5)

@@ -7,7 +7,9 @@ import pytest
 from keras import ops
 
 from keras_capsules.activations import squash
-from keras_capsules.layers.conv_capsules_3d import ConvCapsules3D
+from keras_capsules.layers.shared_kernel_conv_capsules import (
+    SharedKernelConvCapsules2D,
+)
 from tests.helpers.gradients import assert_close
 from tests.helpers.gradients import check_slopes
 from tests.helpers.gradients import evaluate
@@ -24,7 +26,7 @@ from tests.helpers.testing import values
 pytestmark = on_one_backend
 
 SHAPE = (2, 5, 4, 3, 2)  # batch, height, width, types, dim
-PARENTS, DIM = 2, 3
+NUMBER, DIM = 2, 3
 
 
 def random(*shape):
@@ -32,8 +34,8 @@ def random(*shape):
 
 
 def make(**options):
-    return ConvCapsules3D(
-        **{"num_capsules": PARENTS, "capsule_dim": DIM, **options}
+    return SharedKernelConvCapsules2D(
+        **{"num_capsules": NUMBER, "capsule_dim": DIM, **options}
     )
 
 
@@ -58,7 +60,7 @@ def oracle(
     """The documented formulas, one number after another."""
     results = []
     height, width, dim, _ = kernel.shape
-    kernel = kernel.reshape(height, width, dim, PARENTS, DIM)
+    kernel = kernel.reshape(height, width, dim, NUMBER, DIM)
     starts = []
     for size, window, stride in zip(
         capsules.shape[1:3], (height, width), strides, strict=True
@@ -71,7 +73,7 @@ def oracle(
         starts.append([stride * index - margin for index in range(number)])
     for example in capsules:
         rows, columns, types, _ = example.shape
-        votes = np.zeros((types, len(starts[0]), len(starts[1]), PARENTS, DIM))
+        votes = np.zeros((types, len(starts[0]), len(starts[1]), NUMBER, DIM))
         for i, y, x in np.ndindex(votes.shape[:3]):
             for down, right in np.ndindex(height, width):
                 row, column = starts[0][y] + down, starts[1][x] + right
@@ -88,7 +90,7 @@ def oracle(
                 outputs += coupling[..., None] * votes[i]
             if bias is not None:
                 outputs += bias
-            for j in range(PARENTS):
+            for j in range(NUMBER):
                 if joint_squash:
                     outputs[:, :, j] = squashed(outputs[:, :, j])
                 else:
@@ -120,8 +122,8 @@ cases = pytest.mark.parametrize("window, options", CASES.values(), ids=CASES)
 def test_equals_the_oracle(window, options):
     capsules = random(*SHAPE)
     # Large ones, with which routing has something to decide.
-    kernel = 3.0 * random(*window, SHAPE[4], PARENTS * DIM)
-    bias = 0.3 * random(PARENTS, DIM)
+    kernel = 3.0 * random(*window, SHAPE[4], NUMBER * DIM)
+    bias = 0.3 * random(NUMBER, DIM)
 
     def layer(capsules):
         return build(kernel, bias, dtype="float64", **options)(capsules)
@@ -140,7 +142,7 @@ def test_equals_the_oracle(window, options):
 
 
 def test_routing_matters():
-    capsules, kernel = random(*SHAPE), 3.0 * random(3, 3, 2, PARENTS * DIM)
+    capsules, kernel = random(*SHAPE), 3.0 * random(3, 3, 2, NUMBER * DIM)
     results = [
         numpy(build(kernel, None, num_iterations=number)(capsules))
         for number in (1, 2, 3)
@@ -152,7 +154,9 @@ def test_routing_matters():
 def test_layout():
     """Through a window of 1 x 1, one type goes to itself, number by number."""
     capsules = random(2, 5, 4, 1, 7)
-    layer = ConvCapsules3D(1, 7, 1, num_iterations=1, use_bias=False)
+    layer = SharedKernelConvCapsules2D(
+        1, 7, 1, num_iterations=1, use_bias=False
+    )
     layer.build(capsules.shape)
     layer.set_weights([np.eye(7).reshape(1, 1, 7, 7)])
     expected = squash(capsules / 20, axis=(1, 2, 4))
@@ -162,7 +166,7 @@ def test_layout():
 
 
 def test_types_share_the_kernel_and_have_no_order():
-    capsules, kernel = random(*SHAPE), random(3, 3, 2, PARENTS * DIM)
+    capsules, kernel = random(*SHAPE), random(3, 3, 2, NUMBER * DIM)
     layer = build(kernel, None)
     result = numpy(layer(capsules))
     np.testing.assert_allclose(
@@ -173,9 +177,9 @@ def test_types_share_the_kernel_and_have_no_order():
 @needs_float64
 @pytest.mark.parametrize("joint_squash", [True, False])
 def test_gradient_equals_numeric_one(joint_squash):
-    capsules, kernel = random(*SHAPE), random(3, 3, 2, PARENTS * DIM)
+    capsules, kernel = random(*SHAPE), random(3, 3, 2, NUMBER * DIM)
     layer = build(
-        kernel, random(PARENTS, DIM), joint_squash=joint_squash, dtype="float64"
+        kernel, random(NUMBER, DIM), joint_squash=joint_squash, dtype="float64"
     )
 
     def loss(capsules):
@@ -188,7 +192,7 @@ def test_gradient_equals_numeric_one(joint_squash):
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e10], ids=["0", "tiny", "huge"])
 def test_extreme_capsules_stay_finite(size):
     capsules = (size * random(*SHAPE)).astype("float32")
-    layer = build(random(3, 3, 2, PARENTS * DIM), None)
+    layer = build(random(3, 3, 2, NUMBER * DIM), None)
     result = numpy(layer(capsules))
     assert np.isfinite(result).all()
     assert np.sum(result**2, axis=(1, 2, 4)).max() <= 1 + 1e-6
@@ -200,7 +204,7 @@ def test_extreme_capsules_stay_finite(size):
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 def test_16_bits(dtype):
     capsules = random(*SHAPE).astype("float32")
-    kernel, bias = random(3, 3, 2, PARENTS * DIM), random(PARENTS, DIM)
+    kernel, bias = random(3, 3, 2, NUMBER * DIM), random(NUMBER, DIM)
     result = build(kernel, bias, dtype=dtype)(capsules)
     compute_dtype = dtype.removeprefix("mixed_")
     assert keras.backend.standardize_dtype(result.dtype) == compute_dtype
@@ -211,7 +215,7 @@ def test_16_bits(dtype):
 def test_unknown_sizes_and_saving(tmp_path):
     inputs = keras.Input((None, None, *SHAPE[3:]))
     outputs = make(strides=2, bias_initializer="zeros")(inputs)
-    assert outputs.shape == (None, None, None, PARENTS, DIM)
+    assert outputs.shape == (None, None, None, NUMBER, DIM)
     model = keras.Model(inputs, outputs)
     check_saving(model, random(*SHAPE), tmp_path)
     kernel, bias = map(numpy, model.weights)
@@ -230,7 +234,7 @@ def test_weights():
     assert tuple(layer.kernel.shape) == (2, 5, 4, 6)
     assert layer.bias.shape == (2, 3)
     np.testing.assert_allclose(numpy(layer.bias), np.full((2, 3), 0.1))
-    layer = ConvCapsules3D(64, 8, use_bias=False)
+    layer = SharedKernelConvCapsules2D(64, 8, use_bias=False)
     layer.build((None, None, None, 7, 4))
     assert [weight.name for weight in layer.weights] == ["kernel"]
     expected = math.sqrt(2 / (9 * 4))
@@ -265,7 +269,7 @@ def test_config():
         kernel_regularizer="l2",
     )
     config = json.loads(json.dumps(layer.get_config()))
-    copy = ConvCapsules3D.from_config(config)
+    copy = SharedKernelConvCapsules2D.from_config(config)
     assert json.dumps(copy.get_config()) == json.dumps(layer.get_config())
     assert (copy.kernel_size, copy.strides) == ((1, 2), (2, 2))
     assert copy.num_iterations == 2 and copy.padding == "valid"
@@ -323,6 +327,6 @@ def test_invalid_input_raises(shape, message):
 
 
 def test_other_types_than_before_raise():
-    layer = build(random(3, 3, 2, PARENTS * DIM), None)
+    layer = build(random(3, 3, 2, NUMBER * DIM), None)
     with pytest.raises(ValueError, match="expected axis 3 .* value 3"):
         layer(random(2, 5, 4, 4, 2))
