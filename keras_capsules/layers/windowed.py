@@ -9,8 +9,8 @@ import keras
 from keras_capsules.engine.windows import output_grid
 from keras_capsules.types import Shape
 from keras_capsules.types import Sizes
-from keras_capsules.utils.validation import check_choice
 from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_padding
 
 # The names of the axes of a grid, by their number.
 GRIDS = {1: "length", 2: "height, width", 3: "depth, height, width"}
@@ -44,9 +44,7 @@ class WindowedLayer(keras.layers.Layer):
         super().__init__(**kwargs)
         self.kernel_size = check_sizes(kernel_size, "kernel_size", self.rank)
         self.strides = check_sizes(strides, "strides", self.rank)
-        if isinstance(padding, str):
-            padding = padding.lower()
-        self.padding = check_choice(padding, "padding", ("valid", "same"))
+        self.padding = check_padding(padding)
 
     def sizes_for(self, rank: int) -> tuple[Sequence[int], Sequence[int]]:
         """The kernel size and the strides for a grid of so many axes.

@@ -49,7 +49,7 @@ class Network(keras.Model):
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None
     ) -> Any:
-        inputs = batches.only_input(self, inputs)
+        inputs = batches.with_sizes(self, batches.only_input(self, inputs))
         mask = batches.only_input(self, mask)
         return super().call(inputs, training=training, mask=mask)
 

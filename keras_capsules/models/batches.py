@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_capsules.types import Shape
 
@@ -28,6 +29,30 @@ def only_input(model: keras.Model, inputs: Any) -> Any:
     if is_one and (inputs[0] is None or hasattr(inputs[0], "shape")):
         return inputs[0]
     return inputs
+
+
+def with_sizes(model: keras.Model, inputs: Any) -> Any:
+    """Inputs with the sizes that the model takes, where they have others open.
+
+    TensorFlow opens sizes after batches of different ones. Other sizes, which
+    may fit the layers by chance, then fail at run time.
+
+    Args:
+        model: A functional model.
+        inputs: Its inputs; those of models with several are not changed.
+
+    Returns:
+        The inputs.
+    """
+    shape = getattr(inputs, "shape", None)
+    if shape is None or not isinstance(model.input, keras.KerasTensor):
+        return inputs
+    expected = tuple(model.input.shape)
+    if len(shape) != len(expected) or None not in tuple(shape)[1:]:
+        return inputs
+    sizes = zip(expected[1:], ops.shape(inputs)[1:], strict=True)
+    sizes = [other if size is None else size for size, other in sizes]
+    return ops.broadcast_to(inputs, (ops.shape(inputs)[0], *sizes))
 
 
 def as_array(value: Any) -> Any:

@@ -185,7 +185,7 @@ class CapsuleNetwork(Network):
     ) -> Any:
         if _stepping.get() is not self:
             return super().call(inputs, training=training, mask=mask)
-        inputs = batches.only_input(self, inputs)
+        inputs = batches.with_sizes(self, batches.only_input(self, inputs))
         return tuple(self._encoder_with_scores(inputs, training=training))
 
     def encode(self, images: Any, batch_size: int = 128) -> Capsules:
@@ -235,9 +235,13 @@ class CapsuleNetwork(Network):
         """
         batch_size = check_integer(batch_size, "batch_size")
         if self.decoder is None:
+            options = ", ".join(
+                f"{name}={value!r}"
+                for name, value in self.get_config().items()
+                if name.startswith("decoder")
+            )
             raise ValueError(
-                "This network has no decoder. Expected one that was made with "
-                f"a decoder. Received: {self.name}.decoder=None"
+                f"This network was made without a decoder. Received: {options}"
             )
         if len(self._capsule_shapes) == 1:
             capsules = poses = batches.as_array(capsules)

@@ -15,6 +15,7 @@ from keras_capsules.models import parts
 from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
+from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_integers
 
@@ -139,7 +140,7 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
         )
         self.capsule_dim = check_integer(capsule_dim, "capsule_dim")
         self.num_iterations = check_integer(num_iterations, "num_iterations")
-        self.concurrent = bool(concurrent)
+        self.concurrent = check_boolean(concurrent, "concurrent")
         self.decoder_units = check_integers(
             decoder_units, "decoder_units", optional=True
         )

@@ -16,6 +16,7 @@ from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.routing.em import EMRouting
 from keras_capsules.types import Sizes
+from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_choice
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_integer_pair
@@ -187,7 +188,9 @@ class MatrixCapsNet(CapsuleNetwork):
         if normalization is not None:
             check_choice(normalization, "normalization", ("batch",))
         self.normalization = normalization
-        self.coordinate_addition = bool(coordinate_addition)
+        self.coordinate_addition = check_boolean(
+            coordinate_addition, "coordinate_addition"
+        )
         self.decoder_units = check_integers(
             decoder_units, "decoder_units", optional=True
         )

@@ -151,13 +151,20 @@ def check_numbers(value: Any, name: str, expected: str = "numbers") -> None:
         )
 
 
-def check_integers(value, name, number=None, optional=False):
-    """Returns `value` as a tuple of positive integers, `number` of them.
+def check_integers(
+    value: Any, name: str, number: int | None = None, optional: bool = False
+) -> Any:
+    """Returns `value` as a tuple of positive integers, or raises.
 
-    If `optional`, it may also be `None`.
+    Args:
+        value: The argument.
+        name: Its name, for the message.
+        number: How many integers there have to be. `None` means any number.
+        optional: Whether `value` may also be `None`.
     """
     if optional and value is None:
         return None
+    values: tuple[int, ...] | None
     try:
         values = tuple(check_integer(each, name) for each in value)
     except (TypeError, ValueError):
@@ -171,8 +178,12 @@ def check_integers(value, name, number=None, optional=False):
     return values
 
 
-def check_padding(value):
-    """Returns `"valid"` or `"same"`, whatever the case of its letters."""
+def check_padding(value: Any) -> str:
+    """Returns `"valid"` or `"same"`, or raises; the case does not matter.
+
+    Args:
+        value: The argument `padding`.
+    """
     lower = value.lower() if isinstance(value, str) else value
     if lower not in ("valid", "same"):
         raise ValueError(

@@ -334,7 +334,11 @@ def test_errors_of_own_networks():
         capsules,
         decoder,
     )
-    refuses("no decoder", CapsuleNetwork(inputs, capsules).decode, np.zeros(1))
+    refuses(
+        "without a decoder. Received: decoder=None",
+        CapsuleNetwork(inputs, capsules).decode,
+        np.zeros(1),
+    )
 
 
 @pytest.mark.parametrize(

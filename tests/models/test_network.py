@@ -294,7 +294,9 @@ def test_nothing_of_no_images():
 
 def test_without_decoder():
     model = MatrixNetwork(decoder_units=None)
-    with pytest.raises(ValueError, match="network has no decoder"):
+    with pytest.raises(
+        ValueError, match="without a decoder. Received: decoder_units=None"
+    ):
         model.decode(model.encode(IMAGES))
 
 
