@@ -271,7 +271,7 @@ def test_instances_are_normalized_by_themselves():
     np.testing.assert_allclose(alone, together[:1], atol=1e-5)
     # And contrast does not matter then.
     model = small(normalization="instance", activation=None)
-    model.encoder.layers[0].bias.assign(np.zeros(4))
+    model.layers[1].bias.assign(np.zeros(4))
     np.testing.assert_allclose(
         numpy(model(100 * IMAGES)), numpy(model(1000 * IMAGES)), atol=1e-3
     )
