@@ -23,27 +23,32 @@ def dense_decoder(
         return None
     inputs = decoder_input(capsules, dtype)
     # Not Flatten, which depends on the global image data format.
-    x = keras.layers.Reshape((-1,), name="flatten", dtype=dtype)(inputs)
+    x = keras.layers.Reshape((-1,), name="decoder_flatten", dtype=dtype)(inputs)
     for index, number in enumerate(units, 1):
         x = keras.layers.Dense(
             number,
             activation="relu",
             kernel_initializer="he_normal",
-            name=f"hidden_{index}",
+            name=f"decoder_hidden_{index}",
             dtype=dtype,
         )(x)
     full = output_dtype(dtype)
     x = keras.layers.Dense(
-        math.prod(image_shape), activation="sigmoid", name="pixels", dtype=full
+        math.prod(image_shape),
+        activation="sigmoid",
+        name="decoder_pixels",
+        dtype=full,
     )(x)
-    x = keras.layers.Reshape(image_shape, name="image", dtype=full)(x)
+    x = keras.layers.Reshape(image_shape, name="decoder_image", dtype=full)(x)
     return keras.Model(inputs, x, name="decoder")
 
 
 def decoder_input(capsules: Capsules, dtype: Any) -> Tensor:
     """The symbolic poses of class capsules that a decoder takes."""
     poses = capsules[0] if isinstance(capsules, (list, tuple)) else capsules
-    return keras.Input(poses.shape[1:], dtype=output_dtype(dtype), name="poses")
+    return keras.Input(
+        poses.shape[1:], dtype=output_dtype(dtype), name="decoder_poses"
+    )
 
 
 def convolutional_decoder(
@@ -76,15 +81,15 @@ def convolutional_decoder(
             ],
         )
     inputs = decoder_input(capsules, dtype)
-    x = keras.layers.Reshape((-1,), name="flatten", dtype=dtype)(inputs)
+    x = keras.layers.Reshape((-1,), name="decoder_flatten", dtype=dtype)(inputs)
     x = keras.layers.Dense(
         size[0] * size[1],
         activation="leaky_relu",
         kernel_initializer="he_normal",
-        name="map",
+        name="decoder_map",
         dtype=dtype,
     )(x)
-    x = keras.layers.Reshape((*size, 1), name="reshape", dtype=dtype)(x)
+    x = keras.layers.Reshape((*size, 1), name="decoder_reshape", dtype=dtype)(x)
     for index, (number, surplus) in enumerate(
         zip(filters, surpluses, strict=True), 1
     ):
@@ -92,14 +97,14 @@ def convolutional_decoder(
             2,
             interpolation="bilinear",
             data_format="channels_last",
-            name=f"upsampling_{index}",
+            name=f"decoder_upsampling_{index}",
             dtype=dtype,
         )(x)
         if surplus != [(0, 0), (0, 0)]:
             x = keras.layers.Cropping2D(
                 surplus,
                 data_format="channels_last",
-                name=f"cropping_{index}",
+                name=f"decoder_cropping_{index}",
                 dtype=dtype,
             )(x)
         x = convolution(
@@ -107,7 +112,7 @@ def convolutional_decoder(
             3,
             dtype,
             activation="leaky_relu",
-            name=f"convolution_{index}",
+            name=f"decoder_convolution_{index}",
         )(x)
     x = convolution(
         image_shape[2],
@@ -115,6 +120,6 @@ def convolutional_decoder(
         output_dtype(dtype),
         activation="sigmoid",
         kernel_initializer="glorot_uniform",
-        name="image",
+        name="decoder_image",
     )(x)
     return keras.Model(inputs, x, name="decoder")

@@ -225,17 +225,17 @@ class DeepCaps(CapsuleNetwork):
             math.prod(size) * _DECODER_CHANNELS,
             activation="relu",
             kernel_initializer="he_normal",
-            name="map",
+            name="decoder_map",
             dtype=dtype,
         )(x)
         shape = (*size, _DECODER_CHANNELS)
-        x = keras.layers.Reshape(shape, name="reshape", dtype=dtype)(x)
+        x = keras.layers.Reshape(shape, name="decoder_reshape", dtype=dtype)(x)
         x = keras.layers.BatchNormalization(
-            momentum=0.8, name="normalization", dtype=dtype
+            momentum=0.8, name="decoder_normalization", dtype=dtype
         )(x)
         for index, filters in enumerate(self.decoder_filters, 1):
             strides = 1 if index == 1 else 2
-            name = f"deconvolution_{index}"
+            name = f"decoder_deconvolution_{index}"
             x = _deconvolution(filters, strides, name, dtype)(x)
         surplus = [
             (0, large - small)
@@ -245,12 +245,12 @@ class DeepCaps(CapsuleNetwork):
             x = keras.layers.Cropping2D(
                 surplus,
                 data_format="channels_last",
-                name="cropping",
+                name="decoder_cropping",
                 dtype=dtype,
             )(x)
         full = parts.output_dtype(dtype)
-        x = _deconvolution(channels, 1, "pixels", full)(x)
-        x = keras.layers.ReLU(name="image", dtype=full)(x)
+        x = _deconvolution(channels, 1, "decoder_pixels", full)(x)
+        x = keras.layers.ReLU(name="decoder_image", dtype=full)(x)
         return keras.Model(poses, x, name="decoder")
 
 
