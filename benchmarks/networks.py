@@ -53,7 +53,7 @@ NETWORKS = {
         models.DeepCaps,
         {
             "filters": 32,
-            "cell_capsules": (8, 8, 8, 8),
+            "num_cell_capsules": (8, 8, 8, 8),
             "capsule_dim": 16,
             **DRAWN,
         },

@@ -34,12 +34,9 @@ BACKENDS = {"jax", "torch", "tensorflow"}
 MOST_LINES = 300
 # Library files that are longer, each with its reason.
 LONG_FILES = {
-    "layers/_routed.py": "being split",
-    "models/_network.py": "being split",
-    "models/baselines.py": "being split",
+    "models/capsule_network.py": "one class, half of it docstrings",
     "models/deep_caps.py": "being split",
     "models/efficient_capsnet.py": "being split",
-    "models/matrix_capsnet.py": "being split",
 }
 
 # A folder or module imports only from those in earlier lines, and from itself.
@@ -51,20 +48,6 @@ LEVELS = [
     ["layers"],
     ["models"],
 ]
-
-# Imports of private names from other folders, each with its reason.
-PRIVATE_IMPORTS = {
-    "models/_network.py: keras_capsules.layers._routed": "being split",
-}
-
-
-# Being annotated.
-NOT_ANNOTATED = (
-    "keras_capsules.engine.",
-    "keras_capsules.layers.",
-    "keras_capsules.models.",
-    "keras_capsules.routing.run.",
-)
 
 
 def modules():
@@ -169,8 +152,6 @@ def test_public_packages_list_their_names():
 def test_public_names_are_annotated():
     wrong = []
     for name, value in sorted(public_objects().items()):
-        if name.startswith(NOT_ANNOTATED):
-            continue
         function = value
         if inspect.isclass(value):
             function = vars(value).get("__init__")
@@ -217,7 +198,7 @@ def test_no_import_runs_upward():
 
 
 def test_no_private_name_is_imported_across_folders():
-    wrong = set()
+    wrong = []
     for path in SOURCES:
         folder = ".".join(
             ["keras_capsules", *path.relative_to(ROOT).parts[:-1]]
@@ -232,8 +213,8 @@ def test_no_private_name_is_imported_across_folders():
             owner = ".".join(parts[: private[0]])
             if owner != folder:
                 private_name = ".".join(parts[: private[0] + 1])
-                wrong.add(f"{name_of(path)}: {private_name}")
-    assert wrong == set(PRIVATE_IMPORTS)
+                wrong.append(f"{name_of(path)}: {private_name}")
+    assert wrong == []
 
 
 def test_importing_loads_no_extra():
@@ -293,7 +274,7 @@ def test_backends_are_imported_inside_functions_only():
 def test_public_names_have_docstrings():
     inherited = {"build", "call", "get_config", "from_config"}
     inherited |= {"compute_output_shape", "compute_output_spec"}
-    inherited |= {"train_step", "test_step", "compute_metrics"}
+    inherited |= {"train_step", "test_step", "compute_metrics", "quantize"}
     # Their contract is Keras's, or that of our base class.
     assert [
         name

@@ -138,7 +138,7 @@ class PrimaryCapsules(WindowedLayer, WeightedLayer):
     def build(self, input_shape: Shape) -> None:
         rank = self._check_input_shape(input_shape)
         kernel_size, _ = self.sizes_for(rank)
-        channels = input_shape[-1]
+        channels: Any = input_shape[-1]
         fan_in = math.prod(kernel_size)
         if self.depthwise:
             shape = (*kernel_size, channels, 1)

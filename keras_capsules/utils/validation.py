@@ -151,7 +151,12 @@ def check_numbers(value: Any, name: str, expected: str = "numbers") -> None:
         )
 
 
-def check_integers(value, name, number=None, optional=False):
+def check_integers(
+    value: Any,
+    name: str,
+    number: int | None = None,
+    optional: bool = False,
+) -> Any:
     """Returns `value` as a tuple of positive integers, `number` of them.
 
     If `optional`, it may also be `None`.
@@ -171,7 +176,7 @@ def check_integers(value, name, number=None, optional=False):
     return values
 
 
-def check_padding(value):
+def check_padding(value: Any) -> str:
     """Returns `"valid"` or `"same"`, whatever the case of its letters."""
     lower = value.lower() if isinstance(value, str) else value
     if lower not in ("valid", "same"):
