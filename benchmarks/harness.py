@@ -259,7 +259,7 @@ def draw(name, panels, folder, units):
             handles=colours.values(),
             labels=colours.keys(),
             loc="outside upper center",
-            ncols=min(4, len(colours)),
+            ncols=min(3 if len(columns) == 1 else 4, len(colours)),
         )
     save(figure, name, folder)
 

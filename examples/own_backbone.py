@@ -32,7 +32,7 @@ CUT = "block5a_expand_activation"  # the end of the first half
 def main(argv=None):
     arguments = parse(argv)
     keras.utils.set_random_seed(arguments.seed)
-    number = len(datasets.info(arguments.dataset).classes)
+    number = datasets.info(arguments.dataset).num_classes
     train, validation = (
         datasets.load(arguments.dataset, split)
         .map(to_shape)
