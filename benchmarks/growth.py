@@ -5,7 +5,7 @@
 Quadruples one size at a time, over a factor of 16, and measures a step of
 dynamic routing, forward and with gradients to poses and kernel: the time, and
 the memory above poses, kernel and the gradients, as `memory.py` does. Fits the
-slope of both on logarithmic scales. Prints what it finds, and writes
+slope of both on logarithmic scales. Prints the results, and writes
 `growth.json` and `growth.png` to `benchmarks/results`.
 """
 
@@ -94,7 +94,7 @@ def _shapes(key, shrink, points):
 
 
 def sweep(sizes, rows):
-    """What was measured at some sizes, with slopes."""
+    """Measurements at some sizes, with slopes."""
     found = {
         "sizes": sizes,
         "ms": [round(statistics.median(row["ms"]), 3) for row in rows],
@@ -173,7 +173,7 @@ def measure_one(name, shape, repeats, xla):
     """Times and memory at one shape."""
     import forms
 
-    # First, for TensorFlow's memory depends on what it was used for before.
+    # First, because TensorFlow's memory depends on its earlier use.
     mebibytes = forms.memory_of(name, "ours", shape, xla)
     layer = forms.make_layer(name, shape)
     form = forms.with_gradients(forms.ours(layer, training=True))

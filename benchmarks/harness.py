@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, processes, tables, pictures, results.
+"""Helpers of the benchmarks: options, processes, tables, pictures, results.
 
 Nothing here imports Keras or a backend, because every backend is measured in
 processes of its own.
@@ -96,7 +96,7 @@ def add_baseline(parser):
 
 
 def call(function, *arguments, backend="tensorflow", package=None, **options):
-    """What a function of a benchmark returns, called in a process of its own.
+    """The result of a function of a benchmark, called in a process of its own.
 
     Args:
         function: A function of a module in this folder. Its arguments and what
@@ -131,7 +131,7 @@ def call(function, *arguments, backend="tensorflow", package=None, **options):
 
 
 def answer():
-    """In a process that `call` began: does what it asks."""
+    """Serves `call`, in the process that it began."""
     module, name, arguments, options = json.load(sys.stdin)
     package = pathlib.Path(os.environ["PYTHONPATH"])
     found = importlib.util.find_spec("keras_capsules").origin
@@ -155,7 +155,7 @@ def in_turn(function, *arguments, baseline, rounds, **options):
         **options: Of `call`.
 
     Returns:
-        Dictionary of lists of what the function returned, by version.
+        Dictionary of lists of the function's results, by version.
     """
     versions = {"this version": None}
     if baseline:
@@ -186,7 +186,7 @@ def status(name):
 
 
 def summary(times):
-    """Median and least of some times, in what they are given in."""
+    """Median and least of some times, in the same unit."""
     return {
         "median": round(statistics.median(times), 3),
         "least": round(min(times), 3),

@@ -1,4 +1,4 @@
-"""What capsules cost in whole networks, in TensorFlow.
+"""The cost of capsules in whole networks, in TensorFlow.
 
     python benchmarks/network.py
 
@@ -216,14 +216,14 @@ def measure_steps(names, repeats, filters, batch):
         model.compile(
             "adam", MarginLoss(), **{"jit_compile": True} if xla else {}
         )
-        # Or else TensorFlow would trace the first step twice.
+        # Otherwise TensorFlow would trace the first step twice.
         model.optimizer.build(model.trainable_variables)
         steps[name] = functools.partial(model.train_on_batch, images, labels)
     return forms.timed(steps, repeats)
 
 
 def make_network(kind, filters, dtype="float32"):
-    """CapsNet without decoder, or what is like it but for its last layer.
+    """CapsNet without decoder, or a network that differs in its last layer only.
 
     Args:
         kind: `"capsules"`, `"textbook"` or `"pooling"`.

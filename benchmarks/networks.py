@@ -175,7 +175,7 @@ def measure(
         epochs: Integer, other than the network's if above 0.
         images: Integer, how many to train on if above 0.
         test: Boolean, whether to look at the test images.
-        verbose: Boolean, whether to print what becomes of each epoch.
+        verbose: Boolean, whether to print the results of each epoch.
 
     Returns:
         Dictionary of parameters (of all and of what no decoder needs), percent

@@ -165,7 +165,7 @@ def _add(panels, title, tables, suffix=""):
 
 
 def names():
-    """What there is to measure."""
+    """The names of the measured routings."""
     import forms
 
     return forms.names()

@@ -8,7 +8,7 @@ with its loss, `encode`, `decode`, `reconstruct`, saving and export. The
 backbone is the first half of an EfficientNet, whose map of an image of 32 x 32
 pixels has 2 x 2 positions. Images of other sizes are resized.
 
-What to expect on two CPU cores: about 97 % of the embedded digits after five
+On two CPU cores, expect about 97 % of the embedded digits after five
 minutes, without pretrained weights.
 """
 

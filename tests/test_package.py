@@ -22,8 +22,8 @@ from tests.helpers.testing import on_one_backend
 ROOT = pathlib.Path(keras_capsules.__file__).parent
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SOURCES = sorted(ROOT.rglob("*.py"))
-# Where backends may be imported, inside functions: `export` and `datasets` make
-# what is TensorFlow's own; one page of the engine compiles for each backend.
+# Files that may import backends, inside functions: `export` and `datasets` make
+# objects of TensorFlow; one file of the engine compiles for each backend.
 BACKENDS_ALLOWED = {
     ROOT / "engine" / "compilation.py",
     ROOT / "export.py",
@@ -82,7 +82,7 @@ def name_of(path):
 
 
 def imports(path):
-    """What a file imports: modules, or names of modules, in full."""
+    """The imports of a file: modules, or names of modules, in full."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -143,7 +143,7 @@ def test_public_packages_list_their_names():
             if (inspect.isclass(value) or inspect.isfunction(value))
             and not name.startswith("_")
             and name not in listed
-            # Others are what the module itself imports.
+            # Others are imported by the module.
             and value.__module__ == module.__name__
         ]
     assert wrong == []
@@ -218,7 +218,7 @@ def test_no_private_name_is_imported_across_folders():
 
 
 def test_importing_loads_no_extra():
-    """What only some functions need is imported by those."""
+    """Packages that only some functions need are imported by those."""
     script = (
         "import sys, keras; before = set(sys.modules); import keras_capsules\n"
         "extras = {'tensorflow_datasets', 'sklearn', 'matplotlib'}\n"
@@ -275,7 +275,7 @@ def test_public_names_have_docstrings():
     inherited = {"build", "call", "get_config", "from_config"}
     inherited |= {"compute_output_shape", "compute_output_spec"}
     inherited |= {"train_step", "test_step", "compute_metrics", "quantize"}
-    # Their contract is Keras's, or that of our base class.
+    # Their contract is in Keras or in our base class.
     assert [
         name
         for name, value in sorted(public_objects().items())

@@ -34,7 +34,7 @@ from keras_capsules.types import Tensor
 
 
 class Scaled(Routing):
-    """A routing of one's own."""
+    """A routing that a user wrote."""
 
     averages = True
 

@@ -205,7 +205,7 @@ def _map_in_tensorflow(function, blocks, shared, xla):
     one += [tf.TensorSpec(x.shape, x.dtype) for x in tensors[number:]]
     size = sum(x.shape.num_elements() or 0 for x in one[number:])
     side_by_side = 1 if size >= _LARGE else _SIDE_BY_SIDE
-    # XLA compiles anew for each size, so all sizes must be known.
+    # XLA compiles again for each size, so all sizes must be known.
     xla = xla and all(x.shape.is_fully_defined() for x in one)
 
     def compiled(step):

@@ -143,7 +143,7 @@ class MatrixPrimaryCapsules(WindowedLayer, WeightedLayer):
         )
 
     def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = ops.cast(inputs, self.compute_dtype)  # from integers, too
+        inputs = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         poses = self._convolve(
             inputs, self.pose_kernel, self.pose_bias, self._pose
         )

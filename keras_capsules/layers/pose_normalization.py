@@ -66,5 +66,5 @@ class PoseNormalization(keras.layers.Layer):
         return tuple(map(tuple, input_shape))
 
     def get_config(self) -> dict[str, Any]:
-        # That of Keras takes no dtype policies as arguments.
+        # Keras's automatic configuration fails for dtype policies.
         return super().get_config()

@@ -66,5 +66,5 @@ class PoseScores(keras.layers.Layer):
         return poses, scores
 
     def get_config(self) -> dict[str, Any]:
-        # That of Keras takes no dtype policies as arguments.
+        # Keras's automatic configuration fails for dtype policies.
         return super().get_config()

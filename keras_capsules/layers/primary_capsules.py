@@ -155,7 +155,7 @@ class PrimaryCapsules(WindowedLayer, WeightedLayer):
         )
 
     def call(self, inputs: Tensor) -> Tensor:
-        inputs = ops.cast(inputs, self.compute_dtype)  # from integers, too
+        inputs = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         _, strides = self.sizes_for(len(inputs.shape) - 2)
         poses = convolve(
             inputs,

@@ -61,5 +61,5 @@ class PropagateNaN(keras.layers.Layer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        # That of Keras takes no dtype policies as arguments.
+        # Keras's automatic configuration fails for dtype policies.
         return super().get_config()
