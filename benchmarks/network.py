@@ -223,7 +223,7 @@ def measure_steps(names, repeats, filters, batch):
 
 
 def make_network(kind, filters, dtype="float32"):
-    """CapsNet without decoder, or a network that differs in its last layer only.
+    """CapsNet without decoder, or the same with another last layer.
 
     Args:
         kind: `"capsules"`, `"textbook"` or `"pooling"`.

@@ -47,7 +47,7 @@ forms_and_sizes = pytest.mark.parametrize(
         pytest.param(form, size, id=f"{name}-{kind}")
         for name, form in FORMS.items()
         for kind, size in SIZES.items()
-        # Only XLA has products of tensors of this rank, and only vectors use them.
+        # Only XLA has products of this rank, and only vectors use them.
         if (name, kind) != ("added-up", "shared-matrices")
     ],
 )

@@ -50,7 +50,7 @@ def invalid(name, expected):
 def compile_for_one_trace(model, optimizer, loss, **options):
     """Compiles a model that is trained in a graph, and returns it.
 
-    TensorFlow traces a step once more if it made variables, such as those of the
+    TensorFlow traces a step again if it made variables, such as those of the
     optimizer. (Metrics that are named in `compile` make theirs as late.)
     """
     model.compile(optimizer, loss, **options)

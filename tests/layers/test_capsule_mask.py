@@ -313,7 +313,7 @@ def test_labels_that_are_no_numbers_raise(labels):
 
 
 @pytest.mark.parametrize("label", [-1, 2, 255, np.nan], ids=str)
-def test_label_out_of_range(label):
+def test_multi_hot_label_out_of_range(label):
     labels = np.array([[0, 1, 0, 0, 0], [0, 0, label, 0, 0]])
     message = "`labels` has multi-hot labels out of range. Expected numbers"
     capsules = random(2, 5, 7)
