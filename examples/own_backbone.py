@@ -8,7 +8,7 @@ with its loss, `encode`, `decode`, `reconstruct`, saving and export. The
 backbone is the first half of an EfficientNet, whose map of an image of 32 x 32
 pixels has 2 x 2 positions. Images of other sizes are resized.
 
-What to expect on two CPU cores: about 97 % of the embedded digits after five
+On two CPU cores, expect about 97 % of the embedded digits after five
 minutes, without pretrained weights.
 """
 
@@ -32,7 +32,7 @@ CUT = "block5a_expand_activation"  # the end of the first half
 def main(argv=None):
     arguments = parse(argv)
     keras.utils.set_random_seed(arguments.seed)
-    number = len(datasets.info(arguments.dataset).classes)
+    number = datasets.info(arguments.dataset).num_classes
     train, validation = (
         datasets.load(arguments.dataset, split)
         .map(to_shape)

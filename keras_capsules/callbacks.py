@@ -83,10 +83,10 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
     """Schedules the margin of a `SpreadLoss`, recompiling the training step.
 
     Compiled training and test functions contain the margin as a constant,
-    because it is not part of the model's state. They are compiled anew when the
-    margin changes, which takes as long as the first step of training. So the
-    margin moves in steps of `resolution`: with the default options, functions
-    are compiled anew about 80 times in 700,000 steps.
+    because it is not part of the model's state. They are compiled again when
+    the margin changes, which takes as long as the first step of training. So
+    the margin moves in steps of `resolution`: with the default options,
+    functions are compiled again about 80 times in 700,000 steps.
 
     The optimizer counts the steps, so training that is resumed with its
     optimizer continues the schedule. In the history of `fit`, `spread_margin`

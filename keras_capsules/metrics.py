@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_capsules.types import Tensor
-from keras_capsules.utils.labels import to_presences
+from keras_capsules.utils.labels import to_multi_hot
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_number
 from keras_capsules.utils.validation import check_numbers
@@ -100,7 +100,7 @@ class ExactMatchAccuracy(keras.metrics.Mean):
             sample_weight: See the class.
         """
         check_numbers(y_pred, "y_pred")
-        labels = to_presences(y_true, np.shape(y_pred), "y_true")
+        labels = to_multi_hot(y_true, np.shape(y_pred), "y_true")
         y_pred = ops.cast(y_pred, "float32")
         predicted = y_pred > self.threshold
         if self.top_k is not None:

@@ -21,7 +21,7 @@ Sizes: TypeAlias = int | Sequence[int]
 # A pose: the length of a vector, or the rows and columns of a matrix.
 CapsuleDim: TypeAlias = int | Sequence[int]
 
-# What `keras.initializers.get` and the like take.
+# The arguments of `keras.initializers.get` and similar functions.
 InitializerLike: TypeAlias = str | Mapping[str, Any] | Callable[..., Any] | None
 RegularizerLike: TypeAlias = str | Mapping[str, Any] | Callable[..., Any] | None
 ConstraintLike: TypeAlias = str | Mapping[str, Any] | Callable[..., Any] | None

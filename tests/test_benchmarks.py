@@ -1,4 +1,4 @@
-"""Every benchmark runs, on sizes that tell nothing, and is fair to others."""
+"""Every benchmark runs, on tiny sizes, and all forms compute the same."""
 
 import json
 import os
@@ -120,7 +120,7 @@ def forms(monkeypatch):
 
 @pytest.fixture
 def float64():
-    """Without it, some forms differ by what rounding makes of one example."""
+    """Without it, some forms differ by rounding errors of one example."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64")
     yield
@@ -128,7 +128,7 @@ def float64():
 
 
 def make(forms, name, training):
-    """All forms of a routing at a small shape, and what they are given."""
+    """All forms of a routing at a small shape, and their arguments."""
     shape = forms.shape_of(name, batch=3, inputs=20, outputs=4)
     layer = forms.make_layer(name, shape)
     tensors = forms.operands(layer, shape)

@@ -128,7 +128,7 @@ def test_the_compiled_loss_has_the_margin_of_each_step(tmp_path):
     np.testing.assert_allclose(np.sqrt(history["val_loss"]), [0.3, 0.6])
     assert model.loss.margin == pytest.approx(0.6)
 
-    # It goes on from there, in a model that was saved with its optimizer, too.
+    # It continues there, also in a model that was saved with its optimizer.
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.loss.margin == pytest.approx(0.6)

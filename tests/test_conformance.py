@@ -1,4 +1,4 @@
-"""What all public layers, models, losses, routings and activations must do.
+"""The contract of all public layers, models, losses, routings, activations.
 
 Each is in a table, or in `IGNORED` with a reason.
 """
@@ -59,10 +59,10 @@ from tests.helpers.testing import run_layer_test
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A layer with options, and what becomes of a shape in it.
+    """A layer with options, and the shape of its output.
 
     Attributes:
-        label: What is special about the row.
+        label: The special property of the row.
         layer: Class of the layer.
         kwargs: Arguments of the constructor.
         shape: Shape of the input, with the batch; or a pair of them, of poses
@@ -87,12 +87,12 @@ class Row:
     def arguments(self):
         """`kwargs`, with layers in them that no other test has built."""
 
-        def anew(value):
+        def copied(value):
             if not isinstance(value, keras.layers.Layer):
                 return value
             return keras.layers.deserialize(keras.layers.serialize(value))
 
-        return keras.tree.map_structure(anew, self.kwargs)
+        return keras.tree.map_structure(copied, self.kwargs)
 
     def make(self, **kwargs):
         return self.layer(**self.arguments(), **kwargs)
@@ -813,10 +813,10 @@ IGNORED = {
     keras_capsules.datasets.DatasetInfo: "a tuple of facts",
     keras_capsules.datasets.info: "tested in a file of its own",
     keras_capsules.datasets.load: "tested in a file of its own",
-    keras_capsules.datasets.load_arrays: "tested there, too",
+    keras_capsules.datasets.load_arrays: "also tested there",
     keras_capsules.metrics.ExactMatchAccuracy: "tested in a file of its own",
     keras_capsules.callbacks.spread_margin: "tested in a file of its own",
-    keras_capsules.callbacks.SpreadMarginSchedule: "tested there, too",
+    keras_capsules.callbacks.SpreadMarginSchedule: "also tested there",
     keras_capsules.models.CapsuleNetwork: "takes layers, not options",
     keras_capsules.layers.PoseNormalization: "every MatrixCapsNet has it",
     keras_capsules.layers.PoseScores: "every InvertedAttentionCapsNet has it",
@@ -988,7 +988,7 @@ def test_keras_layer_test(row):
         expected_num_trainable_weights=row.num_weights,
         expected_num_non_trainable_weights=row.num_non_trainable,
         expected_num_losses=row.num_losses,
-        # JAX compiles every operation anew for it, and there is a test below.
+        # JAX compiles every operation again for it, and there is a test below.
         run_mixed_precision_check=BACKEND != "jax",
     )
 
@@ -1046,7 +1046,7 @@ def test_unknown_batch_size(row):
 )
 def test_training_in_16_bits(dtype, row):
     inputs = inputs_of(row.shape)
-    below = []  # its weights train on what the layer hands down
+    below = []  # its weights get gradients through the layer
 
     def dense(x, activation="linear"):
         below.append(keras.layers.Dense(x.shape[-1], activation, dtype=dtype))
@@ -1068,7 +1068,7 @@ def test_training_in_16_bits(dtype, row):
         is_unchanged = np.array_equal(numpy(one.kernel), old)
         assert is_unchanged == (index == row.unused), index
     assert all(weight.dtype == "float32" for weight in model.weights)
-    # What is said of the dtype without data, and what is so.
+    # The announced dtype, and the dtype of the result.
     compute_dtype = dtype.removeprefix("mixed_")
     assert {one.dtype for one in model.outputs} == {compute_dtype}
     outputs = keras.tree.flatten(model.predict_on_batch(batch))
@@ -1179,7 +1179,7 @@ def test_loss_function(function, tmp_path):
 
 
 def serialized_option(name, value):
-    """What a configuration says of an option of this value."""
+    """The configuration of an option of this value."""
     for module in (initializers, keras.regularizers):
         kind = module.__name__.split(".")[-1].removesuffix("s")
         if name.endswith(f"_{kind}"):

@@ -56,7 +56,7 @@ def dtype_policy():
 
 @pytest.fixture(scope="module")
 def digits(quickstart, tmp_path_factory):
-    """What one epoch on all the digits wrote, and what it printed."""
+    """The files of one epoch on all the digits, and the printed text."""
     output = tmp_path_factory.mktemp("quickstart")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

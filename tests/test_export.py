@@ -77,14 +77,14 @@ def older(saved, tmp_path):
 
 
 def contents(folder):
-    """All files below a folder, by their path, with what is in them."""
+    """All files below a folder, by their path, with their content."""
     return {
         str(path.relative_to(folder)): path.is_file() and path.read_bytes()
         for path in pathlib.Path(folder).rglob("*")
     }
 
 
-# What is served.
+# Endpoints.
 
 
 def test_endpoints_compute_what_the_methods_do(model, served):

@@ -48,7 +48,7 @@ NETWORKS = {
 }
 SHAPE = 4, 5, 7, 1
 LABELS = np.array([0, 2, 1, 1])
-# Where there is nothing to see, capsules have nothing to agree on.
+# In an empty image, capsules have nothing to agree on.
 BLANK = [np.zeros(SHAPE), np.ones(SHAPE)]
 
 
@@ -62,7 +62,7 @@ def random():
 
 
 def network(routing, dtype=None):
-    """Routing where windows have padding, and routing of what comes of it."""
+    """Routing in windows with padding, and routing of the result."""
     layers = [
         keras.Input(SHAPE[1:]),
         PrimaryCapsules(3, 4, 3, dtype=dtype),

@@ -20,6 +20,8 @@ from keras_capsules import routing
 from keras_capsules import squash
 from keras_capsules.callbacks import SpreadMarginSchedule
 from keras_capsules.callbacks import spread_margin
+from keras_capsules.models import CapsNet
+from keras_capsules.models import MatrixCapsNet
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import EMRouting
 from keras_capsules.routing import Routed
@@ -34,7 +36,7 @@ from keras_capsules.types import Tensor
 
 
 class Scaled(Routing):
-    """A routing of one's own."""
+    """A routing that a user wrote."""
 
     averages = True
 
@@ -86,6 +88,9 @@ def right() -> None:
     assert_type(images, np.ndarray)
     callback = SpreadMarginSchedule(lambda step: spread_margin(step, 0.1))
     models[0].fit(images, labels, callbacks=[callback])
+    capsnet = CapsNet((8, 8, 1), 3, routing=DynamicRouting(), conv_strides=2)
+    capsnet.decode(capsnet.encode(images))
+    assert_type(MatrixCapsNet.paper(num_classes=3), MatrixCapsNet)
     assert_type(routing.get("em"), Routing)
     assert_type(SpreadLoss(0.5).margin, float)
     assert_type(datasets.info("mnist").class_names, tuple[str, ...])
@@ -96,6 +101,8 @@ def wrong() -> None:
     CapsuleLayer("ten", None)  # type: ignore[arg-type]
     CapsuleLayer(10, 16, routing=3)  # type: ignore[arg-type]
     PrimaryCapsules(8, 4, kernel_size="9")  # type: ignore[arg-type]
+    CapsNet(routing=3)  # type: ignore[arg-type]
+    CapsNet(conv_strides="2")  # type: ignore[arg-type]
     DynamicRouting(num_iterations="two")  # type: ignore[arg-type]
     EMRouting(iterations=3)  # type: ignore[call-arg]
     EMRouting(cost_scale=None)  # type: ignore[arg-type]

@@ -2,11 +2,15 @@
 
 import math
 import numbers
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_capsules.engine import compilation
+from keras_capsules.types import Tensor
 
 # How many numbers the votes of a block should have. On a CPU they fit in
 # second-level caches; on other devices they are a share of the memory, so that
@@ -17,7 +21,7 @@ _CPU_BUDGET, _BUDGET = 400_000, 2**27
 _USUAL_BATCH = 128
 
 
-def block_size(votes, kernel, is_open=False):
+def block_size(votes: Any, kernel: int, is_open: bool = False) -> int | None:
     """Returns the number of examples of a block, or `None` for all of them.
 
     Args:
@@ -40,7 +44,13 @@ def block_size(votes, kernel, is_open=False):
     return max(1, round(size)) * _devices_of_a_batch()
 
 
-def over_examples(function, examples, shared, size, xla=True):
+def over_examples(
+    function: Callable[..., Any],
+    examples: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    size: int | None,
+    xla: bool = True,
+) -> Any:
     """Applies a function to one block of examples after the other.
 
     No intermediate result is kept for the gradient, which calls the function
@@ -79,7 +89,9 @@ def over_examples(function, examples, shared, size, xla=True):
         # One device, or a batch that is not sharded.
         return _in_blocks(function, examples, shared, size, xla)
     results = ops.vectorized_map(
-        lambda each: _in_blocks(function, *each, size // devices, xla),
+        lambda each: _in_blocks(
+            function, each[0], each[1], size // devices, xla
+        ),
         (
             {
                 name: _cut(x, devices, batch // devices)

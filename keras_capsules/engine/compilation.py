@@ -4,9 +4,14 @@ The only module of the engine that knows backends by name.
 """
 
 import contextvars
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 from keras import ops
+
+from keras_capsules.types import Tensor
 
 _IN_XLA = contextvars.ContextVar("in_xla", default=False)
 
@@ -17,7 +22,7 @@ _SIDE_BY_SIDE = 2
 _LARGE = 2**24
 
 
-def device():
+def device() -> str:
     """Returns the kind of the default device, such as `"cpu"` or `"gpu"`."""
     # Keras lists no devices of PyTorch.
     if in_torch():
@@ -27,17 +32,22 @@ def device():
     return keras.distribution.list_devices()[0].split(":")[0]
 
 
-def in_xla():
+def in_xla() -> bool:
     """Returns whether the operations of a block become one XLA program."""
     return keras.backend.backend() == "jax" or _IN_XLA.get()
 
 
-def in_torch():
+def in_torch() -> bool:
     """Returns whether PyTorch runs operations one by one."""
     return keras.backend.backend() == "torch"
 
 
-def call_block(function, block, shared, xla=True):
+def call_block(
+    function: Callable[..., Any],
+    block: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    xla: bool = True,
+) -> Any:
     """Calls a function whose gradient recomputes all intermediate results.
 
     JAX compiles it with the code around it. TensorFlow's graphs run it, and its
@@ -62,7 +72,12 @@ def call_block(function, block, shared, xla=True):
     return keras.remat(function)(block, shared)
 
 
-def call_blocks(function, blocks, shared, xla=True):
+def call_blocks(
+    function: Callable[..., Any],
+    blocks: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    xla: bool = True,
+) -> Any:
     """Calls a function for one block after the other, as `call_block` does.
 
     Args:
@@ -90,7 +105,11 @@ def call_blocks(function, blocks, shared, xla=True):
     return keras.tree.map_structure(lambda *x: ops.stack(x), *results)
 
 
-def bilinear(function, by_first, by_second):
+def bilinear(
+    function: Callable[..., Tensor],
+    by_first: Callable[..., Tensor],
+    by_second: Callable[..., Tensor],
+) -> Callable[..., Tensor]:
     """Gives a bilinear function derivatives that XLA computes faster.
 
     Use it only in XLA.
@@ -104,14 +123,14 @@ def bilinear(function, by_first, by_second):
     if keras.backend.backend() == "jax":
         import jax
 
-        computed = jax.custom_jvp(function)
+        in_jax = jax.custom_jvp(function)
 
-        @computed.defjvp
+        @in_jax.defjvp
         def derivative(primals, tangents):
             (x, y), (dx, dy) = primals, tangents
-            return computed(x, y), by_first(dx, y) + by_second(x, dy)
+            return in_jax(x, y), by_first(dx, y) + by_second(x, dy)
 
-        return computed
+        return in_jax
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -186,7 +205,7 @@ def _map_in_tensorflow(function, blocks, shared, xla):
     one += [tf.TensorSpec(x.shape, x.dtype) for x in tensors[number:]]
     size = sum(x.shape.num_elements() or 0 for x in one[number:])
     side_by_side = 1 if size >= _LARGE else _SIDE_BY_SIDE
-    # XLA compiles anew for each size, so all sizes must be known.
+    # XLA compiles again for each size, so all sizes must be known.
     xla = xla and all(x.shape.is_fully_defined() for x in one)
 
     def compiled(step):

@@ -11,11 +11,13 @@ capsules i and i + k have the same one.
 
 import functools
 import math
+from typing import Any
 
 from keras import ops
 
 from keras_capsules.engine import compilation
 from keras_capsules.engine.blocks import over_examples
+from keras_capsules.types import Tensor
 
 # The largest input dimension, the smallest pose and the largest kernel of
 # vector capsules for which XLA makes votes by adding up. That reads the kernel
@@ -25,7 +27,7 @@ _LEAST_DIM = 8
 _LARGEST_KERNEL = 2**22
 
 
-def make_votes(poses, kernel):
+def make_votes(poses: Tensor, kernel: Tensor) -> Tensor:
     """Makes all votes of some examples.
 
     For each output capsule, the votes of all input capsules are one piece of
@@ -100,12 +102,14 @@ def _added_up(poses, kernel):
     return ops.reshape(votes, (-1, outputs, inputs, rows * out_dim))
 
 
-def count_votes(poses, kernel):
+def count_votes(poses: Tensor, kernel: Tensor) -> Any:
     """Counts the numbers in the votes of one example, as far as known."""
     return math.prod(ops.shape(poses)[1:3]) * math.prod(kernel.shape[2:])
 
 
-def sum_votes(coupling, poses, kernel, size=1):
+def sum_votes(
+    coupling: Tensor, poses: Tensor, kernel: Tensor, size: int | None = 1
+) -> Tensor:
     """Sums the votes for each output capsule, with given weights.
 
     Where coupling coefficients have no gradient, only this sum has one. It

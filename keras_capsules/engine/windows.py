@@ -252,7 +252,7 @@ def dilate(grid: Tensor, strides: Sequence[int]) -> Tensor:
 
     Args:
         grid: `[b, *size, c]`.
-        strides: Each position becomes so many along each axis.
+        strides: The number of positions that one becomes, along each axis.
 
     Returns:
         `[b, *(size * strides), c]`.

@@ -151,7 +151,7 @@ class RoutedLayer(WeightedLayer):
         if isinstance(inputs, (list, tuple)):
             inputs, activations = inputs
             activations = ops.cast(activations, self.compute_dtype)
-        poses = ops.cast(inputs, self.compute_dtype)  # from integers, too
+        poses = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         if activations is None and self._returns_pair:
             # Matrices have no length to speak of. All count, but padding.
             activations = (

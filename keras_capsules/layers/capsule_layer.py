@@ -39,7 +39,7 @@ class CapsuleLayer(LocatedLayer):
     - `InvertedAttentionRouting` makes poses without activations.
 
     Input capsules that a mask excludes, such as the padding of a sequence, vote
-    for nothing: the output is that of the same layer without them. The output
+    for nothing: the output is the same as without them. The output
     has no mask.
 
     Notation: `kernel` holds the matrices W_ij, transposed, and the output

@@ -13,7 +13,7 @@ from keras_capsules.types import Capsules
 from keras_capsules.types import Shape
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
-from keras_capsules.utils.labels import to_presences
+from keras_capsules.utils.labels import to_multi_hot
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -77,7 +77,7 @@ class CapsuleMask(keras.layers.Layer):
         if isinstance(labels, np.ndarray):
             # Before Keras makes a tensor of it, whose values are not checked.
             poses, _ = _split(inputs)
-            labels = to_presences(labels, np.shape(poses)[:2], "labels")
+            labels = to_multi_hot(labels, np.shape(poses)[:2], "labels")
         return super().__call__(inputs, labels=labels, **kwargs)
 
     def build(self, inputs_shape: Any, labels_shape: Any = None) -> None:
@@ -90,19 +90,19 @@ class CapsuleMask(keras.layers.Layer):
             poses.shape, None if activations is None else activations.shape
         )
         if labels is not None:
-            presences = to_presences(labels, poses.shape[:2], "labels")
+            multi_hot = to_multi_hot(labels, poses.shape[:2], "labels")
         else:
             # In 16 bits, lengths would be rounded to the same few values.
             if activations is None:
                 exact = ops.cast(poses, at_least_float32(poses.dtype))
                 activations = safe_norm(exact)
-            presences = ops.one_hot(
+            multi_hot = ops.one_hot(
                 ops.argmax(activations, axis=-1), poses.shape[1]
             )
         poses = ops.cast(poses, self.compute_dtype)
-        presences = ops.cast(presences, poses.dtype)
+        multi_hot = ops.cast(multi_hot, poses.dtype)
         axes = tuple(range(2, len(poses.shape)))
-        return poses * ops.expand_dims(presences, axes)
+        return poses * ops.expand_dims(multi_hot, axes)
 
     def compute_output_shape(
         self, inputs_shape: Any, labels_shape: Any = None

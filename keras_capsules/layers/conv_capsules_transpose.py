@@ -134,7 +134,7 @@ class ConvCapsules2DTranspose(WindowedLayer, RoutedLayer):
             types,
             input_dim,
             pose_dim=num_places * input_dim,
-            # A position gets votes from so many others.
+            # The number of positions that vote for one output position.
             num_summed=max(1.0, num_places / math.prod(self.strides)),
         )
         self.input_spec = input_spec(self._split_shape(input_shape), 3)

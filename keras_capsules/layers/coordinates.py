@@ -38,7 +38,7 @@ class LocatedLayer(RoutedLayer):
         )
 
     def _check_coordinates(self, rank):
-        """Raises if a grid with so many axes cannot have coordinates."""
+        """Raises if a grid with `rank` axes cannot have coordinates."""
         if not self.coordinate_addition:
             return
         pose = f"capsule_dim={self.capsule_dim!r}, coordinate_addition=True"

@@ -108,8 +108,11 @@ class MatrixPrimaryCapsules(WindowedLayer, WeightedLayer):
         )
         self.num_capsules = check_integer(num_capsules, "num_capsules")
         self.capsule_dim = check_capsule_dim(capsule_dim)
-        is_matrix = isinstance(self.capsule_dim, tuple)
-        self._pose = self.capsule_dim if is_matrix else (self.capsule_dim,)
+        self._pose: tuple[int, ...] = (
+            self.capsule_dim
+            if isinstance(self.capsule_dim, tuple)
+            else (self.capsule_dim,)
+        )
         self.activation = activations.get(activation)
         self.activation_bias_initializer = keras.initializers.get(
             activation_bias_initializer
@@ -118,15 +121,16 @@ class MatrixPrimaryCapsules(WindowedLayer, WeightedLayer):
     def build(self, input_shape: Shape) -> None:
         rank = self._check_input_shape(input_shape)
         kernel_size, _ = self.sizes_for(rank)
-        channels = input_shape[-1]
+        channels: Any = input_shape[-1]
         fan_in = math.prod(kernel_size) * channels
         default = initializers.truncated_normal(math.sqrt(1 / fan_in))
         # One convolution for both would need no less work. Two variables keep
         # regularizers and constraints of both apart.
-        for name, pose, initializer in (
+        weights: list[tuple[str, tuple[int, ...], Any]] = [
             ("pose", self._pose, self.bias_initializer),
             ("activation", (), self.activation_bias_initializer),
-        ):
+        ]
+        for name, pose, initializer in weights:
             filters = self.num_capsules * math.prod(pose)
             shape = (*kernel_size, channels, filters)
             kernel = self.add_kernel(shape, default, f"{name}_kernel")
@@ -139,7 +143,7 @@ class MatrixPrimaryCapsules(WindowedLayer, WeightedLayer):
         )
 
     def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        inputs = ops.cast(inputs, self.compute_dtype)  # from integers, too
+        inputs = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         poses = self._convolve(
             inputs, self.pose_kernel, self.pose_bias, self._pose
         )

@@ -1,5 +1,7 @@
 """Batch normalization of matrix poses."""
 
+from typing import Any
+
 import keras
 
 from keras_capsules.types import Tensor
@@ -37,7 +39,7 @@ class PoseNormalization(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         # Batches are small: the usual momentum of 0.99 would lag behind for
         # hundreds of steps.
@@ -51,7 +53,7 @@ class PoseNormalization(keras.layers.Layer):
             dtype=self.dtype_policy,
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.normalization.build(tuple(input_shape[0]))
 
     def call(
@@ -60,9 +62,9 @@ class PoseNormalization(keras.layers.Layer):
         poses, activations = inputs
         return self.normalization(poses, training=training), activations
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
         return tuple(map(tuple, input_shape))
 
-    def get_config(self):
-        # That of Keras takes no dtype policies as arguments.
+    def get_config(self) -> dict[str, Any]:
+        # Keras's automatic configuration fails for dtype policies.
         return super().get_config()

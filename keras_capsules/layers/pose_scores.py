@@ -1,6 +1,7 @@
 """Activations for capsules that have poses alone."""
 
 import math
+from typing import Any
 
 import keras
 from keras import ops
@@ -40,7 +41,7 @@ class PoseScores(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         # Poses keep their dtype, activations are at least float32.
         super().__init__(autocast=False, **kwargs)
         self.dense = keras.layers.Dense(
@@ -50,20 +51,20 @@ class PoseScores(keras.layers.Layer):
             dtype=at_least_float32(self.compute_dtype),
         )
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         self.dense.build((None, input_shape[1], math.prod(input_shape[2:])))
 
     def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         shape = (-1, inputs.shape[1], math.prod(inputs.shape[2:]))
         return inputs, self.dense(ops.reshape(inputs, shape))[:, :, 0]
 
-    def compute_output_spec(self, inputs):
+    def compute_output_spec(self, inputs: Any) -> Any:
         poses = keras.KerasTensor(inputs.shape, dtype=inputs.dtype)
         scores = keras.KerasTensor(
             inputs.shape[:2], dtype=self.dense.compute_dtype
         )
         return poses, scores
 
-    def get_config(self):
-        # That of Keras takes no dtype policies as arguments.
+    def get_config(self) -> dict[str, Any]:
+        # Keras's automatic configuration fails for dtype policies.
         return super().get_config()

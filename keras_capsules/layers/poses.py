@@ -91,7 +91,7 @@ def split_shape(
                 f"activations.shape={activations}"
             )
     poses = tuple(poses)
-    if is_matrix and poses[-2:-1] != capsule_dim[:1]:
+    if isinstance(capsule_dim, tuple) and poses[-2:-1] != capsule_dim[:1]:
         raise ValueError(
             "The poses of input and output capsules must have the same number "
             "of rows, because votes are products with matrices from the right. "

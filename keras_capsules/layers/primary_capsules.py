@@ -138,7 +138,7 @@ class PrimaryCapsules(WindowedLayer, WeightedLayer):
     def build(self, input_shape: Shape) -> None:
         rank = self._check_input_shape(input_shape)
         kernel_size, _ = self.sizes_for(rank)
-        channels = input_shape[-1]
+        channels: Any = input_shape[-1]
         fan_in = math.prod(kernel_size)
         if self.depthwise:
             shape = (*kernel_size, channels, 1)
@@ -155,7 +155,7 @@ class PrimaryCapsules(WindowedLayer, WeightedLayer):
         )
 
     def call(self, inputs: Tensor) -> Tensor:
-        inputs = ops.cast(inputs, self.compute_dtype)  # from integers, too
+        inputs = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         _, strides = self.sizes_for(len(inputs.shape) - 2)
         poses = convolve(
             inputs,

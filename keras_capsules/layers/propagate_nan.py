@@ -1,5 +1,7 @@
 """Undefined outputs for undefined inputs."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
@@ -35,7 +37,7 @@ class PropagateNaN(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, **kwargs):
+    def __init__(self, **kwargs: Any) -> None:
         # Features keep their dtype.
         super().__init__(autocast=False, **kwargs)
 
@@ -53,11 +55,11 @@ class PropagateNaN(keras.layers.Layer):
 
         return keras.tree.map_structure(marked, features)
 
-    def compute_output_spec(self, inputs, features):
+    def compute_output_spec(self, inputs: Any, features: Any) -> Any:
         return keras.tree.map_structure(
             lambda x: keras.KerasTensor(x.shape, x.dtype), features
         )
 
-    def get_config(self):
-        # That of Keras takes no dtype policies as arguments.
+    def get_config(self) -> dict[str, Any]:
+        # Keras's automatic configuration fails for dtype policies.
         return super().get_config()

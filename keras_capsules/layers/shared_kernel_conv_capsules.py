@@ -136,7 +136,7 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
         )
 
     def call(self, inputs: Tensor) -> Tensor:
-        inputs = ops.cast(inputs, self.compute_dtype)  # from integers, too
+        inputs = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         self._check_input_shape(inputs.shape)
         batch, height, width = ops.shape(inputs)[:3]
         types, input_dim = inputs.shape[3:]

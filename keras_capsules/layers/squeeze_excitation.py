@@ -156,7 +156,7 @@ class SqueezeExcitation(keras.layers.Layer):
             if on_grid:
                 factors = ops.expand_dims(factors, (1, 2))
             return poses, activations * factors
-        inputs = ops.cast(inputs, self.compute_dtype)  # from integers, too
+        inputs = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         rank = len(inputs.shape)
         # In float32, because means are sums over many positions.
         dtype = at_least_float32(inputs.dtype)

@@ -47,7 +47,7 @@ class WindowedLayer(keras.layers.Layer):
         self.padding = check_padding(padding)
 
     def sizes_for(self, rank: int) -> tuple[Sequence[int], Sequence[int]]:
-        """The kernel size and the strides for a grid of so many axes.
+        """The kernel size and the strides for a grid with `rank` axes.
 
         Args:
             rank: The number of axes of the grid.

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
-from keras_capsules.utils.labels import to_presences
+from keras_capsules.utils.labels import to_multi_hot
 from keras_capsules.utils.registration import register_function
 from keras_capsules.utils.validation import check_choice
 from keras_capsules.utils.validation import check_number
@@ -110,7 +110,7 @@ class MarginLoss(keras.losses.Loss):
     ) -> Tensor:
         check_numbers(y_pred, "y_pred")
         # Before Keras casts the labels: in 16 bits, label 257 becomes 256.
-        y_true = to_presences(y_true, np.shape(y_pred), "y_true")
+        y_true = to_multi_hot(y_true, np.shape(y_pred), "y_true")
         return super().__call__(y_true, y_pred, sample_weight)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
@@ -188,7 +188,7 @@ def margin_loss(
     y_pred = ops.convert_to_tensor(y_pred)
     dtype = at_least_float32(y_pred.dtype)
     y_pred = ops.cast(y_pred, dtype)
-    y_true = ops.cast(to_presences(y_true, y_pred.shape, "y_true"), dtype)
+    y_true = ops.cast(to_multi_hot(y_true, y_pred.shape, "y_true"), dtype)
     present = ops.square(ops.relu(positive_margin - y_pred))
     absent = ops.square(ops.relu(y_pred - negative_margin))
     losses = y_true * present + absent_weight * (1.0 - y_true) * absent

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
-from keras_capsules.utils.labels import to_presences
+from keras_capsules.utils.labels import to_multi_hot
 from keras_capsules.utils.registration import register_function
 from keras_capsules.utils.validation import check_number
 from keras_capsules.utils.validation import check_numbers
@@ -168,7 +168,7 @@ def spread_loss(y_true: Tensor, y_pred: Tensor, margin: float = 0.9) -> Tensor:
 def _to_targets(y_true, shape):
     """Converts to multi-hot labels, NaN in examples where all are 0."""
     visible = isinstance(y_true, np.ndarray) or not hasattr(y_true, "shape")
-    presences = to_presences(y_true, shape, "y_true")
+    multi_hot = to_multi_hot(y_true, shape, "y_true")
     if visible and np.ndim(y_true) == len(shape):
         missing = ~np.any(np.asarray(y_true), axis=-1)
         if missing.any() and np.shape(y_true)[-1] == shape[-1]:
@@ -179,5 +179,5 @@ def _to_targets(y_true, shape):
                 f"{int(missing.sum())} of {missing.size} examples, such as "
                 f"y_true{first or ''}={[0] * shape[-1]}"
             )
-    some = ops.any(presences > 0, axis=-1, keepdims=True)
-    return ops.where(some, presences, np.nan)
+    some = ops.any(multi_hot > 0, axis=-1, keepdims=True)
+    return ops.where(some, multi_hot, np.nan)

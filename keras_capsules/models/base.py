@@ -53,7 +53,9 @@ class Network(keras.Model):
         mask = batches.only_input(self, mask)
         return super().call(inputs, training=training, mask=mask)
 
-    def quantize(self, mode=None, config=None, **kwargs):
+    def quantize(
+        self, mode: str | None = None, config: Any = None, **kwargs: Any
+    ) -> None:
         super().quantize(mode, config=config, **kwargs)
         # A saved network is made from options: it repeats these calls.
         config = config and keras.saving.serialize_keras_object(config)

@@ -117,7 +117,7 @@ class CapsNet(CapsuleNetwork):
         num_primary_capsules: int = 32,
         primary_dim: int = 8,
         capsule_dim: int = 16,
-        routing: Any = "dynamic",
+        routing: routings.RoutingLike = "dynamic",
         decoder_units: Sequence[int] | None = (512, 1024),
         reconstruction_weight: float = 0.0005,
         **kwargs: Any,

@@ -174,7 +174,9 @@ class CapsuleNetwork(Network):
         inputs, _, features = self._graph()
         return keras.Model(inputs, (self.output, features))
 
-    def quantize(self, mode=None, config=None, **kwargs):
+    def quantize(
+        self, mode: str | None = None, config: Any = None, **kwargs: Any
+    ) -> None:
         super().quantize(mode, config=config, **kwargs)
         # Their compiled functions have the weights of before.
         for name in ("encoder", "_encoder_with_scores"):
@@ -276,17 +278,22 @@ class CapsuleNetwork(Network):
         capsules = self.encode(images, batch_size)
         return self.decode(capsules, labels, batch_size)
 
-    def train_step(self, *args, **kwargs):
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
         with _step_of(self):
             return super().train_step(*args, **kwargs)
 
-    def test_step(self, *args, **kwargs):
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
         with _step_of(self):
             return super().test_step(*args, **kwargs)
 
     def compute_loss(
-        self, x=None, y=None, y_pred=None, sample_weight=None, training=True
-    ):
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
         """The compiled loss of the scores plus that of the reconstruction."""
         if self.loss is None:  # JAX would train on the reconstruction alone
             raise ValueError(
@@ -315,7 +322,9 @@ class CapsuleNetwork(Network):
         penalty = self.reconstruction_weight * pixels * ops.mean(errors)
         return loss + ops.cast(penalty, loss.dtype)
 
-    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
         scores, _ = _split(y_pred)
         return super().compute_metrics(x, y, scores, sample_weight)
 

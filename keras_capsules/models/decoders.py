@@ -69,7 +69,7 @@ def convolutional_decoder(
     # From the image backwards: every convolution takes a pixel off each side,
     # so the maps before it are larger than half of those after it.
     size = [length + 2 for length in image_shape[:2]]
-    surpluses = []
+    surpluses: list[list[tuple[int, int]]] = []
     for _ in filters:
         doubled = [length + 2 for length in size]
         size = [(length + 1) // 2 for length in doubled]

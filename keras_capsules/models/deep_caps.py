@@ -128,7 +128,7 @@ class DeepCaps(CapsuleNetwork):
         cell_dims: Sequence[int] = (4, 8, 8, 8),
         num_iterations: int = 3,
         capsule_dim: int = 32,
-        routing: Any = "dynamic",
+        routing: routings.RoutingLike = "dynamic",
         decoder_filters: Sequence[int] | None = (64, 32, 16),
         reconstruction_weight: float | None = None,
         **kwargs: Any,

@@ -141,7 +141,7 @@ class EfficientCapsNet(CapsuleNetwork):
         primary_kernel_size: int | None = None,
         primary_strides: int = 1,
         capsule_dim: int = 16,
-        routing: Any = "self_attention",
+        routing: routings.RoutingLike = "self_attention",
         decoder_units: Sequence[int] | None = (512, 1024),
         decoder_filters: Sequence[int] | None = None,
         reconstruction_weight: float = 0.0005,

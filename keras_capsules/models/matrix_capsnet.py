@@ -147,7 +147,7 @@ class MatrixCapsNet(CapsuleNetwork):
         num_conv_capsules: Sequence[int] = (16, 16),
         capsule_strides: Sequence[int] = (2, 1),
         capsule_dim: Sequence[int] = (4, 4),
-        routing: Any = None,
+        routing: routings.RoutingLike | None = None,
         normalization: str | None = "batch",
         coordinate_addition: bool = True,
         decoder_units: Sequence[int] | None = None,

@@ -1,9 +1,9 @@
 """Routing algorithms: how votes of input capsules become output capsules.
 
 A layer takes a routing by name, by class or as an instance, see `get`.
-`Routing` is the base class for algorithms of your own. The functions here, and
-those of `keras_capsules.routing.mixtures`, are what the algorithms of this
-package are made of.
+`Routing` is the base class for your own algorithms. The algorithms of this
+package are built from the functions here and in
+`keras_capsules.routing.mixtures`.
 """
 
 from collections.abc import Mapping
@@ -61,7 +61,7 @@ ROUTINGS: dict[str, type[Routing]] = {
     "variational_bayes": VariationalBayesRouting,
 }
 
-# What `get` takes.
+# The arguments that `get` takes.
 RoutingLike: TypeAlias = str | Mapping[str, Any] | Routing | type[Routing]
 
 

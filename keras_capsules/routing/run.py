@@ -3,6 +3,9 @@
 import functools
 import math
 import numbers
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
 
 import keras
 from keras import ops
@@ -13,12 +16,24 @@ from keras_capsules.engine.compilation import in_xla
 from keras_capsules.engine.votes import count_votes
 from keras_capsules.engine.votes import make_votes
 from keras_capsules.engine.votes import sum_votes
+from keras_capsules.engine.windows import Windows
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
 
+if TYPE_CHECKING:
+    from keras_capsules.routing.base import Routing
 
-def run(routing, examples, shared, windows, training, return_coupling):
+
+def run(
+    routing: "Routing",
+    examples: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    windows: Windows | None,
+    training: bool,
+    return_coupling: bool,
+) -> Routed:
     """Runs a routing; see `Routing.__call__`.
 
     Args:

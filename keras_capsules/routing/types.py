@@ -1,4 +1,4 @@
-"""What a routing receives of its layer, and what it returns."""
+"""The sizes that a layer gives to its routing, and the routing's results."""
 
 from typing import NamedTuple
 

@@ -4,7 +4,7 @@ import keras
 
 from keras_capsules.types import InitializerLike
 
-# Keras draws values again that are beyond twice the standard deviation. This is
+# Keras replaces values that are beyond twice the standard deviation. This is
 # the standard deviation of the result, for a normal distribution of 1.
 _TRUNCATED = 0.87962566103423978
 

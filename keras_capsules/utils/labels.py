@@ -13,7 +13,7 @@ from keras_capsules.utils.validation import check_numbers
 _ROUNDING = 0.01
 
 
-def to_presences(labels: Tensor, shape: Shape, name: str) -> Tensor:
+def to_multi_hot(labels: Tensor, shape: Shape, name: str) -> Tensor:
     """Converts labels to multi-hot labels, numbers between 0 and 1.
 
     An invalid value raises in a NumPy array or list. In a tensor it becomes

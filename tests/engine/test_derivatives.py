@@ -153,7 +153,7 @@ def call_of_one(name, which, dtype="float32"):
     def loss(x):
         changed = [ops.convert_to_tensor(each) for each in arrays]
         changed[place] = x
-        # In training, so that graphs of unknown batches have blocks, too.
+        # In training, because only then graphs of unknown batches have blocks.
         routed = ROUTINGS[name](*changed, weights=weights, training=True)
         results = [x for x in routed if x is not None]
         return sum(ops.sum(ops.sin(x)) for x in results)

@@ -47,7 +47,7 @@ forms_and_sizes = pytest.mark.parametrize(
         pytest.param(form, size, id=f"{name}-{kind}")
         for name, form in FORMS.items()
         for kind, size in SIZES.items()
-        # Only XLA has products of so many axes, and only vectors use them.
+        # Only XLA has products of this rank, and only vectors use them.
         if (name, kind) != ("added-up", "shared-matrices")
     ],
 )
@@ -159,7 +159,7 @@ def test_xla_adds_up_votes_of_short_vectors(
 @pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no XLA")
 @pytest.mark.parametrize("places", [1, PLACES])
 def test_votes_in_xla_have_the_gradients_of_those_outside(places, monkeypatch):
-    """There, each derivative is that of the form in which it is fast."""
+    """In XLA, each derivative is computed in the form in which it is fast."""
     poses, kernel, _ = make_arrays((1, KERNELS, places), "float32")
     arrays = {"poses": poses}, {"kernel": kernel}
 
@@ -204,7 +204,7 @@ def test_gradients_of_sums_equal_numeric_ones(size, step):
 
 @pytest.mark.parametrize("size", ["vectors", "shared-matrices"])
 def test_gradients_in_float32(size):
-    """What a gradient is, from letters: votes are linear in both."""
+    """A gradient by einsum: votes are linear in both arguments."""
     arrays = make_arrays(SIZES[size], "float32")
     poses, kernel, weights = arrays
     rows, kernels, places = SIZES[size]

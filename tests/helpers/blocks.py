@@ -15,5 +15,5 @@ in_blocks = pytest.mark.parametrize(
 
 
 def set_block_size(monkeypatch, size):
-    """Makes every routing take so many examples at once."""
+    """Sets the number of examples in a block, for every routing."""
     monkeypatch.setattr(run, "block_size", lambda *_: size)

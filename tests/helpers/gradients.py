@@ -27,7 +27,7 @@ def evaluate(function, *arrays):
 def gradient(function, *arrays):
     """Returns the gradient of `function` at `arrays`.
 
-    One array gives one gradient, several give a tuple of as many.
+    One array gives one gradient, several give a tuple of gradients.
     """
     with _float64():
         gradients = _gradients(function, _tensors(arrays))
@@ -56,7 +56,7 @@ def of_one(function, arrays, which):
 
 
 def numeric_gradient(function, *arrays, step=1e-5):
-    """Returns what `gradient` returns, by central differences in float64."""
+    """The results of `gradient`, by central differences in float64."""
     arrays = [np.array(array, "float64") for array in arrays]
     gradients = []
     for array in arrays:

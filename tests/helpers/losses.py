@@ -10,17 +10,17 @@ LOSSES = np.array([0.02, 2.12])
 
 
 def margin_loss_oracle(
-    presences, lengths, positive=0.9, negative=0.1, down=0.5, code=False
+    multi_hot, lengths, positive=0.9, negative=0.1, down=0.5, code=False
 ):
     """Loops over every number, and branches instead of a maximum."""
     losses = np.zeros(lengths.shape[:-1])
     for index in np.ndindex(lengths.shape):
         if lengths[index] < positive:
             shortfall = (positive - lengths[index]) ** 2
-            losses[index[:-1]] += presences[index] * shortfall
+            losses[index[:-1]] += multi_hot[index] * shortfall
         if lengths[index] > negative:
             excess = (lengths[index] - negative) ** 2
-            losses[index[:-1]] += down * (1 - presences[index]) * excess
+            losses[index[:-1]] += down * (1 - multi_hot[index]) * excess
     return losses * 0.5 / lengths.shape[-1] if code else losses
 
 

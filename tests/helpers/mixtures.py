@@ -117,7 +117,7 @@ def shares_of_inputs(scores, identities):
     """Shares of each input capsule, among outputs of all types and positions.
 
     Args:
-        scores: What shares are proportional to, as logarithms, `[b, j, i]`.
+        scores: Logarithms of numbers proportional to shares, `[b, j, i]`.
         identities: `[b, i]`, equal for the same input capsule.
     """
     scores = np.moveaxis(scores, 1, 0)
@@ -134,7 +134,7 @@ def check_that_inactive_inputs_count_for_nothing(route, dtype):
     """A layer with inactive input capsules is the layer of the others.
 
     Args:
-        route: What routes poses, kernel and activations.
+        route: Function that routes poses, kernel and activations.
         dtype: Of the arrays.
     """
     poses, kernel, activations = [each.astype(dtype) for each in make_arrays(2)]

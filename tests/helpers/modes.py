@@ -24,7 +24,7 @@ def prepare(mode, function):
     It is called with dictionaries of arrays: `examples`, which have the
     examples first, and `shared`. It returns a dictionary of arrays: all that
     `function` returns by number, and the gradients of the sum of its sines by
-    name. What is compiled once is used again.
+    name. Compiled functions are used again.
 
     Args:
         mode: One of `MODES`.

@@ -1,4 +1,4 @@
-"""What the tests of many layers and models share.
+"""Helpers for the tests of many layers and models.
 
 The only file that imports Keras's private testing module.
 """
@@ -50,7 +50,7 @@ def invalid(name, expected):
 def compile_for_one_trace(model, optimizer, loss, **options):
     """Compiles a model that is trained in a graph, and returns it.
 
-    TensorFlow traces a step once more if it made variables, as those of the
+    TensorFlow traces a step again if it made variables, such as those of the
     optimizer. (Metrics that are named in `compile` make theirs as late.)
     """
     model.compile(optimizer, loss, **options)
@@ -72,17 +72,17 @@ def run_layer_test(layer_class, init_kwargs, **kwargs):
 
 
 def check_saving(model, inputs, folder):
-    """Saves and loads a model, and compares what it predicts for `inputs`.
+    """Saves and loads a model, and compares its predictions for `inputs`.
 
     Args:
         model: A built model, with one output or several.
-        inputs: An array, or what else the model takes.
+        inputs: An array, or another input that the model takes.
         folder: A path, where to save it.
 
     Returns:
         The loaded model.
     """
-    # Other weights than a new model's: what is not saved shall be noticed.
+    # Other weights than in a new model, so that a weight not saved is noticed.
     rng = np.random.default_rng(11)
     for weight in model.weights:
         value = rng.normal(0, 0.5, weight.shape)

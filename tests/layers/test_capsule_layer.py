@@ -1,4 +1,4 @@
-"""The fully connected layer: values, shapes, weights, what a routing gets."""
+"""The fully connected layer: values, shapes, weights, arguments of routings."""
 
 import math
 
@@ -329,7 +329,7 @@ def test_learning_starts_for_few_long_capsules(routing):
 
 @keras.saving.register_keras_serializable(package="test_capsule_layer")
 class WeightedSum(Routing):
-    """Has weights, and remembers what it was called with."""
+    """Has weights, and remembers its arguments."""
 
     def build(self, layer, spec):
         self.built_with = tuple(spec)

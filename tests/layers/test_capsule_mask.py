@@ -94,7 +94,7 @@ def test_one_capsule_of_one_number():
     np.testing.assert_array_equal(numpy(CapsuleMask()(capsules)), capsules)
     result = numpy(CapsuleMask()(capsules, labels=np.array([0, 0])))
     np.testing.assert_array_equal(result, capsules)
-    # With one class, a column means presences.
+    # With one class, a column is a multi-hot label.
     result = numpy(CapsuleMask()(capsules, labels=np.array([[0], [1]])))
     np.testing.assert_array_equal(result, masked(capsules, [[], [0]]))
 
@@ -312,9 +312,9 @@ def test_labels_that_are_no_numbers_raise(labels):
         CapsuleMask()(random(2, 5, 7), labels=labels)
 
 
-@pytest.mark.parametrize("presence", [-1, 2, 255, np.nan], ids=str)
-def test_presence_out_of_range(presence):
-    labels = np.array([[0, 1, 0, 0, 0], [0, 0, presence, 0, 0]])
+@pytest.mark.parametrize("label", [-1, 2, 255, np.nan], ids=str)
+def test_multi_hot_label_out_of_range(label):
+    labels = np.array([[0, 1, 0, 0, 0], [0, 0, label, 0, 0]])
     message = "`labels` has multi-hot labels out of range. Expected numbers"
     capsules = random(2, 5, 7)
     with pytest.raises(ValueError, match=message):

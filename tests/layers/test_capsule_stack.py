@@ -119,7 +119,7 @@ def test_a_single_layer_routes_alike_either_way():
 
 
 class CountingLayer(keras.layers.Layer):
-    """Counts its calls; a pose is a number, and says what it was made of."""
+    """Counts its calls; a pose is a number that tells its origin."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

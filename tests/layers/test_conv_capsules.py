@@ -18,7 +18,7 @@ pytestmark = on_one_backend
 
 BATCH, HEIGHT, WIDTH, TYPES, ROWS, DIM = 2, 5, 7, 3, 2, 4
 NUMBER, COLUMNS = 5, 3
-# Routings whose windows have nothing to do with each other.
+# Routings whose windows do not compete.
 APART = ["dynamic", "self_attention", "self_routing", "inverted_attention"]
 COMPETING = ["em", "variational_bayes"]
 

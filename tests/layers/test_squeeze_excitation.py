@@ -110,7 +110,7 @@ def test_poses_get_shorter_and_do_not_turn():
     )
     assert (ratio > 0).all() and (ratio < 1 + 1e-6).all()
     assert ratio.std() > 0.01
-    # A pose may turn: its length is what counts.
+    # A pose may turn: only its length counts.
     turned = numpy(made(SHAPES["grid"])(inputs[..., ::-1]))
     np.testing.assert_allclose(turned[..., ::-1], outputs, rtol=1e-5)
 

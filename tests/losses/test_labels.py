@@ -26,10 +26,10 @@ from tests.helpers.testing import invalid
 def test_integer_labels(batch, trailing_axis):
     lengths = random_lengths(*batch, 7)
     labels = random_labels(*batch, num_classes=7)
-    presences = np.eye(7)[labels]
+    multi_hot = np.eye(7)[labels]
     labels = labels[..., None] if trailing_axis else labels
     losses = numpy(margin_loss(labels, lengths))
-    np.testing.assert_allclose(losses, oracle(presences, lengths), rtol=1e-5)
+    np.testing.assert_allclose(losses, oracle(multi_hot, lengths), rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def test_integer_labels(batch, trailing_axis):
 def test_label_dtypes(dtype, as_tensor):
     lengths = random_lengths(2, 300)
     labels = np.array([0, 1]).astype(dtype)
-    presences = np.eye(300)[[0, 1]].astype(dtype)
+    multi_hot = np.eye(300)[[0, 1]].astype(dtype)
     expected = oracle(np.eye(300)[[0, 1]], lengths)
-    for y_true in (labels, presences):
+    for y_true in (labels, multi_hot):
         if as_tensor:
             y_true = ops.convert_to_tensor(y_true)
         losses = numpy(margin_loss(y_true, lengths))
@@ -59,16 +59,16 @@ def test_accepts_lists():
 
 
 def test_soft_labels():
-    presences = np.random.default_rng(11).uniform(0, 1, (5, 7))
+    multi_hot = np.random.default_rng(11).uniform(0, 1, (5, 7))
     lengths = random_lengths(5, 7)
-    losses = numpy(margin_loss(presences, lengths))
-    np.testing.assert_allclose(losses, oracle(presences, lengths), rtol=1e-5)
+    losses = numpy(margin_loss(multi_hot, lengths))
+    np.testing.assert_allclose(losses, oracle(multi_hot, lengths), rtol=1e-5)
 
 
 def test_multi_hot_labels_may_be_rounded():
-    presences = np.array([[1.0078125, -1e-6]], "float32")
-    assert np.isfinite(numpy(margin_loss(presences, [[0.5, 0.5]])))
-    assert np.isfinite(numpy(margin_loss(tensor(presences), [[0.5, 0.5]])))
+    multi_hot = np.array([[1.0078125, -1e-6]], "float32")
+    assert np.isfinite(numpy(margin_loss(multi_hot, [[0.5, 0.5]])))
+    assert np.isfinite(numpy(margin_loss(tensor(multi_hot), [[0.5, 0.5]])))
 
 
 def test_single_class():
@@ -98,14 +98,14 @@ def test_label_out_of_range_raises(loss, label):
 
 
 @pytest.mark.parametrize("loss", [margin_loss, MarginLoss()])
-@pytest.mark.parametrize("presence", [-1.0, 2.0, 255.0, np.nan], ids=str)
-def test_multi_hot_label_out_of_range_raises(loss, presence):
+@pytest.mark.parametrize("label", [-1.0, 2.0, 255.0, np.nan], ids=str)
+def test_multi_hot_label_out_of_range_raises(loss, label):
     message = (
         r"`y_true` has multi-hot labels out of range\. Expected numbers from "
         r"0 to 1\. Received: y_true=\["
     )
     with pytest.raises(ValueError, match=message):
-        loss(np.array([[0, 1, 0], [0, 0, presence]]), LENGTHS)
+        loss(np.array([[0, 1, 0], [0, 0, label]]), LENGTHS)
 
 
 NO_NUMBERS = {
@@ -155,9 +155,9 @@ def test_label_out_of_range_in_a_tensor_gives_nan(label):
     assert np.isnan(numpy(MarginLoss()(tensor([label, 2]), LENGTHS, weights)))
 
 
-@pytest.mark.parametrize("presence", [-1.0, 2.0, 255.0, np.nan], ids=str)
-def test_multi_hot_label_out_of_range_in_a_tensor_gives_nan(presence):
-    y_true = tensor([[0, 0, presence], [1, 1, 1]])
+@pytest.mark.parametrize("label", [-1.0, 2.0, 255.0, np.nan], ids=str)
+def test_multi_hot_label_out_of_range_in_a_tensor_gives_nan(label):
+    y_true = tensor([[0, 0, label], [1, 1, 1]])
     losses = numpy(margin_loss(y_true, LENGTHS))
     assert np.isnan(losses[0])
     assert losses[1] == pytest.approx(2.12)

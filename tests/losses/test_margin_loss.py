@@ -48,13 +48,13 @@ def test_golden_half_mean():
 @pytest.mark.parametrize("shape", [(7,), (5, 7), (2, 3, 5, 7), (5, 1)], ids=str)
 def test_equals_the_oracle(shape, margins, form):
     lengths = random_lengths(*shape)
-    presences = random_labels(*shape, num_classes=2)
+    multi_hot = random_labels(*shape, num_classes=2)
     losses = evaluate(
         lambda t, v: margin_loss(t, v, *margins, reduction_over_classes=form),
-        presences,
+        multi_hot,
         lengths,
     )
-    expected = oracle(presences, lengths, *margins, code=form == "half_mean")
+    expected = oracle(multi_hot, lengths, *margins, code=form == "half_mean")
     assert losses.dtype == "float64"
     np.testing.assert_allclose(losses, expected, rtol=1e-12)
 
@@ -78,13 +78,13 @@ def test_empty_batch():
 @forms
 def test_gradient_is_the_numeric_one(form):
     lengths = random_lengths(5, 7)
-    presences = np.random.default_rng(11).uniform(0.1, 0.9, (5, 7))
+    multi_hot = np.random.default_rng(11).uniform(0.1, 0.9, (5, 7))
 
     def scalar(y_true, y_pred):
         return ops.sum(margin_loss(y_true, y_pred, reduction_over_classes=form))
 
-    actual = gradient(scalar, presences, lengths)
-    expected = numeric_gradient(scalar, presences, lengths)
+    actual = gradient(scalar, multi_hot, lengths)
+    expected = numeric_gradient(scalar, multi_hot, lengths)
     np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-9)
 
 

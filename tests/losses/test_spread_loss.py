@@ -20,11 +20,11 @@ LABELS = np.array([1, 0])
 ACTIVATIONS = np.array([[0.1, 0.7, 0.2], [0.5, 0.3, 0.4]], "float32")
 
 
-def oracle(presences, activations, margin=0.9):
+def oracle(multi_hot, activations, margin=0.9):
     """Loops over every number, and branches instead of a maximum."""
     losses = np.zeros(activations.shape[:-1])
     for index in np.ndindex(losses.shape):
-        y, a = presences[index], activations[index]
+        y, a = multi_hot[index], activations[index]
         target = np.average(a, weights=y)
         for present, activation in zip(y, a, strict=True):
             if target - activation < margin:
@@ -57,7 +57,7 @@ def test_golden(labels, margin, expected):
 @pytest.mark.parametrize("kind", ["one-hot", "multi-hot", "soft"])
 def test_equals_the_oracle(kind, margin):
     random = np.random.default_rng(5)
-    presences = {
+    multi_hot = {
         "one-hot": np.eye(7)[random.integers(0, 7, (2, 5))],
         "multi-hot": np.maximum(
             random.integers(0, 2, (2, 5, 7)), np.eye(7)[[[3]]]
@@ -66,10 +66,10 @@ def test_equals_the_oracle(kind, margin):
     }[kind]
     activations = random_activations(2, 5, 7)
     losses = evaluate(
-        lambda y, a: spread_loss(y, a, margin), presences, activations
+        lambda y, a: spread_loss(y, a, margin), multi_hot, activations
     )
     assert losses.dtype == "float64"
-    expected = oracle(presences, activations, margin)
+    expected = oracle(multi_hot, activations, margin)
     np.testing.assert_allclose(losses, expected, rtol=1e-12, atol=1e-15)
 
 
@@ -84,13 +84,13 @@ def test_only_differences_count():
 @needs_float64
 def test_gradient():
     activations = random_activations(5, 7)
-    presences = np.random.default_rng(11).uniform(0.1, 0.9, (5, 7))
+    multi_hot = np.random.default_rng(11).uniform(0.1, 0.9, (5, 7))
 
     def scalar(y_true, y_pred):
         return ops.sum(spread_loss(y_true, y_pred, 0.6))
 
-    actual = gradient(scalar, presences, activations)
-    expected = numeric_gradient(scalar, presences, activations)
+    actual = gradient(scalar, multi_hot, activations)
+    expected = numeric_gradient(scalar, multi_hot, activations)
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-9)
 

@@ -1,4 +1,4 @@
-"""Names, configurations, and routings of one's own."""
+"""Names, configurations, and routings that users write."""
 
 import math
 import types
@@ -52,7 +52,7 @@ class GatedMean(Routing):
 
 @keras.saving.register_keras_serializable(package="tests")
 class Mean(Routing):
-    """The least routing of one's own."""
+    """The smallest routing that a user can write."""
 
     averages = True
 
@@ -127,7 +127,7 @@ def test_repr_is_the_call_that_made_it():
     assert repr(Mean()) == "Mean()"
 
 
-# Routings of one's own.
+# Routings that users write.
 
 
 def test_a_routing_needs_one_method():
@@ -217,7 +217,7 @@ def test_a_mixture_of_ones_own():
         assert_close(ops.convert_to_numpy(value), expected, 1e-4)
 
 
-# What routings take, and what they go through.
+# Arguments of routings, and their iterations.
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_a_routing_takes_what_its_signature_names(one, taken):
         "outputs",
     ]
     assert {name for name in names if one.takes(name)} == taken
-    assert not one.takes("self") and not one.takes("parents")
+    assert not one.takes("self") and not one.takes("inputs")
 
 
 def make_arrays(batch=BATCH):
@@ -261,7 +261,7 @@ def make_arrays(batch=BATCH):
 
 
 def make_weights(one):
-    """What `build` makes, with values that are neither zeros nor ones."""
+    """The weights of `build`, with values that are neither zeros nor ones."""
     spec = RoutingSpec(INPUTS, OUTPUTS, (ROWS, OUT_DIM), (ROWS, DIM))
     weights = one.build(keras.layers.Layer(), spec)
     random = np.random.default_rng(1)
@@ -343,7 +343,7 @@ def test_an_iteration_is_the_result_of_as_many(leaky):
 
 def test_iterations_of_a_routing_without_any():
     votes = np.random.default_rng(0).normal(size=(2, 3, 5, 7))
-    # What it does not take is left out.
+    # Arguments that it does not take are left out.
     (step,) = Mean().iterate(votes=votes, bias=None, windows=None)
     assert_close(ops.convert_to_numpy(step.poses), votes.mean(axis=2), 1e-6)
     assert step.activations is None and step.coupling is None

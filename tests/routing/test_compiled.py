@@ -26,7 +26,7 @@ ROUTINGS = all_routings()
 # Of the largest entry. A bfloat16 has 8 bits. All is computed in float32, so
 # that only gradients are rounded to it.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 4e-3}
-# What is slow to compile is compiled in fewer ways. Mixtures compute in float32
+# Slow routings are compiled in fewer ways. Mixtures compute in float32
 # whatever they are given.
 MIXTURES = [name for name in ROUTINGS if ROUTINGS[name].takes("windows")]
 FEW = [n for n, one in ROUTINGS.items() if one.activation_from == "length"]
@@ -72,7 +72,7 @@ def make_arrays():
 
 
 def make_weights(routing, inputs, dim, outputs, out_dim):
-    """What `build` makes, with values that are neither zeros nor ones."""
+    """The weights of `build`, with values that are neither zeros nor ones."""
     spec = RoutingSpec(inputs, outputs, (1, out_dim), (1, dim))
     weights = routing.build(keras.layers.Layer(), spec)
     random = np.random.default_rng(1)
@@ -83,7 +83,7 @@ def make_weights(routing, inputs, dim, outputs, out_dim):
 
 
 def value_and_gradients(routing, form, mode, dtype):
-    """What a routing compiled so returns, and gradients of a loss of it."""
+    """The results of a routing compiled in this mode, and their gradients."""
     weights = make_weights(routing, INPUTS, DIM, OUTPUTS, OUT_DIM)
 
     def route(u, w, a):

@@ -1,4 +1,4 @@
-"""Shares, sums and agreements of votes, against those of Keras and NumPy."""
+"""Shares, sums and agreements of votes, compared with Keras and NumPy."""
 
 import gc
 import weakref

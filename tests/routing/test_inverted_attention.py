@@ -155,7 +155,9 @@ def test_single_numbers_are_not_normalized():
 
 
 @needs_float64
-@pytest.mark.parametrize("number", [4, 5], ids=["anew", "from-outputs"])
+@pytest.mark.parametrize(
+    "number", [4, 5], ids=["from-the-start", "from-outputs"]
+)
 @in_blocks
 def test_gradients_equal_numeric_ones(size, number, monkeypatch):
     set_block_size(monkeypatch, size)

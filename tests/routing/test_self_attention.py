@@ -45,7 +45,7 @@ def route(poses, kernel, bias=None, coupling_bias=None):
 
 
 def oracle(poses, kernel, bias=None, coupling_bias=None):
-    """As the paper has it, with its attention matrix, for each example."""
+    """The paper's form, with its attention matrix, for each example."""
     all_poses, all_coupling = [], []
     for example in poses:
         votes = np.einsum("ipd,idje->jipe", example, kernel)

@@ -388,7 +388,7 @@ def test_training(tmp_path):
     model.fit([poses, activations], targets, verbose=0)
     for old, weight in zip(before, model.weights, strict=True):
         assert np.abs(ops.convert_to_numpy(weight) - old).max() > 0
-    # What normalizations hold is saved with the layer.
+    # Statistics of normalizations are saved with the layer.
     model.save_weights(tmp_path / "a.weights.h5")
     other = host_model(routing)
     other.load_weights(tmp_path / "a.weights.h5")
