@@ -8,8 +8,8 @@ with its loss, `encode`, `decode`, `reconstruct`, saving and export. The
 backbone is the first half of an EfficientNet, whose map of an image of 32 x 32
 pixels has 2 x 2 positions. Images of other sizes are resized.
 
-On two CPU cores, expect about 97 % of the embedded digits after five
-minutes, without pretrained weights.
+What to expect on two busy CPU cores, without pretrained weights: 98 to 99 % of
+the embedded test digits are right, after less than two minutes.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from keras_capsules import PrimaryCapsules
 from keras_capsules import datasets
 from keras_capsules.models import CapsuleNetwork
 
+DATASETS = ["digits", "mnist", "fashion_mnist", "cifar10"]
 SHAPE = (32, 32, 3)
 CUT = "block5a_expand_activation"  # the end of the first half
 
@@ -32,26 +33,33 @@ CUT = "block5a_expand_activation"  # the end of the first half
 def main(argv=None):
     arguments = parse(argv)
     keras.utils.set_random_seed(arguments.seed)
-    number = datasets.info(arguments.dataset).num_classes
-    train, validation = (
+    # The validation split is the last tenth of the training images.
+    train, validation, test = (
         datasets.load(arguments.dataset, split)
-        .map(to_shape)
-        .batch(arguments.batch_size)
-        for split in ("train", "validation")
+        for split in ("train[:90%]", "validation", "test")
     )
+    train, validation, test = (
+        split.map(to_shape).batch(arguments.batch_size).take(arguments.steps)
+        for split in (train.shuffle(5000), validation, test)
+    )
+    number = datasets.info(arguments.dataset).num_classes
     model = make(number, arguments.weights)
     model.compile("adam", MarginLoss(), metrics=["accuracy"])
     model.summary()
-    train = train.shuffle(50)
-    if arguments.steps is not None:
-        train = train.take(arguments.steps)
-    model.fit(train, epochs=arguments.epochs, validation_data=validation)
+    model.fit(
+        train,
+        epochs=arguments.epochs,
+        validation_data=validation,
+        shuffle=False,  # `train` does it
+    )
+    results = model.evaluate(test, return_dict=True, verbose=0)
+    print(f"Test images right: {results['accuracy']:.1%}")
 
     folder = pathlib.Path(arguments.output)
     folder.mkdir(parents=True, exist_ok=True)
     model.save(folder / "network.keras")
     loaded = keras.saving.load_model(folder / "network.keras")
-    images, _ = next(iter(validation))
+    images, _ = next(iter(test))
     scores = model.predict(images, verbose=0)
     difference = np.abs(loaded.predict(images, verbose=0) - scores).max()
     print(f"Saved and loaded: scores differ by {difference:.0e}.")
@@ -102,12 +110,14 @@ def parse(argv):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--dataset", choices=DATASETS, default="digits")
     parser.add_argument(
         "--weights", choices=["imagenet"], help="pretrained (downloaded)"
     )
-    parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--steps", type=int, help="training steps an epoch")
+    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument(
+        "--steps", type=int, default=-1, help="batches of each split (-1: all)"
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--output", default="outputs/own_backbone")
     parser.add_argument("--seed", type=int, default=0)
