@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_capsules.models.parts import convolution
 from keras_capsules.models.parts import output_dtype
 from keras_capsules.types import Capsules
 from keras_capsules.types import Tensor
+
+# Channels of the map that a deconvolutional decoder begins with.
+_MAP_CHANNELS = 16
 
 
 def dense_decoder(
@@ -123,3 +127,71 @@ def convolutional_decoder(
         name="decoder_image",
     )(x)
     return keras.Model(inputs, x, name="decoder")
+
+
+def deconvolutional_decoder(
+    capsules: Capsules,
+    image_shape: tuple[int, ...],
+    filters: Sequence[int] | None,
+    dtype: Any,
+) -> keras.Model | None:
+    """A decoder that sums all poses and doubles a small map in size, or `None`.
+
+    Args:
+        capsules: Symbolic class capsules.
+        image_shape: Height, width and channels of the images.
+        filters: The filters of the transposed convolutions, all but the first
+            of which double the map; one more makes the image.
+        dtype: The dtype policy of the network.
+    """
+    if filters is None:
+        return None
+    *image_size, channels = image_shape
+    scale = 2 ** max(len(filters) - 1, 0)
+    size = [-(-length // scale) for length in image_size]
+    poses = decoder_input(capsules, dtype)
+    # The poses of all other capsules are zero.
+    x = ops.sum(poses, axis=1)
+    x = keras.layers.Dense(
+        math.prod(size) * _MAP_CHANNELS,
+        activation="relu",
+        kernel_initializer="he_normal",
+        name="decoder_map",
+        dtype=dtype,
+    )(x)
+    shape = (*size, _MAP_CHANNELS)
+    x = keras.layers.Reshape(shape, name="decoder_reshape", dtype=dtype)(x)
+    x = keras.layers.BatchNormalization(
+        momentum=0.8, name="decoder_normalization", dtype=dtype
+    )(x)
+    for index, number in enumerate(filters, 1):
+        strides = 1 if index == 1 else 2
+        name = f"decoder_deconvolution_{index}"
+        x = _deconvolution(number, strides, name, dtype)(x)
+    surplus = [
+        (0, large - small)
+        for large, small in zip(x.shape[1:3], image_size, strict=True)
+    ]
+    if surplus != [(0, 0), (0, 0)]:
+        x = keras.layers.Cropping2D(
+            surplus,
+            data_format="channels_last",
+            name="decoder_cropping",
+            dtype=dtype,
+        )(x)
+    full = output_dtype(dtype)
+    x = _deconvolution(channels, 1, "decoder_pixels", full)(x)
+    x = keras.layers.ReLU(name="decoder_image", dtype=full)(x)
+    return keras.Model(poses, x, name="decoder")
+
+
+def _deconvolution(filters, strides, name, dtype):
+    return keras.layers.Conv2DTranspose(
+        filters,
+        3,
+        strides,
+        padding="same",
+        data_format="channels_last",
+        name=name,
+        dtype=dtype,
+    )

@@ -5,17 +5,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_capsules import routing as routings
 from keras_capsules.layers.primary_capsules import PrimaryCapsules
 from keras_capsules.layers.shared_kernel_conv_capsules import (
     SharedKernelConvCapsules2D,
 )
+from keras_capsules.models import decoders
 from keras_capsules.models import parts
 from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
-from keras_capsules.models.decoders import decoder_input
 from keras_capsules.utils import initializers
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_integers
@@ -27,9 +26,6 @@ _GAIN = 4.0
 
 # Weight of the mean squared error in the authors' code.
 _MEAN_SQUARED_ERROR = 0.4
-
-# Channels of the map that the decoder begins with.
-_DECODER_CHANNELS = 16
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -152,7 +148,9 @@ class DeepCaps(CapsuleNetwork):
         )
         images = parts.image_input(self.image_shape, dtype)
         capsules = self._make_capsules(images, dtype)
-        decoder = self._make_decoder(capsules, dtype)
+        decoder = decoders.deconvolutional_decoder(
+            capsules, self.image_shape, self.decoder_filters, dtype
+        )
         super().__init__(
             images, capsules, decoder, reconstruction_weight, **kwargs
         )
@@ -212,47 +210,6 @@ class DeepCaps(CapsuleNetwork):
         x = _capsules(x, types, dim, f"{name}_third", dtype)
         return keras.layers.Add(name=name, dtype=dtype)([x, shortcut])
 
-    def _make_decoder(self, capsules, dtype):
-        if self.decoder_filters is None:
-            return None
-        *image_size, channels = self.image_shape
-        scale = 2 ** max(len(self.decoder_filters) - 1, 0)
-        size = [-(-length // scale) for length in image_size]
-        poses = decoder_input(capsules, dtype)
-        # The poses of all other capsules are zero.
-        x = ops.sum(poses, axis=1)
-        x = keras.layers.Dense(
-            math.prod(size) * _DECODER_CHANNELS,
-            activation="relu",
-            kernel_initializer="he_normal",
-            name="decoder_map",
-            dtype=dtype,
-        )(x)
-        shape = (*size, _DECODER_CHANNELS)
-        x = keras.layers.Reshape(shape, name="decoder_reshape", dtype=dtype)(x)
-        x = keras.layers.BatchNormalization(
-            momentum=0.8, name="decoder_normalization", dtype=dtype
-        )(x)
-        for index, filters in enumerate(self.decoder_filters, 1):
-            strides = 1 if index == 1 else 2
-            name = f"decoder_deconvolution_{index}"
-            x = _deconvolution(filters, strides, name, dtype)(x)
-        surplus = [
-            (0, large - small)
-            for large, small in zip(x.shape[1:3], image_size, strict=True)
-        ]
-        if surplus != [(0, 0), (0, 0)]:
-            x = keras.layers.Cropping2D(
-                surplus,
-                data_format="channels_last",
-                name="decoder_cropping",
-                dtype=dtype,
-            )(x)
-        full = parts.output_dtype(dtype)
-        x = _deconvolution(channels, 1, "decoder_pixels", full)(x)
-        x = keras.layers.ReLU(name="decoder_image", dtype=full)(x)
-        return keras.Model(poses, x, name="decoder")
-
 
 def _flat(x, name, dtype):
     """All capsules of a grid in a row."""
@@ -281,18 +238,6 @@ def _capsules(x, types, dim, name, dtype, strides=1):
         name=name,
         dtype=dtype,
     )(x)
-
-
-def _deconvolution(filters, strides, name, dtype):
-    return keras.layers.Conv2DTranspose(
-        filters,
-        3,
-        strides,
-        padding="same",
-        data_format="channels_last",
-        name=name,
-        dtype=dtype,
-    )
 
 
 def _pixels_seen(size, strides):
