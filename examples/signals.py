@@ -12,7 +12,7 @@ pitch, phase, height and place are random.
 
 What to expect, after two minutes on two busy CPU cores: 92 % of the test
 signals are right. Guessing is right for 25 %. Most errors are sines, of which
-75 % are right: parts of a chirp look like one.
+75 % are right.
 """
 
 import argparse

@@ -16,10 +16,10 @@ Every word is an input capsule, and every complaint an output capsule, whose
 length is the probability that the review contains it. Words that are padding
 vote for nothing, so more padding does not change the scores.
 
-What to expect, after two minutes on two busy CPU cores: in 99 to 100 % of the
-test reviews exactly the right complaints are found. Always to answer "none" is
-right for 23 %. For half the time nothing seems to be learned: "not" takes a
-while.
+What to expect, after two minutes on two busy CPU cores: exactly the right
+complaints are found in nearly all test reviews (100.0 % of 1000 with seed 0).
+The answer "none" is right for about 23 %. During the first four epochs the
+network seems to learn little.
 """
 
 import argparse
