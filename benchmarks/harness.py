@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
+import math
 import os
 import pathlib
 import platform
@@ -227,8 +228,8 @@ def draw(name, panels, folder, units):
     Args:
         name: Of the picture.
         panels: `{row of panels: {column of panels: {group: {bar: number}}}}`.
-            Instead of a bar whose number is `None`, the picture says that it
-            was not measured.
+            If a number is `None` or NaN, the picture says that it was not
+            measured.
         folder: Where to put the picture.
         units: The unit of each row, by the title of the row.
     """
@@ -279,7 +280,7 @@ def _draw_bars(axis, groups, colours):
             if label not in colours:
                 number = len(colours)
                 colours[label] = plt.Rectangle((0, 0), 1, 1, color=f"C{number}")
-            if value is not None:
+            if value is not None and math.isfinite(value):
                 values.append(value)
                 colour = colours[label].get_facecolor()
                 bar = axis.barh(place, value, 0.9, color=colour)

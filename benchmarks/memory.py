@@ -75,7 +75,11 @@ def draw(results, folder):
     panels = {
         "A training step": {
             title: {
-                name.replace(", ", ",\n"): row for name, row in table.items()
+                # Zero is less than can be measured.
+                name.replace(", ", ",\n"): {
+                    form: value or None for form, value in row.items()
+                }
+                for name, row in table.items()
             }
             for title, table in results["step_mib"].items()
         }
