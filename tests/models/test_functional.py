@@ -372,3 +372,37 @@ def test_images_without_a_channel_axis(name):
     assert model.evaluate(x[..., 0], y, verbose=0) == pytest.approx(
         model.evaluate(x, y, verbose=0), rel=1e-5
     )
+
+
+def test_images_with_channels_first():
+    model, x = make("CapsNet"), images()
+    inputs = keras.Input((1, 8, 8))
+    outer = keras.Model(inputs, model(keras.layers.Permute((2, 3, 1))(inputs)))
+    np.testing.assert_allclose(
+        outer.predict(np.moveaxis(x, -1, 1), verbose=0),
+        model.predict(x, verbose=0),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="TensorFlow reads them")
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "CapsNet" else pytest.mark.slow)
+        for name in NAMES
+    ],
+)
+def test_exports_before_any_call_and_after_loading(name, tmp_path):
+    import tensorflow as tf
+
+    model, x = make(name), images()
+    model.export(tmp_path / "new", verbose=False)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    loaded.export(tmp_path / "loaded", verbose=False)
+    expected = model.predict(x, verbose=0)
+    for folder in ("new", "loaded"):
+        served = tf.saved_model.load(tmp_path / folder).serve(x)
+        np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-6)
