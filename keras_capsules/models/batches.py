@@ -50,9 +50,11 @@ def with_sizes(model: keras.Model, inputs: Any) -> Any:
     expected = tuple(model.input.shape)
     if len(shape) != len(expected) or None not in tuple(shape)[1:]:
         return inputs
-    sizes = zip(expected[1:], ops.shape(inputs)[1:], strict=True)
-    sizes = [other if size is None else size for size, other in sizes]
-    return ops.broadcast_to(inputs, (ops.shape(inputs)[0], *sizes))
+    sizes = [
+        given if size is None else size
+        for size, given in zip(expected, ops.shape(inputs), strict=True)
+    ]
+    return ops.broadcast_to(inputs, sizes)
 
 
 def as_array(value: Any) -> Any:
