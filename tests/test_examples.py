@@ -294,6 +294,7 @@ def test_no_example_hides_a_module_of_python():
 # examples/text.py
 
 
+@pytest.mark.slow
 def test_text():
     printed = run_in_process(load_example("text"), "--epochs=1", "--reviews=99")
     assert 0 <= find_number("the right complaints:", printed) <= 100
@@ -320,6 +321,7 @@ def test_text_labels_are_the_complaints():
 # examples/signals.py
 
 
+@pytest.mark.slow
 def test_signals(quick):
     signals = load_example("signals")
     printed = run_in_process(signals, "--epochs=1", "--signals=99")
@@ -343,6 +345,7 @@ def test_signals_hold_a_shape_in_noise():
 # examples/segmentation.py
 
 
+@on_one_backend
 def test_segmentation(quick, tmp_path, monkeypatch):
     segmentation = load_example("segmentation")
     monkeypatch.setattr(segmentation, "SIZE", 12)
@@ -368,6 +371,7 @@ def test_segmentation_masks_are_the_discs():
 # examples/own_backbone.py
 
 
+@pytest.mark.slow
 @on_one_backend
 def test_own_backbone(quick, tmp_path):
     example = load_example("own_backbone")

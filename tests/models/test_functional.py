@@ -31,6 +31,17 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Layer .* does not have a `quant"
 )
 of_all = pytest.mark.parametrize("name", NAMES)
+# Where each network takes seconds: one with capsules and one without.
+QUICK_NAMES = "CapsNet", "ConvNet"
+mostly_slow = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=() if name in QUICK_NAMES else pytest.mark.slow
+        )
+        for name in NAMES
+    ],
+)
 
 
 def is_capsule_network(model):
@@ -59,6 +70,7 @@ def test_is_a_graph_of_named_layers(name):
     assert [x.name for x in model.layers] == [x.name for x in again.layers]
 
 
+@pytest.mark.slow
 def test_paths_of_weights_are_the_same_in_every_process():
     script = (
         "from tests.helpers.networks import NAMES, make\n"
@@ -79,7 +91,7 @@ def test_paths_of_weights_are_the_same_in_every_process():
         assert found[name] == [w.path for w in make(name).weights], name
 
 
-@of_all
+@mostly_slow
 def test_a_part_of_the_graph_is_a_model(name):
     model = make(name)
     layer = model.layers[-3]
@@ -93,7 +105,7 @@ def test_a_part_of_the_graph_is_a_model(name):
         assert array.shape == (5, *tensor.shape[1:])
 
 
-@of_all
+@mostly_slow
 def test_inputs_come_in_every_form(name):
     model, x, y = make(name), images(), labels()
     expected = model.predict(x, verbose=0)
@@ -123,7 +135,7 @@ def test_inputs_come_in_every_form(name):
                 np.testing.assert_array_equal(one, other)
 
 
-@of_all
+@mostly_slow
 def test_clones(name):
     model = make(name)
     clone = keras.models.clone_model(model)
@@ -145,7 +157,7 @@ def test_summary_shows_the_layers(name):
     assert "images" in "".join(lines)
 
 
-@of_all
+@mostly_slow
 def test_quantized_networks_are_saved_and_loaded(name, tmp_path):
     model, x = make(name), images()
     before = model.predict(x, verbose=0)
@@ -167,6 +179,7 @@ def test_quantized_networks_are_saved_and_loaded(name, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_what_is_encoded_after_quantizing_has_the_new_weights():
     model, x = make("InvertedAttentionCapsNet"), images()
     model.encode(x)
@@ -236,8 +249,15 @@ def own_network(decoder=True, pairs=False, **kwargs):
     return CapsuleNetwork(inputs, capsules, head, **kwargs)
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-@pytest.mark.parametrize("decoder", [False, True])
+@pytest.mark.parametrize(
+    ("decoder", "pairs"),
+    [
+        (True, False),
+        pytest.param(False, False, marks=pytest.mark.slow),
+        pytest.param(True, True, marks=pytest.mark.slow),
+        pytest.param(False, True, marks=pytest.mark.slow),
+    ],
+)
 def test_own_layers(decoder, pairs, tmp_path):
     model = own_network(decoder, pairs, reconstruction_weight=0.01, name="own")
     x, y = images(), labels()
@@ -362,7 +382,7 @@ def test_the_number_of_iterations_belongs_to_the_routing():
     refuses(message, models.CapsNet, num_iterations=2)
 
 
-@of_all
+@mostly_slow
 def test_images_without_a_channel_axis(name):
     model, x, y = make(name), images(), labels()
     np.testing.assert_allclose(
