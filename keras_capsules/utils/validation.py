@@ -185,9 +185,4 @@ def check_padding(value: Any) -> str:
         value: The argument `padding`.
     """
     lower = value.lower() if isinstance(value, str) else value
-    if lower not in ("valid", "same"):
-        raise ValueError(
-            "Invalid value for argument `padding`. Expected 'valid' or 'same'. "
-            f"Received: padding={value!r}"
-        )
-    return lower
+    return check_choice(lower, "padding", ("valid", "same"))

@@ -368,7 +368,7 @@ def test_mixed_bfloat16(options):
         ("kernel_sizes", (3, 3, 3), "2 positive integers"),
         ("conv_strides", (1,), "2 positive integers"),
         ("conv_strides", (0, 1), "2 positive integers"),
-        ("padding", "causal", "'valid' or 'same'"),
+        ("padding", "causal", "one of 'valid', 'same'"),
         ("normalization", "layer", "one of 'batch', 'instance'"),
         ("num_primary_capsules", 0, "a positive integer"),
         ("primary_dim", 2.0, "a positive integer"),

@@ -314,7 +314,7 @@ def test_mixed_bfloat16():
         ("filters", 0, "a positive integer"),
         ("kernel_size", (3,), "a pair"),
         ("conv_strides", 0, "a pair"),
-        ("padding", "causal", "'valid' or 'same'"),
+        ("padding", "causal", "one of 'valid', 'same'"),
         ("num_primary_capsules", 2.0, "a positive integer"),
         ("num_conv_capsules", 3, "positive integers"),
         ("capsule_strides", (1, 2), "1 positive integers"),
