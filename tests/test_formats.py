@@ -235,7 +235,7 @@ NETWORKS = {
     "ConvNet": {"filters": (4, 8, 8)},
     "DeepCaps": {
         "filters": 16,
-        "cell_capsules": (4, 4, 4, 4),
+        "num_cell_capsules": (4, 4, 4, 4),
         "capsule_dim": 8,
     },
     "EfficientCapsNet": {"filters": (8, 16, 16)},

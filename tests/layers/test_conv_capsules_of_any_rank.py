@@ -195,7 +195,9 @@ def test_gradient(name, routing):
 
 
 @pytest.mark.parametrize("rank", [1, 3])
-@pytest.mark.parametrize("routing", ["dynamic", "em"])
+@pytest.mark.parametrize(
+    "routing", ["dynamic", pytest.param("em", marks=pytest.mark.slow)]
+)
 def test_unknown_sizes_matrices_and_saving(rank, routing, tmp_path):
     inputs = keras.Input((*[None] * rank, TYPES, 3, INPUT_DIM))
     layer = CLASSES[rank](

@@ -149,7 +149,9 @@ def text_model(routing, length=None):
     return keras.Model(words, CapsuleLength()(layer(x)))
 
 
-@pytest.mark.parametrize("routing", ["dynamic", "em"])
+@pytest.mark.parametrize(
+    "routing", ["dynamic", pytest.param("em", marks=pytest.mark.slow)]
+)
 def test_words(routing, tmp_path):
     """The number of zeros behind a text does not matter."""
     model = text_model(routing)
@@ -254,7 +256,14 @@ def test_the_shared_kernel_does_not_depend_on_the_length():
 
 @pytest.mark.parametrize("types", [(), (3,)], ids=["one type", "types"])
 @pytest.mark.parametrize(
-    "routing", ["dynamic", "em", "variational_bayes", "inverted_attention"]
+    "routing",
+    [
+        "dynamic",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("em", "variational_bayes", "inverted_attention")
+        ),
+    ],
 )
 def test_unknown_lengths(routing, types, tmp_path):
     inputs = keras.Input((None, *types, DIM))

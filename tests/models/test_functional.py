@@ -157,7 +157,8 @@ def test_summary_shows_the_layers(name):
     assert "images" in "".join(lines)
 
 
-@mostly_slow
+@pytest.mark.slow
+@of_all
 def test_quantized_networks_are_saved_and_loaded(name, tmp_path):
     model, x = make(name), images()
     before = model.predict(x, verbose=0)
@@ -424,5 +425,6 @@ def test_exports_before_any_call_and_after_loading(name, tmp_path):
     loaded.export(tmp_path / "loaded", verbose=False)
     expected = model.predict(x, verbose=0)
     for folder in ("new", "loaded"):
-        served = tf.saved_model.load(tmp_path / folder).serve(x)
-        np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-6)
+        served = tf.saved_model.load(tmp_path / folder)
+        scores = served.serve(x)
+        np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
