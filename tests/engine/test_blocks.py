@@ -196,7 +196,7 @@ def test_block_size_is_that_of_each_device(also, monkeypatch):
     assert block_size(VOTES, KERNEL) == 3 * 8
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="shards no batch")
+@pytest.mark.skipif(BACKEND != "jax", reason="shards no batch")
 @pytest.mark.parametrize("devices", [2, 5])
 @in_all_modes
 def test_blocks_across_devices_equal_the_work_for_all_at_once(

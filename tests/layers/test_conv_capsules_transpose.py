@@ -88,7 +88,11 @@ def oracle(capsules, kernel, bias, strides, padding, num_iterations=3):
 
 
 @cases
-@pytest.mark.parametrize("share", [True, False], ids=["shared", "own"])
+@pytest.mark.parametrize(
+    "share",
+    [True, pytest.param(False, marks=pytest.mark.slow)],
+    ids=["shared", "own"],
+)
 def test_equals_the_oracle(kernel_size, strides, padding, share):
     capsules = random(*SHAPE)
     layer = ConvCapsules2DTranspose(

@@ -127,7 +127,10 @@ def gradients(layer, loss, inputs):
 
 @pytest.mark.parametrize("routing_name", ROUTINGS)
 @pytest.mark.parametrize("layer_name", LAYERS)
-@pytest.mark.parametrize("blocks", ["as usual", "of one example"])
+@pytest.mark.parametrize(
+    "blocks",
+    ["as usual", pytest.param("of one example", marks=pytest.mark.slow)],
+)
 def test_equals_version_0_1(layer_name, routing_name, blocks, monkeypatch):
     if blocks == "of one example":
         monkeypatch.setattr(run, "block_size", lambda *_: 1)
