@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 # What `make test-torch` puts into its own environment, .venv-torch.
 TORCH ?= torch==2.13.0
-# Tests and benchmarks have nothing to learn from TensorFlow's greetings.
+# Hides the messages that TensorFlow prints when it is imported.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-tensorflow test-jax test-torch test-slow lint format benchmark networks clean
@@ -13,7 +13,7 @@ help:
 	@echo "make test       the tests, on TensorFlow and on JAX"
 	@echo "make test-torch the tests on PyTorch, in an environment of their own"
 	@echo "make test-slow  the tests that take longest, on TensorFlow"
-	@echo "make lint       check the style of the code"
+	@echo "make lint       check the style and the types of the code"
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
 	@echo "make networks   train all networks, into benchmarks/results"
@@ -38,6 +38,7 @@ test-slow: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -44,8 +44,8 @@ OF_MATRICES = "em", "variational_bayes"
 
 
 def names():
-    """What is measured: every routing that the package knows by name."""
-    found = sorted(routings._ROUTINGS)
+    """The measured routings: all that the package knows by name."""
+    found = sorted(routings.ROUTINGS)
     found.insert(found.index("dynamic") + 1, "dynamic, stop_gradient")
     return found
 
@@ -141,12 +141,14 @@ def at_once(layer, training):
 
 
 def labels(name):
-    """What tables call the forms of a routing."""
-    return list(dict.fromkeys([*textbook.FORMS[name], "better layout", "ours"]))
+    """The names of the forms of a routing, in tables."""
+    return list(
+        dict.fromkeys([*textbook.FORMS.get(name, {}), "better layout", "ours"])
+    )
 
 
 def all_forms(name, layer, training, which=("ours", "textbook")):
-    """The forms of a routing by what tables call them.
+    """The forms of a routing, by their names in tables.
 
     Args:
         name: Of the routing.
@@ -155,7 +157,7 @@ def all_forms(name, layer, training, which=("ours", "textbook")):
         which: The forms to make; those that there are not are left out.
     """
     makers = {"ours": ours, "better layout": at_once}
-    for label, form in textbook.FORMS[name].items():
+    for label, form in textbook.FORMS.get(name, {}).items():
         makers[label] = functools.partial(textbook.of_layer, form)
     return {
         label: makers[label](layer, training)
@@ -230,7 +232,7 @@ def compiled(function, xla=False):
 
 
 def wait(outputs):
-    """Waits for what a backend may still be computing."""
+    """Waits until a backend has finished its computations."""
     if BACKEND == "jax":
         import jax
 
@@ -247,7 +249,7 @@ def wait(outputs):
 
 
 def warm_up():
-    """Loads what a backend loads at its first operation."""
+    """Runs a first operation, at which a backend loads its libraries."""
     x = ops.ones((64, 64))
     for xla in (False, True):
         wait(compiled(ops.matmul, xla)(x, x))
@@ -294,7 +296,7 @@ def times_of(forms, tensors, repeats):
 
 
 def memory_of(name, label, shape, xla=False):
-    """MiB that a step takes above what it is given and the gradients.
+    """MiB that a step takes in addition to its arguments and the gradients.
 
     TensorFlow is asked for the peak of what it allocates, for a process of its
     own; JAX for the size of the temporary buffers of the compiled step; and of
@@ -360,7 +362,7 @@ def _peak_of_torch(step, tensors):
 
 
 def in_own_process(function, *arguments, **options):
-    """What a function of a module returns, called in a new process.
+    """The result of a function of a module, called in a new process.
 
     For TensorFlow only, the others need none: how it cuts its memory depends
     on what it was used for before.

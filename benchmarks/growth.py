@@ -5,7 +5,7 @@
 Quadruples one size at a time, over a factor of 16, and measures a step of
 dynamic routing, forward and with gradients to poses and kernel: the time, and
 the memory above poses, kernel and the gradients, as `memory.py` does. Fits the
-slope of both on logarithmic scales. Prints what it finds, and writes
+slope of both on logarithmic scales. Prints the results, and writes
 `growth.json` and `growth.png` to `benchmarks/results`.
 """
 
@@ -47,6 +47,10 @@ def main():
         "--sweeps", nargs="+", choices=SWEEPS, default=list(SWEEPS)
     )
     arguments = parser.parse_args()
+    if arguments.redraw:
+        results = harness.read("growth", arguments.output)
+        draw(results["sweeps"], arguments.output)
+        return
     results = {}
     for backend in arguments.backends:
         for xla in (False, True) if backend == "tensorflow" else (False,):
@@ -90,7 +94,7 @@ def _shapes(key, shrink, points):
 
 
 def sweep(sizes, rows):
-    """What was measured at some sizes, with slopes."""
+    """Measurements at some sizes, with slopes."""
     found = {
         "sizes": sizes,
         "ms": [round(statistics.median(row["ms"]), 3) for row in rows],
@@ -115,11 +119,13 @@ def draw(results, folder):
         len(results),
         figsize=(4.5 * len(results), 4 * len(KINDS)),
         squeeze=False,
+        sharex=True,
+        sharey="row",
         layout="constrained",
     )
     for row, (kind, key) in zip(axes, KINDS.items(), strict=True):
         for axis, (title, sweeps) in zip(row, results.items(), strict=True):
-            for name, found in sweeps.items():
+            for index, (name, found) in enumerate(sweeps.items()):
                 values = np.array(found[key])
                 if min(values) <= 0:
                     label = f"{LABELS[name]}: not measured"
@@ -127,15 +133,23 @@ def draw(results, folder):
                     continue
                 label = f"{LABELS[name]}, slope {found[f'slope_of_{kind}']:.2f}"
                 relative = np.array(found["sizes"]) / found["sizes"][0]
-                axis.loglog(relative, values / values[0], "o-", label=label)
+                # Later points are smaller, so that all can be seen where they
+                # are in one place.
+                axis.loglog(
+                    relative,
+                    values / values[0],
+                    "o-",
+                    label=label,
+                    markersize=10 - 2 * index,
+                )
             axis.loglog([1, 16], [1, 16], "k:", label="proportional")
-            axis.set_title(title)
+            axis.set_title(f"{title}, {kind}")
             axis.set_xlabel("size, times the smallest")
             axis.set_ylabel(f"{kind} of a step, times the smallest")
             axis.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
             axis.set_yticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
             axis.minorticks_off()
-            axis.legend()
+            axis.legend(loc="upper left")
     harness.save(figure, "growth", folder)
 
 
@@ -159,7 +173,7 @@ def measure_one(name, shape, repeats, xla):
     """Times and memory at one shape."""
     import forms
 
-    # First, for TensorFlow's memory depends on what it was used for before.
+    # First, because TensorFlow's memory depends on its earlier use.
     mebibytes = forms.memory_of(name, "ours", shape, xla)
     layer = forms.make_layer(name, shape)
     form = forms.with_gradients(forms.ours(layer, training=True))

@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, processes, tables, pictures, results.
+"""Helpers of the benchmarks: options, processes, tables, pictures, results.
 
 Nothing here imports Keras or a backend, because every backend is measured in
 processes of its own.
@@ -11,6 +11,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import json
+import math
 import os
 import pathlib
 import platform
@@ -50,6 +51,11 @@ def parser(description, **defaults):
         type=pathlib.Path,
         default=RESULTS,
         help="folder of the results",
+    )
+    parser.add_argument(
+        "--redraw",
+        action="store_true",
+        help="only draw the results of that folder again",
     )
     for name, default in defaults.items():
         parser.add_argument(
@@ -91,7 +97,7 @@ def add_baseline(parser):
 
 
 def call(function, *arguments, backend="tensorflow", package=None, **options):
-    """What a function of a benchmark returns, called in a process of its own.
+    """The result of a function of a benchmark, called in a process of its own.
 
     Args:
         function: A function of a module in this folder. Its arguments and what
@@ -126,7 +132,7 @@ def call(function, *arguments, backend="tensorflow", package=None, **options):
 
 
 def answer():
-    """In a process that `call` began: does what it asks."""
+    """Serves `call`, in the process that it began."""
     module, name, arguments, options = json.load(sys.stdin)
     package = pathlib.Path(os.environ["PYTHONPATH"])
     found = importlib.util.find_spec("keras_capsules").origin
@@ -150,7 +156,7 @@ def in_turn(function, *arguments, baseline, rounds, **options):
         **options: Of `call`.
 
     Returns:
-        Dictionary of lists of what the function returned, by version.
+        Dictionary of lists of the function's results, by version.
     """
     versions = {"this version": None}
     if baseline:
@@ -181,7 +187,7 @@ def status(name):
 
 
 def summary(times):
-    """Median and least of some times, in what they are given in."""
+    """Median and least of some times, in the same unit."""
     return {
         "median": round(statistics.median(times), 3),
         "least": round(min(times), 3),
@@ -217,13 +223,15 @@ def show(title, rows, unit="ms"):
 def draw(name, panels, folder, units):
     """Draws groups of bars, one panel beside the other.
 
+    Axes start at zero, so that lengths of bars can be compared.
+
     Args:
         name: Of the picture.
         panels: `{row of panels: {column of panels: {group: {bar: number}}}}`.
-            A bar whose number is `None` or zero is not drawn, and the picture
-            says that it was not measured.
+            If a number is `None` or NaN, the picture says that it was not
+            measured.
         folder: Where to put the picture.
-        units: What the numbers of each row are, by the title of the row.
+        units: The unit of each row, by the title of the row.
     """
     columns = list(dict.fromkeys(key for row in panels.values() for key in row))
     heights = [
@@ -252,7 +260,7 @@ def draw(name, panels, folder, units):
             handles=colours.values(),
             labels=colours.keys(),
             loc="outside upper center",
-            ncols=min(4, len(colours)),
+            ncols=min(3 if len(columns) == 1 else 4, len(colours)),
         )
     save(figure, name, folder)
 
@@ -264,15 +272,16 @@ def _height(groups):
 
 def _draw_bars(axis, groups, colours):
     """Draws groups of bars; `colours` remembers a bar of each name."""
-    place, centers, least = 0, [], []
+    place, centers, values = 0, [], []
     for bars in groups.values():
         centers.append(place + (len(bars) - 1) / 2)
-        for label, value in bars.items():
+        for name, value in bars.items():
+            label = _label(name)
             if label not in colours:
                 number = len(colours)
                 colours[label] = plt.Rectangle((0, 0), 1, 1, color=f"C{number}")
-            if value and value > 0:
-                least.append(value)
+            if value is not None and math.isfinite(value):
+                values.append(value)
                 colour = colours[label].get_facecolor()
                 bar = axis.barh(place, value, 0.9, color=colour)
                 text = f"{value:.0f}" if value >= 100 else f"{value:.3g}"
@@ -291,14 +300,21 @@ def _draw_bars(axis, groups, colours):
         place += 1
     axis.set_yticks(centers, list(groups))
     axis.set_ylim(place - 1, -1)
-    if not least:
+    if not values:
         axis.set_xticks([])
-    elif max(least) > 8 * min(least):
-        axis.set_xscale("log")
-        # Room for the labels after the longest bar.
-        axis.set_xlim(min(least) / 2, max(least) * 4)
-    else:
-        axis.set_xlim(0, max(least) * 1.25)
+    # Room for the labels after the longest bar.
+    axis.set_xlim(0, 1.25 * max([*values, 0]) or 1)
+
+
+def _label(name):
+    """The name of a form, or of another bar, in a picture."""
+    form, *rest = name.split(", ")
+    names = {
+        "ours": "keras_capsules",
+        "textbook": "textbook form",
+        "better layout": "textbook form in a better layout",
+    }
+    return ", ".join([names.get(form, form), *rest])
 
 
 def save(figure, name, folder):
@@ -308,8 +324,13 @@ def save(figure, name, folder):
     plt.close(figure)
 
 
+def read(name, folder):
+    """The results that `write` wrote."""
+    return json.loads((folder / f"{name}.json").read_text())
+
+
 def write(name, results, folder):
-    """Writes results with what they were measured on."""
+    """Writes results, and the machine and versions they were measured with."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
     # Of paths, only the last part: folders of this machine mean nothing.

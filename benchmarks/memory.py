@@ -33,6 +33,10 @@ def main():
     parser.set_defaults(rounds=1)
     parser.add_argument("--routings", nargs="+", help="by default, all")
     arguments = parser.parse_args()
+    if arguments.redraw:
+        results = harness.read("memory", arguments.output)
+        draw(results, arguments.output)
+        return
     sizes = {
         key: getattr(arguments, key) for key in ("batch", "inputs", "outputs")
     }
@@ -47,15 +51,6 @@ def main():
                 rows = {form: {"MiB": value} for form, value in row.items()}
                 harness.show(f"{title}: {name}", rows, "MiB")
     results = {"step_mib": tables}
-    panels = {
-        "A training step": {
-            title: {
-                name.replace(", ", ",\n"): row for name, row in table.items()
-            }
-            for title, table in tables.items()
-        }
-    }
-    units = {"A training step": "MiB"}
     if "tensorflow" in arguments.backends and arguments.large_batch:
         found = harness.in_turn(
             measure_large,
@@ -71,22 +66,40 @@ def main():
             for version, rows in found.items()
         }
         print(f"\nA large layer: {results['large_layer']}")
-        title = "3872 x 8 to 196 x 16"
-        panels[title] = {
+    draw(results, arguments.output)
+    harness.write("memory", results, arguments.output)
+
+
+def draw(results, folder):
+    """Draws the memory of a step, and of a process with a large layer."""
+    panels = {
+        "A training step": {
+            title: {
+                # Zero is less than can be measured.
+                name.replace(", ", ",\n"): {
+                    form: value or None for form, value in row.items()
+                }
+                for name, row in table.items()
+            }
+            for title, table in results["step_mib"].items()
+        }
+    }
+    if "large_layer" in results:
+        kinds = {
+            "peak of\nthe process": "peak_mib",
+            "before\nthe step": "before_mib",
+        }
+        panels["A layer of 3872 x 8 to 196 x 16"] = {
             "TensorFlow": {
-                which: {
+                kind: {
                     version: row[key]
                     for version, row in results["large_layer"].items()
                 }
-                for which, key in (
-                    ("whole process", "peak_mib"),
-                    ("before", "before_mib"),
-                )
+                for kind, key in kinds.items()
             }
         }
-        units[title] = "MiB"
-    harness.draw("memory", panels, arguments.output, units)
-    harness.write("memory", results, arguments.output)
+    units = {title: "MiB" for title in panels}
+    harness.draw("memory", panels, folder, units)
 
 
 # In processes of their own.

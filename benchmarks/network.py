@@ -1,4 +1,4 @@
-"""What capsules cost in whole networks, in TensorFlow.
+"""The cost of capsules in whole networks, in TensorFlow.
 
     python benchmarks/network.py
 
@@ -43,6 +43,10 @@ def main():
     )
     harness.add_baseline(parser)
     arguments = parser.parse_args()
+    if arguments.redraw:
+        results = harness.read("network", arguments.output)
+        draw(results, arguments.output)
+        return
     sizes = {"filters": arguments.filters, "batch": arguments.batch}
     found = harness.call(measure_steps, STEPS, arguments.repeats, **sizes)
     steps = {name: _summary(row) for name, row in found.items()}
@@ -85,10 +89,6 @@ def main():
     for kind, rows in latencies.items():
         _show(f"A single image, {kind}", rows)
 
-    panels = {
-        "A training step of CapsNet": {"": {"": times}},
-        "A single image": {"": _medians(latencies)},
-    }
     firsts = {}
     for routing in ("em", "variational_bayes")[: arguments.first_steps]:
         rounds = harness.in_turn(
@@ -102,18 +102,43 @@ def main():
         }
         _show(f"First step of MatrixCapsNet, {routing}", firsts[routing], "s")
     results["first_step_seconds"] = firsts
-    if firsts:
-        panels["First training step of MatrixCapsNet"] = {"": _medians(firsts)}
     if arguments.baseline:
         against = compare(arguments, sizes)
         results["against_baseline_ms"] = against
         for name, rows in against.items():
             _show(f"{name}, two versions", rows)
-        panels["Two versions"] = {"": _medians(against)}
-    units = {title: "ms" for title in panels}
-    units["First training step of MatrixCapsNet"] = "s"
-    harness.draw("network", panels, arguments.output, units)
+    draw(results, arguments.output)
     harness.write("network", results, arguments.output)
+
+
+def draw(results, folder):
+    """Draws the times of steps and of a single image."""
+    step, image, first = (
+        "A training step of CapsNet",
+        "A single image",
+        "First training step of MatrixCapsNet",
+    )
+    steps = {name: row["median"] for name, row in results["step_ms"].items()}
+    panels = {
+        step: {"": {"": steps}},
+        image: {"": _medians(results["latency_ms"])},
+    }
+    if results["first_step_seconds"]:
+        panels[first] = {"": _medians(results["first_step_seconds"])}
+    against = _medians(results.get("against_baseline_ms", {}))
+    for title in (step, image):
+        # A panel of its own for each: the times are far apart.
+        prefix = title.lower().removeprefix("a ").removesuffix(" of capsnet")
+        rows = {
+            name.partition(", ")[2]: row
+            for name, row in against.items()
+            if prefix in name
+        }
+        if rows:
+            panels[f"{title}, two versions"] = {"": rows}
+    units = {title: "ms" for title in panels}
+    units[first] = "s"
+    harness.draw("network", panels, folder, units)
 
 
 def compare(arguments, sizes):
@@ -191,14 +216,14 @@ def measure_steps(names, repeats, filters, batch):
         model.compile(
             "adam", MarginLoss(), **{"jit_compile": True} if xla else {}
         )
-        # Or else TensorFlow would trace the first step twice.
+        # Otherwise TensorFlow would trace the first step twice.
         model.optimizer.build(model.trainable_variables)
         steps[name] = functools.partial(model.train_on_batch, images, labels)
     return forms.timed(steps, repeats)
 
 
 def make_network(kind, filters, dtype="float32"):
-    """CapsNet without decoder, or what is like it but for its last layer.
+    """CapsNet without decoder, or the same with another last layer.
 
     Args:
         kind: `"capsules"`, `"textbook"` or `"pooling"`.
@@ -281,7 +306,9 @@ def measure_first_step(routing, batch=16):
     random = np.random.default_rng(0)
     images = random.uniform(size=(batch, 8, 8, 1)).astype("float32")
     labels = random.integers(10, size=batch)
-    model = MatrixCapsNet((8, 8, 1), 10, routing=routing)
+    # The network's own form of EM routing is its default.
+    options = {} if routing == "em" else {"routing": routing}
+    model = MatrixCapsNet((8, 8, 1), 10, **options)
     model.compile("adam", SpreadLoss(0.5))
     model.optimizer.build(model.trainable_variables)
     started = time.perf_counter()

@@ -23,6 +23,7 @@ from keras_capsules import MarginLoss
 from keras_capsules import SpreadLoss
 from keras_capsules import datasets
 from keras_capsules import models
+from keras_capsules.routing import VariationalBayesRouting
 
 # The squared error is summed over the pixels, so that each of 64 needs more
 # weight than each of 784.
@@ -53,7 +54,7 @@ NETWORKS = {
         models.DeepCaps,
         {
             "filters": 32,
-            "cell_capsules": (8, 8, 8, 8),
+            "num_cell_capsules": (8, 8, 8, 8),
             "capsule_dim": 16,
             **DRAWN,
         },
@@ -70,7 +71,10 @@ NETWORKS = {
     ),
     "MatrixCapsNet, variational Bayes": Training(
         models.MatrixCapsNet,
-        {"filters": 32, "routing": "variational_bayes"},
+        {
+            "filters": 32,
+            "routing": VariationalBayesRouting(covariance_prior=100.0),
+        },
         SpreadLoss(0.5),
         epochs=12,
         learning_rate=6e-3,
@@ -100,6 +104,10 @@ def main():
         verbose=0,
         name="networks",
     ).parse_args()
+    if arguments.redraw:
+        results = harness.read(arguments.name, arguments.output)
+        draw(results[arguments.dataset], arguments.name, arguments.output)
+        return
     rows = {}
     for name in NETWORKS:
         if arguments.only not in name:
@@ -125,27 +133,32 @@ def main():
         rows[name]["seeds"] = arguments.repeats
         print(f"{name}: {rows[name]}", flush=True)
     show(rows)
+    draw(rows, arguments.name, arguments.output)
+    harness.write(arguments.name, {arguments.dataset: rows}, arguments.output)
+
+
+def draw(rows, name, folder):
+    """Draws errors and times of all networks."""
     panels = {
         "Errors": {
             "": {
-                name: {
+                network: {
                     split: 100 - row[f"{split}_percent"]
                     for split in ("validation", "test")
                     if f"{split}_percent" in row
                 }
-                for name, row in rows.items()
+                for network, row in rows.items()
             }
         },
         "Time per epoch": {
             "": {
-                name: {"time": row["seconds_per_epoch"]}
-                for name, row in rows.items()
+                network: {"time": row["seconds_per_epoch"]}
+                for network, row in rows.items()
             }
         },
     }
     units = {"Errors": "%", "Time per epoch": "s"}
-    harness.draw(arguments.name, panels, arguments.output, units)
-    harness.write(arguments.name, {arguments.dataset: rows}, arguments.output)
+    harness.draw(name, panels, folder, units)
 
 
 def measure(
@@ -162,7 +175,7 @@ def measure(
         epochs: Integer, other than the network's if above 0.
         images: Integer, how many to train on if above 0.
         test: Boolean, whether to look at the test images.
-        verbose: Boolean, whether to print what becomes of each epoch.
+        verbose: Boolean, whether to print the results of each epoch.
 
     Returns:
         Dictionary of parameters (of all and of what no decoder needs), percent

@@ -37,6 +37,10 @@ def main():
     harness.add_baseline(parser)
     parser.add_argument("--routings", nargs="+", help="by default, all")
     arguments = parser.parse_args()
+    if arguments.redraw:
+        results = harness.read("speed", arguments.output)
+        draw(results, arguments.output)
+        return
     sizes = {
         key: getattr(arguments, key) for key in ("batch", "inputs", "outputs")
     }
@@ -46,7 +50,6 @@ def main():
         "eager": {},
         "against_baseline": {},
     }
-    panels = {column: {} for column in COLUMNS}
     for backend in arguments.backends:
         title = harness.BACKENDS[backend]
         found = harness.call(
@@ -61,7 +64,6 @@ def main():
         results["largest_difference"][backend] = found["differences"]
         for name, rows in tables.items():
             harness.show(f"{title}: {name}", harness.medians(rows))
-        _add(panels, title, tables)
         print(f"\nlargest differences: {found['differences']}")
     if "tensorflow" in arguments.backends and arguments.eager_outputs:
         found = harness.call(
@@ -79,10 +81,18 @@ def main():
                 harness.show(
                     f"{title}: {name}, two versions", harness.medians(rows)
                 )
-            _add(panels, title, tables, ", two versions")
-    units = {row: "ms" for row in panels}
-    harness.draw("speed", panels, arguments.output, units)
+    draw(results, arguments.output)
     harness.write("speed", results, arguments.output)
+
+
+def draw(results, folder):
+    """Draws the times of all forms, and of two versions."""
+    panels = {}
+    for key, suffix in (("forms", ""), ("against_baseline", ", two versions")):
+        for backend, tables in results[key].items():
+            _add(panels, harness.BACKENDS[backend], tables, suffix)
+    units = {row: "ms" for row in panels}
+    harness.draw("speed", panels, folder, units)
 
 
 def compare(arguments, sizes):
@@ -140,7 +150,7 @@ def _summary(rows):
 
 
 def _add(panels, title, tables, suffix=""):
-    """Adds tables of a backend to those that are drawn."""
+    """Adds the tables of a backend to the panels."""
     for column in COLUMNS:
         panels.setdefault(column + suffix, {})[title] = {
             name.replace(", ", ",\n"): {
@@ -155,7 +165,7 @@ def _add(panels, title, tables, suffix=""):
 
 
 def names():
-    """What there is to measure."""
+    """The names of the measured routings."""
     import forms
 
     return forms.names()

@@ -15,7 +15,7 @@ import math
 import keras
 from keras import ops
 
-from keras_capsules._digamma import digamma
+from keras_capsules.utils.digamma import digamma
 
 
 def of_layer(form, layer, training):

@@ -6,13 +6,13 @@
 It trains a CapsNet on images it may shift by a pixel or two, measures it on
 the test split once, at the end, and writes to `outputs/<dataset>/`:
 
-    reconstructions.png   test images beside what the decoder draws from the
-                          16 numbers of the winning capsule
+    reconstructions.png   test images, and the images decoded from the 16
+                          numbers of the winning capsule
     capsnet.keras         the model, to train on or to look into
     saved_model/          the model for serving, which needs TensorFlow alone
-    results.json          the figures, and what they were made with
+    results.json          the figures, with versions and settings
 
-What to expect, on two CPU cores: at least 97 % on the embedded digits, in a
+On two CPU cores, expect at least 97 % on the embedded digits, in a
 minute or two. Guessing is right for 10 %.
 """
 
@@ -177,9 +177,9 @@ def load(arguments, batch_size, shift):
 
 
 def draw(model, images, labels, classes, path):
-    """Draws images, above what the decoder makes of their capsules."""
+    """Draws images, above the images decoded from their capsules."""
     scores = model.predict(images, verbose=0)
-    drawn = model.reconstruct(images)
+    decoded = model.reconstruct(images)
     figure, axes = plt.subplots(
         2,
         len(images),
@@ -195,7 +195,7 @@ def draw(model, images, labels, classes, path):
         )
         for axis, image, title in zip(
             axes[:, column],
-            (images[column], drawn[column]),
+            (images[column], decoded[column]),
             titles,
             strict=True,
         ):

@@ -8,7 +8,7 @@ from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
 from keras_capsules import datasets
 
-images, labels = next(iter(datasets.load("digits").batch(2000)))
+images, labels = datasets.load_arrays("digits")  # 1,437 images of 8 x 8
 model = keras.Sequential()
 model.add(keras.Input((8, 8, 1)))
 model.add(keras.layers.Conv2D(64, 3, activation="relu"))
@@ -17,4 +17,5 @@ model.add(CapsuleLayer(10, 16, routing="dynamic"))
 model.add(CapsuleLength())
 model.compile(optimizer="adam", loss=MarginLoss(), metrics=["accuracy"])
 model.fit(images, labels, epochs=10)
+print(model.evaluate(*datasets.load_arrays("digits", "test")))
 model.export("outputs/sequential")  # a SavedModel

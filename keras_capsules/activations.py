@@ -1,28 +1,47 @@
-"""Functions of a capsule's length that leave its direction alone."""
+"""Functions of a capsule's length that keep its direction.
+
+All of them compute in at least float32. For all finite vectors, their values
+and gradients are finite, also where the squared length would overflow. A vector
+with an infinite or NaN entry gives NaN.
+"""
 
 import numbers
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._validation import check_number
+from keras_capsules.types import ActivationLike
+from keras_capsules.types import Tensor
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.registration import register_function
+from keras_capsules.utils.validation import check_number
+
+__all__ = [
+    "exponential_squash",
+    "get",
+    "safe_norm",
+    "serialize",
+    "squash",
+]
 
 # A vector with a longer entry is scaled down to this one before it is squared.
 # Both squashed lengths are 1 to rounding from here on, and even the fourth
 # power, which derivatives contain, is far from overflow.
 LONG = {"float32": 1e4, "float64": 1e8}
 
-# The least for which second derivatives at 0 stay finite in float32.
+# The least epsilon with finite second derivatives at 0 in float32.
 MIN_EPSILON = 1e-20
 
 
-def get(identifier):
-    """Resolves what a layer's `activation` argument may be.
+def get(identifier: ActivationLike) -> Callable[..., Tensor]:
+    """Resolves the `activation` argument of a layer.
 
     Args:
-        identifier: `"squash"`, `"exponential_squash"`, what else
-            `keras.activations.get` takes, or what `serialize` returned.
+        identifier: `"squash"`, `"exponential_squash"`, or anything that
+            `keras.activations.get` takes.
 
     Returns:
         A function from tensors to tensors.
@@ -35,20 +54,30 @@ def get(identifier):
     return keras.activations.get(identifier)
 
 
-def serialize(activation):
-    """What `get` takes for an activation, in JSON-serializable form."""
+def serialize(activation: Callable[..., Tensor]) -> Any:
+    """Returns the configuration of an activation, which `get` takes.
+
+    Args:
+        activation: A function that `get` returned.
+
+    Returns:
+        A name or a JSON-serializable dictionary.
+    """
     for name, function in _ACTIVATIONS.items():
         if activation is function:
             return name
     return keras.activations.serialize(activation)
 
 
-@keras.saving.register_keras_serializable(package="keras_capsules")
-def squash(x, axis=-1, epsilon=1e-7):
-    """Shrinks vectors to a length below 1 without turning them.
+@register_function
+def squash(
+    x: Tensor, axis: int | Sequence[int] = -1, epsilon: float = 1e-7
+) -> Tensor:
+    """Shrinks vectors to a length below 1 and keeps their direction.
 
     Short vectors shrink to almost nothing and long ones to just under 1, so
-    that the length of a capsule can say how likely its entity is present.
+    the length of a capsule can represent the probability that its entity is
+    present.
 
     Formula:
 
@@ -59,11 +88,7 @@ def squash(x, axis=-1, epsilon=1e-7):
 
     Notation: `x` is s_j and the output v_j of equation 1 in
     [Sabour et al., 2017](https://arxiv.org/abs/1710.09829). `epsilon` is not
-    in the paper: it makes the function smooth at 0.
-
-    The computation runs in at least float32. Values and gradients are finite
-    for all finite vectors, also where the squared length would overflow. A
-    vector with an infinite or NaN entry gives NaN.
+    in the paper. It makes the function smooth at 0.
 
     Args:
         x: A tensor, or an array or list that converts to one.
@@ -95,12 +120,14 @@ def squash(x, axis=-1, epsilon=1e-7):
     return ops.cast(x * factor, dtype)
 
 
-@keras.saving.register_keras_serializable(package="keras_capsules")
-def exponential_squash(x, axis=-1, epsilon=1e-7):
+@register_function
+def exponential_squash(
+    x: Tensor, axis: int | Sequence[int] = -1, epsilon: float = 1e-7
+) -> Tensor:
     """Shrinks vectors to a length below 1, short ones hardly at all.
 
-    Unlike `squash`, which squares short lengths, it passes them on almost
-    unchanged, and their gradients too.
+    `squash` squares short lengths. This function keeps them almost unchanged,
+    and so it does with their gradients.
 
     Formula:
 
@@ -113,10 +140,6 @@ def exponential_squash(x, axis=-1, epsilon=1e-7):
     [Mazzia et al., 2021](https://arxiv.org/abs/2101.12491)
     (Efficient-CapsNet). The released code adds its epsilon to the length and
     overflows for lengths above 88; here it is added to the squared length.
-
-    The computation runs in at least float32. Values and gradients are finite
-    for all finite vectors, also where the squared length would overflow. A
-    vector with an infinite or NaN entry gives NaN.
 
     Args:
         x: A tensor, or an array or list that converts to one.
@@ -148,9 +171,14 @@ def exponential_squash(x, axis=-1, epsilon=1e-7):
     return ops.cast(x * (_one_minus_exp(length) / length), dtype)
 
 
-@keras.saving.register_keras_serializable(package="keras_capsules")
-def safe_norm(x, axis=-1, keepdims=False, epsilon=1e-7):
-    """Computes the length of vectors, with a gradient at 0 as well.
+@register_function
+def safe_norm(
+    x: Tensor,
+    axis: int | Sequence[int] = -1,
+    keepdims: bool = False,
+    epsilon: float = 1e-7,
+) -> Tensor:
+    """Computes the length of vectors, with a finite gradient at 0.
 
     Formula:
 
@@ -158,18 +186,14 @@ def safe_norm(x, axis=-1, keepdims=False, epsilon=1e-7):
     length = sqrt(sum(x**2) + epsilon)
     ```
 
-    The length of a zero vector is therefore `sqrt(epsilon)`, not 0.
-
-    The computation runs in at least float32, and the squares do not overflow.
-    The gradient is finite for all finite vectors. So is the length, except
-    that it is infinite where it exceeds the largest number of its dtype. A
-    vector with an infinite or NaN entry gives NaN.
+    The length of a zero vector is therefore `sqrt(epsilon)`, not 0. A length
+    that exceeds the largest number of its dtype is infinite.
 
     Args:
         x: A tensor, or an array or list that converts to one.
         axis: Integer or list/tuple of integers, the axis (or axes) that holds
             one vector. Defaults to `-1`.
-        keepdims: Boolean, whether `axis` stays, with size 1. Defaults to
+        keepdims: Boolean, whether to keep `axis` with size 1. Defaults to
             `False`.
         epsilon: Float, at least 1e-20, added to the squared length. Defaults
             to `1e-7`.
@@ -218,6 +242,7 @@ def _standardize(x, axis, epsilon):
 
 
 def _check_axis(axis, shape):
+    """Returns `axis` as a tuple of axes from 0, or raises if it is invalid."""
     rank = len(shape)
     axes = axis if isinstance(axis, (list, tuple)) else (axis,)
     valid = len(axes) > 0 and all(
@@ -238,8 +263,8 @@ def _check_axis(axis, shape):
 def _measure(x, axis, keepdims, epsilon):
     """Returns `x` scaled to a safe size, its squared length, and the scale."""
     long = LONG[keras.backend.standardize_dtype(x.dtype)]
-    # The scale is a constant to the gradient, rightly so: a change of scale
-    # alone changes neither a direction nor a squashed length that is 1 already.
+    # The gradient may take the scale for a constant: a change of scale alone
+    # changes neither a direction nor a squashed length that is already 1.
     largest = ops.max(
         ops.abs(ops.stop_gradient(x)),
         axis=axis,

@@ -1,27 +1,38 @@
-"""What changes while a network is trained."""
+"""Training callbacks."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_number
 from keras_capsules.losses import SpreadLoss
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
+
+__all__ = ["SpreadMarginSchedule", "spread_margin"]
 
 _COARSEST_RESOLUTION = 0.1
 
 
-def spread_margin(step, start=0.2, growth=0.79, duration=50000, delay=4.0):
-    """The margin of the spread loss after so many training steps.
+def spread_margin(
+    step: int,
+    start: float = 0.2,
+    growth: float = 0.79,
+    duration: float = 50000,
+    delay: float = 4.0,
+) -> float:
+    """Computes the margin of the spread loss from the number of steps.
 
-    It follows a sigmoid up to an argument of 10, and is constant from there:
+    The margin follows a sigmoid up to an argument of 10 and is constant from
+    there on:
 
     ```
     margin = start + growth * sigmoid(min(10, step / duration - delay))
     ```
 
-    With the default constants, 0.214 at first, 0.595 after 200,000 steps and
-    0.99 after 700,000.
+    With the default constants, it is 0.214 at first, 0.595 after 200,000 steps
+    and 0.99 after 700,000.
 
     Notation: m in equation 3 of
     [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), whose
@@ -30,20 +41,20 @@ def spread_margin(step, start=0.2, growth=0.79, duration=50000, delay=4.0):
 
     Args:
         step: Integer of at least 0, the number of training steps so far.
-        start: Float in [0, 1], what the margin begins above. Defaults to
-            `0.2`.
-        growth: Float of at least 0, by how much it grows; `start + growth`
+        start: Float in [0, 1], the limit of the margin before the growth.
+            Defaults to `0.2`.
+        growth: Float of at least 0, the growth of the margin; `start + growth`
             is at most 1. Defaults to `0.79`.
         duration: Float greater than 0, the number of steps in which the
             sigmoid's argument grows by 1. Defaults to `50000`.
-        delay: Float, how many times `duration` it takes to the middle of the
-            growth. Defaults to `4.0`.
+        delay: Float, the middle of the growth, as a multiple of `duration`.
+            Defaults to `4.0`.
 
     Returns:
         A float.
 
     Raises:
-        ValueError: If an argument is not as described.
+        ValueError: If an argument is invalid.
 
     Example:
 
@@ -69,31 +80,33 @@ def spread_margin(step, start=0.2, growth=0.79, duration=50000, delay=4.0):
 
 
 class SpreadMarginSchedule(keras.callbacks.Callback):
-    """Sets the margin of a `SpreadLoss` from the number of training steps.
+    """Schedules the margin of a `SpreadLoss`, recompiling the training step.
 
-    Steps are counted by the optimizer, so that training that is resumed with
-    its optimizer goes on where it was. Compiled training and test functions
-    hold the margin as a constant, for it is no part of the model's state, and
-    are made anew when it changes. That takes as long as the first step of
-    training, so the margin goes in steps of `resolution`: with the default
-    ones, functions are made anew about 80 times in 700,000 steps. In `fit`'s
-    history, `spread_margin` is the margin at the end of an epoch.
+    Compiled training and test functions contain the margin as a constant,
+    because it is not part of the model's state. They are compiled again when
+    the margin changes, which takes as long as the first step of training. So
+    the margin moves in steps of `resolution`: with the default options,
+    functions are compiled again about 80 times in 700,000 steps.
+
+    The optimizer counts the steps, so training that is resumed with its
+    optimizer continues the schedule. In the history of `fit`, `spread_margin`
+    is the margin at the end of an epoch.
 
     Args:
-        schedule: Function of the number of training steps so far, an integer,
-            that returns the margin, a float in [0, 1]. Defaults to
-            `spread_margin`.
+        schedule: Function from the number of training steps so far, an integer,
+            to the margin, a float in [0, 1]. Defaults to `spread_margin`.
         resolution: Float from 0 to 0.1. The margin is rounded to a multiple
-            of it, thus changed by half of it at most; 0 sets it exactly, in
-            every step, which is right for models compiled with
-            `run_eagerly=True`. Defaults to `0.01`.
+            of it, thus changed by at most half of it. 0 sets the exact margin
+            in every step, which suits models compiled with `run_eagerly=True`.
+            Defaults to `0.01`.
         loss: The `SpreadLoss` whose margin is set. Defaults to `None`, which
-            means all of them in the `loss` that the model is compiled with.
+            means each `SpreadLoss` in the `loss` that the model is compiled
+            with.
 
     Raises:
-        ValueError: If an argument is not as described. In `fit`, if `loss` is
-            `None` and the model is not compiled with a `SpreadLoss`, or a
-            margin is not in [0, 1].
+        ValueError: If an argument is invalid. In `fit`, if `loss` is `None` and
+            the model is not compiled with a `SpreadLoss`, or a margin is not in
+            [0, 1].
 
     Example:
 
@@ -116,11 +129,16 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
         callbacks=[SpreadMarginSchedule(faster)],
         verbose=0,
     )
-    print(model.loss.margin)  # 0.78, that of the third step
+    print(model.loss.margin)  # 0.78, the margin of the third step
     ```
     """
 
-    def __init__(self, schedule=spread_margin, resolution=0.01, loss=None):
+    def __init__(
+        self,
+        schedule: Callable[[int], float] = spread_margin,
+        resolution: float = 0.01,
+        loss: SpreadLoss | None = None,
+    ):
         super().__init__()
         if not callable(schedule):
             raise ValueError(
@@ -134,16 +152,16 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
                 f"None. Received: loss={loss!r}"
             )
         self.schedule = schedule
-        # Coarse ones would round margins to 0, which asks for nothing.
+        # A coarse resolution would round the margin to 0 and disable the loss.
         self.resolution = check_number(
             resolution, "resolution", 0, _COARSEST_RESOLUTION
         )
         self.loss = loss
-        self._losses = []
+        self._losses: list[SpreadLoss] = []
         self._first_step = 0
         self._batches_per_step = 1
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         """Finds the losses whose margin is set."""
         given = self.model.loss if self.loss is None else self.loss
         self._losses = [
@@ -158,22 +176,28 @@ class SpreadMarginSchedule(keras.callbacks.Callback):
                 f"loss={given!r}"
             )
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Notes how many steps there were before the epoch."""
-        # Within an epoch batches are counted instead: on JAX, a look at the
-        # optimizer there brings all variables of the model up to date.
+    def on_epoch_begin(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Notes the number of steps before the epoch."""
+        # Within an epoch batches are counted instead. On JAX, reading the
+        # optimizer there would bring all variables of the model up to date.
         optimizer = self.model.optimizer
         self._first_step = int(keras.ops.convert_to_numpy(optimizer.iterations))
-        # With scaled losses, it is the optimizer within that gathers gradients.
+        # With scaled losses, the optimizer inside accumulates gradients.
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
         self._batches_per_step = optimizer.gradient_accumulation_steps or 1
 
-    def on_train_batch_begin(self, batch, logs=None):
+    def on_train_batch_begin(
+        self, batch: int, logs: dict[str, Any] | None = None
+    ) -> None:
         """Sets the margin of the step."""
         self._set(self._first_step + batch // self._batches_per_step)
 
-    def on_epoch_end(self, epoch, logs=None):
-        """Adds the margin to what is reported of the epoch."""
+    def on_epoch_end(
+        self, epoch: int, logs: dict[str, Any] | None = None
+    ) -> None:
+        """Adds the margin to the logs of the epoch."""
         if logs is not None:
             logs["spread_margin"] = self._losses[0].margin
 

@@ -6,10 +6,16 @@ import tempfile
 
 import keras
 
-from keras_capsules._validation import check_boolean
+from keras_capsules.utils.validation import check_boolean
+
+__all__ = ["export_saved_model"]
 
 
-def export_saved_model(model, path, overwrite=False):
+def export_saved_model(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    overwrite: bool = False,
+) -> str:
     """Writes a model as a SavedModel, with a named endpoint for each task.
 
     | endpoint | computes |
@@ -18,25 +24,26 @@ def export_saved_model(model, path, overwrite=False):
     | `capsules` | `model.encode`: images to class capsules |
     | `reconstruct` | `model.reconstruct`: images to images |
 
-    Every model gets `serve`, the others depend on whether it has these
-    methods, as `keras_capsules.models` do (and a decoder). The batch size is
-    free. `serve` is also the default signature of TensorFlow Serving. The
-    process that loads it needs neither this package nor Keras.
+    Every model gets `serve`. It gets the others if it has these methods, as
+    capsule networks in `keras_capsules.models` do (`reconstruct` only with a
+    decoder). Any batch size is accepted. `serve` is also the default signature
+    of TensorFlow Serving. The process that loads the SavedModel needs neither
+    this package nor Keras.
 
     Args:
         model: A built `keras.Model` with one input.
         path: String or path-like, the folder to make.
-        overwrite: Boolean, whether a SavedModel that is there already may be
-            replaced. Defaults to `False`.
+        overwrite: Boolean, whether to replace a SavedModel that exists at the
+            path. Defaults to `False`.
 
     Returns:
         The path as a string.
 
     Raises:
-        ValueError: If `model` is not a built Keras model, an argument is not
-            as described, something is in the way at `path`, or the backend is
-            PyTorch, which Keras cannot export from. The folder appears whole
-            or not at all.
+        ValueError: If `model` is not a built Keras model, an argument is
+            invalid, there is something else at `path`, or the backend is
+            PyTorch, which Keras cannot export from. A failed export leaves
+            no partial folder behind.
 
     Example:
 
@@ -54,7 +61,7 @@ def export_saved_model(model, path, overwrite=False):
     images = np.zeros((5, 8, 8, 1), "float32")
     scores = served.serve(images)  # (5, 3)
     capsules = served.capsules(images)  # (5, 3, 16)
-    drawn = served.reconstruct(images)  # (5, 8, 8, 1)
+    decoded = served.reconstruct(images)  # (5, 8, 8, 1)
     ```
     """
     if not isinstance(model, keras.Model) or not model.built:
@@ -104,7 +111,7 @@ def export_saved_model(model, path, overwrite=False):
     return path
 
 
-def _check_path(path):
+def _check_path(path: str | os.PathLike[str]) -> str:
     """Returns the absolute path, or raises if no folder can be made there."""
     if not isinstance(path, (str, os.PathLike)):
         raise ValueError(
@@ -132,8 +139,8 @@ def _endpoints(model):
 
 
 def _input_spec(model):
-    """What the model's input looks like, with a free batch size."""
-    # Functional and Sequential models know their inputs, others specify them.
+    """Returns shape and dtype of the model's input, with a free batch size."""
+    # Functional and Sequential models have inputs, others may specify them.
     inputs = getattr(model, "inputs", None) or model.input_spec
     specs = keras.tree.flatten(inputs)
     if len(specs) != 1 or getattr(specs[0], "shape", None) is None:

@@ -1,4 +1,4 @@
-"""What has to be set before a backend is imported."""
+"""Settings that must be made before a backend is imported."""
 
 import importlib.metadata
 import os

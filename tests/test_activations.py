@@ -3,16 +3,16 @@ import json
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import numeric_gradient
-from gradients import second_gradient
 from keras import ops
 
 from keras_capsules import activations
 from keras_capsules.activations import exponential_squash
 from keras_capsules.activations import safe_norm
 from keras_capsules.activations import squash
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import numeric_gradient
+from tests.helpers.gradients import second_gradient
 
 EPSILON = 1e-7
 SQUASHES = [squash, exponential_squash]

@@ -4,13 +4,13 @@ import math
 import keras
 import numpy as np
 import pytest
-from testing import invalid
-from testing import numpy
 
 from keras_capsules.callbacks import SpreadMarginSchedule
 from keras_capsules.callbacks import spread_margin
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.losses import spread_loss
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
 
 # The margin of a step, in tests: 0.1, 0.2, ...
 
@@ -128,7 +128,7 @@ def test_the_compiled_loss_has_the_margin_of_each_step(tmp_path):
     np.testing.assert_allclose(np.sqrt(history["val_loss"]), [0.3, 0.6])
     assert model.loss.margin == pytest.approx(0.6)
 
-    # It goes on from there, in a model that was saved with its optimizer, too.
+    # It continues there, also in a model that was saved with its optimizer.
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
     assert loaded.loss.margin == pytest.approx(0.6)

@@ -3,6 +3,7 @@ import importlib.util
 import io
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from testing import on_one_backend
 
 import keras_capsules
 from keras_capsules import datasets
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import on_one_backend
 
 pytestmark = [
     pytest.mark.usefixtures("optimized"),
@@ -37,14 +39,16 @@ WRITTEN = {
 }
 
 
-@pytest.fixture(scope="module")
-def quickstart(optimized):
-    spec = importlib.util.spec_from_file_location(
-        "quickstart", EXAMPLES / "quickstart.py"
-    )
+def load_example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def quickstart(optimized):
+    return load_example("quickstart")
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +60,7 @@ def dtype_policy():
 
 @pytest.fixture(scope="module")
 def digits(quickstart, tmp_path_factory):
-    """What one epoch on all the digits wrote, and what it printed."""
+    """The files of one epoch on all the digits, and the printed text."""
     output = tmp_path_factory.mktemp("quickstart")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
@@ -254,3 +258,146 @@ def test_sequential(tmp_path):
     images, labels = read_split("digits", "test")
     guesses = np.argmax(served.serve(images), axis=-1)
     assert np.mean(guesses == labels) > 0.9
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Models are compiled in the way that is ready soonest."""
+    compile_model = keras.Model.compile
+    # Where Keras defines it: a method of `Model` would pass for a user's.
+    owner = next(c for c in keras.Model.__mro__ if "compile" in vars(c))
+    monkeypatch.setattr(
+        owner,
+        "compile",
+        lambda *args, **options: compile_model(*args, **{**options, **QUICK}),
+    )
+
+
+def run_in_process(module, *arguments):
+    """What the example printed."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        module.main([*map(str, arguments)])
+    return printed.getvalue()
+
+
+def find_number(pattern, printed):
+    """The number that follows a pattern in what was printed."""
+    return float(re.search(rf"{pattern}\s*([\d.e-]*\d)", printed)[1])
+
+
+def test_no_example_hides_a_module_of_python():
+    """The folder of a script that runs is the first to import from."""
+    names = {path.stem for path in EXAMPLES.glob("*.py")}
+    assert not names & sys.stdlib_module_names
+
+
+# examples/text.py
+
+
+@pytest.mark.slow
+def test_text():
+    printed = run_in_process(load_example("text"), "--epochs=1", "--reviews=99")
+    assert 0 <= find_number("the right complaints:", printed) <= 100
+    assert find_number("the scores differ by", printed) < 1e-5
+
+
+def test_text_labels_are_the_complaints():
+    text = load_example("text")
+    reviews, labels = text.make_reviews(np.random.default_rng(0), 200)
+    assert len({len(review.split()) for review in reviews}) > 10
+    for review, label in zip(reviews, labels, strict=True):
+        complaints = {
+            subject
+            for clause in review.split(" and ")
+            for subject in text.COMPLAINTS
+            if subject in clause.split()
+            and any(word in text.BAD for word in clause.split())
+            != ("not" in clause.split())
+        }
+        expected = np.isin(text.COMPLAINTS, sorted(complaints))
+        np.testing.assert_array_equal(label, expected)
+
+
+# examples/signals.py
+
+
+@pytest.mark.slow
+def test_signals(quick):
+    signals = load_example("signals")
+    printed = run_in_process(signals, "--epochs=1", "--signals=99")
+    assert 0 <= find_number("Test signals right:", printed) <= 100
+    for shape in signals.SHAPES:
+        assert f"  {shape}" in printed
+
+
+def test_signals_hold_a_shape_in_noise():
+    signals = load_example("signals")
+    x, labels = signals.make_signals(np.random.default_rng(0), 200)
+    assert x.shape == (200, signals.LENGTH, 1)
+    assert set(labels) == {0, 1, 2, 3}
+    # Noise has a deviation of 0.3.
+    assert (x.std(axis=(1, 2)) > 0.35).mean() > 0.9
+    for shape in signals.SHAPES:
+        wave = signals.make_wave(np.random.default_rng(0), shape, 80)
+        assert wave.shape == (80,) and 0.9 < np.abs(wave).max() <= 1
+
+
+# examples/segmentation.py
+
+
+@on_one_backend
+def test_segmentation(quick, tmp_path, monkeypatch):
+    segmentation = load_example("segmentation")
+    monkeypatch.setattr(segmentation, "SIZE", 12)
+    printed = run_in_process(
+        segmentation, "--epochs=1", "--images=40", "--output", tmp_path
+    )
+    assert 0 <= find_number("this network", printed) <= 1
+    # All pixels of discs, and others of lines.
+    assert 0.3 < find_number("all bright pixels", printed) < 0.9
+    assert (tmp_path / "predictions.png").stat().st_size > 10_000
+
+
+def test_segmentation_masks_are_the_discs():
+    segmentation = load_example("segmentation")
+    images, masks = segmentation.make_images(np.random.default_rng(0), 50)
+    images = images[..., 0]
+    assert abs(images[masks == 1].mean() - 1) < 0.05
+    assert 0.1 < masks.mean() < 0.4
+    assert segmentation.iou(masks > 0.5, masks) == 1
+    assert segmentation.iou(masks < 0.5, masks) == 0
+
+
+# examples/own_backbone.py
+
+
+@pytest.mark.slow
+@on_one_backend
+def test_own_backbone(quick, tmp_path):
+    example = load_example("own_backbone")
+    printed = run_in_process(
+        example,
+        "--epochs=1",
+        "--steps=2",
+        "--batch-size=4",
+        "--output",
+        tmp_path,
+    )
+    assert find_number("scores differ by", printed) < 1e-5
+    images = np.random.default_rng(0).uniform(size=(2, *example.SHAPE))
+    images = images.astype("float32")
+    model = keras.saving.load_model(tmp_path / "network.keras")
+    served = tf.saved_model.load(tmp_path / "saved_model")
+    scores = model.predict(images, verbose=0)
+    np.testing.assert_allclose(served.serve(images), scores, atol=1e-5)
+    assert model.reconstruct(images).shape == images.shape
+
+
+@on_one_backend
+def test_own_backbone_lists_its_data_sets(capsys):
+    example = load_example("own_backbone")
+    for name in example.DATASETS:
+        assert datasets.info(name).image_shape[-1] in (1, 3)
+    with pytest.raises(SystemExit):
+        example.main(["--dataset", "imagenet"])
+    assert "cifar10" in capsys.readouterr().err

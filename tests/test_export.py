@@ -77,14 +77,14 @@ def older(saved, tmp_path):
 
 
 def contents(folder):
-    """All files below a folder, by their path, with what is in them."""
+    """All files below a folder, by their path, with their content."""
     return {
         str(path.relative_to(folder)): path.is_file() and path.read_bytes()
         for path in pathlib.Path(folder).rglob("*")
     }
 
 
-# What is served.
+# Endpoints.
 
 
 def test_endpoints_compute_what_the_methods_do(model, served):
@@ -389,7 +389,7 @@ def test_rejects_paths_below_files(model, below, tmp_path):
     assert contents(tmp_path) == {"thesis.txt": b"dear"}
 
 
-@pytest.mark.parametrize("overwrite", ["no", 1, None], ids=str)
+@pytest.mark.parametrize("overwrite", ["no", 2, None], ids=str)
 def test_rejects_overwrite_that_is_no_boolean(model, older, overwrite):
     before = contents(older.parent)
     message = rf"Expected True or False. Received: overwrite={overwrite!r}"

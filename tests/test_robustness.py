@@ -4,10 +4,6 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import QUICK
-from testing import compile_for_one_trace
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
@@ -16,6 +12,10 @@ from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
 from keras_capsules import models
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import compile_for_one_trace
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
 
@@ -48,7 +48,7 @@ NETWORKS = {
 }
 SHAPE = 4, 5, 7, 1
 LABELS = np.array([0, 2, 1, 1])
-# Where there is nothing to see, capsules have nothing to agree on.
+# In an empty image, capsules have nothing to agree on.
 BLANK = [np.zeros(SHAPE), np.ones(SHAPE)]
 
 
@@ -62,7 +62,7 @@ def random():
 
 
 def network(routing, dtype=None):
-    """Routing where windows have padding, and routing of what comes of it."""
+    """Routing in windows with padding, and routing of the result."""
     layers = [
         keras.Input(SHAPE[1:]),
         PrimaryCapsules(3, 4, 3, dtype=dtype),

@@ -1,18 +1,13 @@
-"""Routings that others write, with what the package documents for them.
+"""Routings that users write, with the documented helpers.
 
 One is a class with a single method, one goes on from earlier outputs, and one
 has all that a routing may have.
 """
 
 import keras
-import modes
 import numpy as np
 import pytest
 from keras import ops
-from testing import BACKEND
-from testing import arrays
-from testing import check_saving
-from testing import numpy
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
@@ -23,6 +18,11 @@ from keras_capsules.routing import agreement
 from keras_capsules.routing import run as engine
 from keras_capsules.routing import softmax_over_outputs
 from keras_capsules.routing import weighted_sum
+from tests.helpers import modes
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import arrays
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import numpy
 
 
 @keras.saving.register_keras_serializable(package="third_party")
@@ -69,7 +69,7 @@ class Most(Routing):
     def route(self, votes, weights, poses, activations, bias, windows=None):
         given = ops.cast(activations, votes.dtype)
         given = given * ops.mean(ops.square(poses), axis=2)  # [b, i]
-        if windows is not None:  # a child's parents are those of all windows
+        if windows is not None:  # outputs of all windows compete
             given = given / windows.sum(ops.ones_like(given))
         logits = ops.zeros_like(votes[..., 0])
         for _ in range(self.num_iterations):
@@ -117,7 +117,7 @@ def going_on(votes, outputs=None):
 
 
 def most(votes, poses, activations, weights, number, training):
-    """`number` is that of the windows that each child is in."""
+    """`number` counts the windows that contain each input capsule."""
     given = activations * np.square(poses).mean(axis=2) / number
     logits = np.zeros(votes.shape[:3])
     for _ in range(3):
@@ -136,7 +136,7 @@ GRID, TYPES, WINDOW = (5, 4), 3, (3, 2)  # 3 x 3 windows
 
 
 def unfold(grid):
-    """The children of each window, `[b 9, 3 2 types, ...]`."""
+    """The input capsules of each window, `[b 9, 3 2 types, ...]`."""
     rows, columns = WINDOW
     windows = [
         grid[:, y : y + rows, x : x + columns].reshape(
@@ -148,7 +148,7 @@ def unfold(grid):
     return np.stack(windows, axis=1).reshape(-1, *windows[0].shape[1:])
 
 
-def windows_of_each_child():
+def count_windows():
     rows = np.array([1, 2, 3, 2, 1])
     columns = np.array([1, 2, 2, 1])
     grid = np.multiply.outer(rows, columns)[None, :, :, None]
@@ -180,7 +180,7 @@ def make(kind, routing, dtype="float32"):
 
 
 def expected(kind, layer, inputs, training=False):
-    """What the layer should return with its coupling, as a flat list."""
+    """The expected output of the layer, with its coupling, as a flat list."""
     weights = {
         weight.path.split("/")[-1]: numpy(weight.value).astype("float64")
         for weight in layer.weights
@@ -190,7 +190,7 @@ def expected(kind, layer, inputs, training=False):
     kernel, number, axes = weights.pop("kernel"), 1, (BATCH,)
     if kind == "conv":
         kernel = kernel.reshape(-1, *kernel.shape[3:])
-        poses, number, axes = unfold(poses), windows_of_each_child(), (-1, 3, 3)
+        poses, number, axes = unfold(poses), count_windows(), (-1, 3, 3)
         if activations is not None:
             activations = unfold(activations)
     # Vectors are matrices of one row.

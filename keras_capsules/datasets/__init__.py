@@ -1,3 +1,8 @@
-from keras_capsules.datasets.loading import DatasetInfo as DatasetInfo
-from keras_capsules.datasets.loading import info as info
-from keras_capsules.datasets.loading import load as load
+"""The data sets of the capsule literature."""
+
+from keras_capsules.datasets.dataset_info import DatasetInfo
+from keras_capsules.datasets.loading import info
+from keras_capsules.datasets.loading import load
+from keras_capsules.datasets.loading import load_arrays
+
+__all__ = ["DatasetInfo", "info", "load", "load_arrays"]

@@ -2,29 +2,33 @@
 
 import math
 import numbers
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_capsules.engine import compilation
+from keras_capsules.types import Tensor
 
-# How many numbers the votes of a block should be. On a CPU they fit in
+# How many numbers the votes of a block should have. On a CPU they fit in
 # second-level caches; on other devices they are a share of the memory, so that
 # most layers are one block.
 _CPU_BUDGET, _BUDGET = 400_000, 2**27
 
-# The batch size to reckon with where it is not known.
+# The batch size to assume where it is unknown.
 _USUAL_BATCH = 128
 
 
-def block_size(votes, kernel, is_open=False):
-    """How many examples to take at once, or `None` for all of them.
+def block_size(votes: Any, kernel: int, is_open: bool = False) -> int | None:
+    """Returns the number of examples of a block, or `None` for all of them.
 
     Args:
-        votes: How many numbers the votes of one example are. Not an integer if
-            that is unknown.
+        votes: How many numbers the votes of one example have. Not an integer if
+            this is unknown.
         kernel: How many numbers the kernel has.
-        is_open: Boolean, whether any number of examples may come, as in an
+        is_open: Boolean, whether the number of examples is arbitrary, as in an
             exported model. Not every runtime has loops, so all are taken at
             once if a usual batch is small. Defaults to `False`.
     """
@@ -34,23 +38,30 @@ def block_size(votes, kernel, is_open=False):
     if is_open or not is_known:
         return 1
     budget = _CPU_BUDGET if compilation.device() == "cpu" else _BUDGET
-    # A block reads the whole kernel, and adds to its gradient: no fewer votes.
+    # Each block reads the whole kernel and adds to the whole gradient of it, so
+    # a block should have at least as many votes as the kernel has numbers.
     size = max(budget, kernel) / max(1, votes)
     return max(1, round(size)) * _devices_of_a_batch()
 
 
-def over_examples(function, examples, shared, size, xla=True):
+def over_examples(
+    function: Callable[..., Any],
+    examples: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    size: int | None,
+    xla: bool = True,
+) -> Any:
     """Applies a function to one block of examples after the other.
 
-    Nothing that the function makes is kept for its gradient: it is called
-    again for that.
+    No intermediate result is kept for the gradient, which calls the function
+    again.
 
     Blocks are somewhat smaller if the batch is then a multiple of their size.
-    Otherwise the last few examples are a block of their own.
+    Otherwise the last few examples form a block of their own.
 
     If `keras.distribution` shards the batch, each device works on blocks of its
-    own. So none waits for others or needs what they hold, and gradients to
-    `shared` are added up on each device before they are between devices.
+    own. No device waits for others or needs their examples, and gradients to
+    `shared` are summed on each device before they are summed over devices.
 
     Args:
         function: Function of two dictionaries of tensors, a block of
@@ -58,13 +69,13 @@ def over_examples(function, examples, shared, size, xla=True):
             with the examples first.
         examples: Dictionary of tensors with the examples first.
         shared: Dictionary of tensors that all examples share.
-        size: How many examples a block has, at most. `None` takes all at once
-            and keeps what the function makes.
+        size: The largest number of examples a block has. `None` takes all at
+            once and keeps intermediate results.
         xla: Boolean, whether TensorFlow's graphs compile blocks with XLA.
             Defaults to `True`.
 
     Returns:
-        What the function returns, of all examples.
+        The results of the function for all examples.
     """
     if size is None:
         return function(examples, shared)
@@ -78,7 +89,9 @@ def over_examples(function, examples, shared, size, xla=True):
         # One device, or a batch that is not sharded.
         return _in_blocks(function, examples, shared, size, xla)
     results = ops.vectorized_map(
-        lambda each: _in_blocks(function, *each, size // devices, xla),
+        lambda each: _in_blocks(
+            function, each[0], each[1], size // devices, xla
+        ),
         (
             {
                 name: _cut(x, devices, batch // devices)
@@ -93,7 +106,7 @@ def over_examples(function, examples, shared, size, xla=True):
 
 
 def _in_blocks(function, examples, shared, size, xla):
-    """`over_examples`, on one device."""
+    """Works as `over_examples`, on one device."""
     batch = ops.shape(next(iter(examples.values())))[0]
     is_known = isinstance(batch, numbers.Integral)
     if is_known:
@@ -117,7 +130,7 @@ def _in_blocks(function, examples, shared, size, xla):
 
 def _cut(x, parts, size):
     """`[parts size, ...]` to `[parts, size, ...]`."""
-    # Sizes are never left to find, because an empty tensor does not tell them.
+    # Never with -1, because the size of an empty tensor cannot be inferred.
     return ops.reshape(x, (parts, size, *ops.shape(x)[1:]))
 
 
@@ -128,7 +141,7 @@ def _joined(x):
 
 
 def _devices_of_a_batch():
-    """Over how many devices `keras.distribution` cuts a batch."""
+    """Counts the devices over which `keras.distribution` shards a batch."""
     distribution = keras.distribution.distribution()
     if distribution is None:
         return 1

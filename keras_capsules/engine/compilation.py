@@ -1,24 +1,29 @@
-"""How a block of examples is compiled and made again, on each backend.
+"""Compiles and recomputes a block of examples, on each backend.
 
-The only page of the engine that knows backends by name.
+The only module of the engine that knows backends by name.
 """
 
 import contextvars
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 from keras import ops
 
+from keras_capsules.types import Tensor
+
 _IN_XLA = contextvars.ContextVar("in_xla", default=False)
 
 # How many blocks TensorFlow's graphs work on at once, tuned on two cores. Each
-# needs memory for its votes and for the gradient to what all blocks share. If
-# they share this many numbers, there is one block at a time.
+# needs memory for its votes and for the gradients of shared tensors. If shared
+# tensors have this many numbers, there is one block at a time.
 _SIDE_BY_SIDE = 2
 _LARGE = 2**24
 
 
-def device():
-    """The kind of the default device, such as `"cpu"`, `"gpu"` or `"tpu"`."""
+def device() -> str:
+    """Returns the kind of the default device, such as `"cpu"` or `"gpu"`."""
     # Keras lists no devices of PyTorch.
     if in_torch():
         import torch
@@ -27,21 +32,26 @@ def device():
     return keras.distribution.list_devices()[0].split(":")[0]
 
 
-def in_xla():
-    """Whether the operations of a block become one XLA program."""
+def in_xla() -> bool:
+    """Returns whether the operations of a block become one XLA program."""
     return keras.backend.backend() == "jax" or _IN_XLA.get()
 
 
-def in_torch():
-    """Whether PyTorch runs operations, each by itself."""
+def in_torch() -> bool:
+    """Returns whether PyTorch runs operations one by one."""
     return keras.backend.backend() == "torch"
 
 
-def call_block(function, block, shared, xla=True):
-    """Calls a function, which makes everything again for its gradient.
+def call_block(
+    function: Callable[..., Any],
+    block: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    xla: bool = True,
+) -> Any:
+    """Calls a function whose gradient recomputes all intermediate results.
 
-    JAX compiles it with what is around it. TensorFlow's graphs run it, and its
-    gradient, as an XLA function each, if its sizes are known; that measured
+    JAX compiles it with the code around it. TensorFlow's graphs run it, and its
+    gradient, as an XLA function each, if its sizes are known. This measured
     twice as fast as the graphs' own operations.
 
     Args:
@@ -51,7 +61,7 @@ def call_block(function, block, shared, xla=True):
         xla: Boolean, whether TensorFlow's graphs use XLA.
 
     Returns:
-        What the function returns.
+        The results of the function.
     """
     if _in_tensorflow_graph():
         blocks = {name: x[None] for name, x in block.items()}
@@ -62,7 +72,12 @@ def call_block(function, block, shared, xla=True):
     return keras.remat(function)(block, shared)
 
 
-def call_blocks(function, blocks, shared, xla=True):
+def call_blocks(
+    function: Callable[..., Any],
+    blocks: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    xla: bool = True,
+) -> Any:
     """Calls a function for one block after the other, as `call_block` does.
 
     Args:
@@ -72,7 +87,7 @@ def call_blocks(function, blocks, shared, xla=True):
         xla: See `call_block`.
 
     Returns:
-        What the function returns, with the blocks first.
+        The results of the function, with the blocks first.
     """
     if _in_tensorflow_graph():
         return _map_in_tensorflow(function, blocks, shared, xla)
@@ -82,7 +97,7 @@ def call_blocks(function, blocks, shared, xla=True):
 
     if keras.backend.backend() == "jax":
         return ops.map(call, blocks)
-    # Not `ops.map`, which in TensorFlow computes the first block twice.
+    # Not `ops.map`, which computes the first block twice in TensorFlow.
     results = [
         call(dict(zip(blocks, block, strict=True)))
         for block in zip(*blocks.values(), strict=True)
@@ -90,10 +105,14 @@ def call_blocks(function, blocks, shared, xla=True):
     return keras.tree.map_structure(lambda *x: ops.stack(x), *results)
 
 
-def bilinear(function, by_first, by_second):
-    """A bilinear function whose derivatives are computed otherwise.
+def bilinear(
+    function: Callable[..., Tensor],
+    by_first: Callable[..., Tensor],
+    by_second: Callable[..., Tensor],
+) -> Callable[..., Tensor]:
+    """Gives a bilinear function derivatives that XLA computes faster.
 
-    For functions whose derivatives XLA makes badly, and for XLA only.
+    Use it only in XLA.
 
     Args:
         function: Function of two tensors, linear in each.
@@ -104,14 +123,14 @@ def bilinear(function, by_first, by_second):
     if keras.backend.backend() == "jax":
         import jax
 
-        computed = jax.custom_jvp(function)
+        in_jax = jax.custom_jvp(function)
 
-        @computed.defjvp
+        @in_jax.defjvp
         def derivative(primals, tangents):
             (x, y), (dx, dy) = primals, tangents
-            return computed(x, y), by_first(dx, y) + by_second(x, dy)
+            return in_jax(x, y), by_first(dx, y) + by_second(x, dy)
 
-        return computed
+        return in_jax
     import tensorflow as tf
 
     @tf.custom_gradient
@@ -136,7 +155,7 @@ def _in_tensorflow_graph():
 
 
 def _gradients(function, tensors, upstream):
-    """Calls a function of a list of tensors in TensorFlow for its gradients."""
+    """Computes gradients of a function of a list of tensors, in TensorFlow."""
     import tensorflow as tf
 
     with tf.GradientTape() as tape:
@@ -148,27 +167,27 @@ def _gradients(function, tensors, upstream):
 
 
 def _of_list(function, structures):
-    """The function as one of a list of tensors, and that list."""
+    """Converts a function of structures to a function of a list of tensors."""
     import tensorflow as tf
 
     def plain(tensors):
         return function(*keras.tree.pack_sequence_as(structures, tensors))
 
-    # Not `ops.convert_to_tensor`, which leaves variables as they are.
+    # Not `ops.convert_to_tensor`, which keeps variables.
     return plain, list(
         map(tf.convert_to_tensor, keras.tree.flatten(structures))
     )
 
 
 def _call_in_tensorflow(function, *structures):
-    """As `keras.remat`, which has no second derivatives there."""
+    """Works as `keras.remat`, which has no second derivatives in TensorFlow."""
     import tensorflow as tf
 
     plain, tensors = _of_list(function, structures)
 
     @tf.custom_gradient
     def call(*tensors):
-        # Constants, so that no tape outside keeps what the function makes.
+        # Constants, so that no tape outside keeps intermediate results.
         results = plain([tf.stop_gradient(x) for x in tensors])
         return results, lambda *upstream: _gradients(
             plain, list(tensors), keras.tree.pack_sequence_as(results, upstream)
@@ -186,7 +205,7 @@ def _map_in_tensorflow(function, blocks, shared, xla):
     one += [tf.TensorSpec(x.shape, x.dtype) for x in tensors[number:]]
     size = sum(x.shape.num_elements() or 0 for x in one[number:])
     side_by_side = 1 if size >= _LARGE else _SIDE_BY_SIDE
-    # XLA compiles for each size anew, so all must be known.
+    # XLA compiles again for each size, so all sizes must be known.
     xla = xla and all(x.shape.is_fully_defined() for x in one)
 
     def compiled(step):
@@ -201,7 +220,7 @@ def _map_in_tensorflow(function, blocks, shared, xla):
 
     @compiled
     def backward(tensors, upstream):
-        # Not of `forward`: a function inside compiles many times longer.
+        # Not of `forward`, because nested functions compile many times longer.
         return _gradients(plain, tensors, upstream)
 
     results = forward.get_concrete_function(one).structured_outputs

@@ -11,11 +11,13 @@ capsules i and i + k have the same one.
 
 import functools
 import math
+from typing import Any
 
 from keras import ops
 
 from keras_capsules.engine import compilation
 from keras_capsules.engine.blocks import over_examples
+from keras_capsules.types import Tensor
 
 # The largest input dimension, the smallest pose and the largest kernel of
 # vector capsules for which XLA makes votes by adding up. That reads the kernel
@@ -25,7 +27,7 @@ _LEAST_DIM = 8
 _LARGEST_KERNEL = 2**22
 
 
-def make_votes(poses, kernel):
+def make_votes(poses: Tensor, kernel: Tensor) -> Tensor:
     """Makes all votes of some examples.
 
     For each output capsule, the votes of all input capsules are one piece of
@@ -59,11 +61,11 @@ def _multiplied(poses, kernel, in_columns=False):
     With the poses in columns, the gradient to the kernel is a product of
     matrices that need not be transposed, which measured twice as fast.
     """
-    inputs, rows, dim = poses.shape[1:]
+    inputs, rows, dim = ops.shape(poses)[1:]
     kernels, _, outputs, out_dim = kernel.shape
     size = rows * out_dim
     # Axes of size 1 are left out: LiteRT transposes few axes only.
-    places = [inputs // kernels] * (inputs != kernels)
+    places = [] if poses.shape[1] == kernels else [inputs // kernels]
     rows = [rows] * (rows != 1)
     poses = ops.reshape(poses, (-1, *places, kernels, *rows, dim))
     axis = len(places) + 1
@@ -89,7 +91,7 @@ def _added_up(poses, kernel):
     XLA makes one loop of them. From products of matrices it would copy votes
     into another order of axes, which measured three times as slow.
     """
-    inputs, rows, dim = poses.shape[1:]
+    inputs, rows, dim = ops.shape(poses)[1:]
     kernels, _, outputs, out_dim = kernel.shape
     shape = (-1, 1, inputs // kernels, kernels, rows, dim, 1)
     poses = ops.reshape(poses, shape)  # [b, 1, place, k, p, d, 1]
@@ -100,15 +102,17 @@ def _added_up(poses, kernel):
     return ops.reshape(votes, (-1, outputs, inputs, rows * out_dim))
 
 
-def count_votes(poses, kernel):
-    """How many numbers the votes of one example are."""
-    return math.prod(poses.shape[1:3]) * math.prod(kernel.shape[2:])
+def count_votes(poses: Tensor, kernel: Tensor) -> Any:
+    """Counts the numbers in the votes of one example, as far as known."""
+    return math.prod(ops.shape(poses)[1:3]) * math.prod(kernel.shape[2:])
 
 
-def sum_votes(coupling, poses, kernel, size=1):
+def sum_votes(
+    coupling: Tensor, poses: Tensor, kernel: Tensor, size: int | None = 1
+) -> Tensor:
     """Sums the votes for each output capsule, with given weights.
 
-    Where coupling coefficients have no gradient, this is all that has one, and
+    Where coupling coefficients have no gradient, only this sum has one. It
     needs no votes: poses are weighted, for a few output capsules at a time,
     and multiplied by the matrices of all input capsules at once.
 
@@ -116,15 +120,15 @@ def sum_votes(coupling, poses, kernel, size=1):
         coupling: Weights of the votes, `[b, j, i]`.
         poses: `[b, i, p, d]`.
         kernel: `[k, d, j, e]`, of the dtype of `poses`.
-        size: How many output capsules to work on at once; `None` for all,
+        size: The number of output capsules to work on at once; `None` for all,
             without a loop. Defaults to `1`.
 
     Returns:
         `[b, j, f]`.
     """
-    inputs, rows, dim = poses.shape[1:]
+    inputs, rows, dim = ops.shape(poses)[1:]
     kernels, _, outputs, out_dim = kernel.shape
-    if kernels != inputs:
+    if poses.shape[1] != kernels:
         kernel = ops.tile(kernel, (inputs // kernels, 1, 1, 1))
     # Input capsules last, so that their weights multiply along memory.
     poses = ops.transpose(poses, (0, 2, 3, 1))  # [b, p, d, i]

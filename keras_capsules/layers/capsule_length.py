@@ -1,13 +1,19 @@
 """From capsules to probabilities."""
 
 import numbers
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 from keras import ops
 
 from keras_capsules.activations import safe_norm
-from keras_capsules.layers._routed import fits_pair
-from keras_capsules.layers._routed import shapes_of
+from keras_capsules.layers.poses import fits_pair
+from keras_capsules.layers.poses import is_pair
+from keras_capsules.layers.poses import shapes_of
+from keras_capsules.types import Capsules
+from keras_capsules.types import Shape
+from keras_capsules.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -15,9 +21,8 @@ class CapsuleLength(keras.layers.Layer):
     """Reduces each capsule to its length, the probability of its entity.
 
     The length is `sqrt(sum(x**2) + 1e-7)`, so that a capsule of zeros has a
-    gradient, and a length of 0.0003. Capsules that come with activations, as a
-    pair, are reduced to these: a network stays as it is when its routing is
-    another.
+    gradient, and a length of 0.0003. Pairs of poses and activations are reduced
+    to their activations, so a network works unchanged with any routing.
 
     Args:
         axis: The axis or axes that hold a pose, `-1` or, for matrices,
@@ -33,8 +38,7 @@ class CapsuleLength(keras.layers.Layer):
         `(batch, ...)`.
 
     Raises:
-        ValueError: If `axis` is none of these, or the input is not of this
-            shape.
+        ValueError: If `axis` is neither, or the input does not have this shape.
 
     Example:
 
@@ -46,37 +50,40 @@ class CapsuleLength(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, axis=-1, **kwargs):
+    def __init__(self, axis: int | Sequence[int] = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = _check_axis(axis)
 
-    def build(self, input_shape):
-        self.compute_output_shape(input_shape)  # for its check
+    def build(self, input_shape: Any) -> None:
+        self._output_shape(input_shape)
 
-    def call(self, inputs):
-        # For its check: the shapes of a later call may be others.
-        self.compute_output_shape(shapes_of(inputs))
+    def call(self, inputs: Capsules) -> Tensor:
+        self._output_shape(shapes_of(inputs))  # which may be others than before
         if isinstance(inputs, (list, tuple)):
             _, activations = inputs
             return ops.cast(activations, self.compute_dtype)
         return safe_norm(inputs, axis=self.axis)
 
-    def compute_output_shape(self, input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        return self._output_shape(input_shape)
+
+    def _output_shape(self, input_shape):
+        """The shape of the output, if the shape of the input is valid."""
         axes = 1 if self.axis == -1 else 2
-        if input_shape and isinstance(input_shape[0], (list, tuple)):
+        if is_pair(input_shape):
             shapes = tuple(map(tuple, input_shape))
             if fits_pair(shapes):
                 return shapes[1]
         elif len(input_shape) > axes:
             return tuple(input_shape[:-axes])
         raise ValueError(
-            "CapsuleLength takes capsules of shape (batch, ..., "
+            f"{type(self).__name__} takes capsules of shape (batch, ..., "
             f"{'capsule_dim' if axes == 1 else 'rows, columns'}), or a pair of "
             "poses and activations. Received: "
             f"input_shape={tuple(input_shape)}"
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "axis": self.axis}
 
 

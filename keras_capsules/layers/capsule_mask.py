@@ -1,24 +1,30 @@
-"""Keeps the capsules of the classes that count and zeros the others."""
+"""Keeps the capsules of some classes and zeros all others."""
+
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._labels import to_presences
 from keras_capsules.activations import safe_norm
-from keras_capsules.layers._routed import fits
+from keras_capsules.layers.poses import fits
+from keras_capsules.layers.poses import is_pair
+from keras_capsules.types import Capsules
+from keras_capsules.types import Shape
+from keras_capsules.types import Tensor
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.labels import to_multi_hot
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class CapsuleMask(keras.layers.Layer):
-    """Sets all poses to zero but those of the labels or the likeliest class.
+    """Zeros every class capsule except the labelled (or most active) one.
 
-    Between the class capsules and a decoder, so that the decoder draws from
-    the capsule of one class, and that capsule learns to hold all there is to
-    draw. With labels in training, without them in use: then the longest
-    capsule is kept or, where capsules have activations beside their poses,
-    the most active one.
+    It stands between the class capsules and a decoder. The decoder then has to
+    reconstruct an image from the capsule of its class, and this capsule learns
+    all that is needed for that. In training, labels say which capsule is kept.
+    Without labels, the longest capsule is kept or, if capsules have activations
+    beside their poses, the most active one.
 
     Notation: the mask in section 4.1 of
     [Sabour et al., 2017](https://arxiv.org/abs/1710.09829).
@@ -29,22 +35,22 @@ class CapsuleMask(keras.layers.Layer):
     Call arguments:
         inputs: Class capsules, see below.
         labels: Optional classes to keep: integer labels of shape `(batch,)`
-            or `(batch, 1)`, or one-hot or multi-hot ones of shape
+            or `(batch, 1)`, or one-hot or multi-hot labels of shape
             `(batch, num_capsules)`. Without them, the longest or most active
-            capsule of each example is kept, the first one if several are.
+            capsule of each example is kept; of several, the first one.
 
     Input shape:
         `(batch, num_capsules, capsule_dim)`; or a pair of poses, of that shape
-        or `(batch, num_capsules, rows, capsule_dim)`, and of activations
+        or `(batch, num_capsules, rows, capsule_dim)`, and activations
         `(batch, num_capsules)`.
 
     Output shape:
-        That of the input or, of a pair, of the poses.
+        The shape of the input or, of a pair, of the poses.
 
     Raises:
-        ValueError: If the input is of another shape, or the labels do not
-            fit. A label that names no class raises in a NumPy array or list;
-            in a tensor, it makes the capsules of its example NaN.
+        ValueError: If the input has another shape, or the labels do not fit. A
+            label that names no class raises in a NumPy array or list. In a
+            tensor, it makes the capsules of its example NaN.
 
     Example:
 
@@ -63,48 +69,56 @@ class CapsuleMask(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, **kwargs):
-        # Keras would round labels to 16 bits, too: label 257 becomes 256.
+    def __init__(self, **kwargs: Any) -> None:
+        # Keras would also round labels to 16 bits: label 257 becomes 256.
         super().__init__(autocast=False, **kwargs)
 
-    def __call__(self, inputs, labels=None, **kwargs):
+    def __call__(self, inputs: Any, labels: Any = None, **kwargs: Any) -> Any:
         if isinstance(labels, np.ndarray):
-            # Before Keras makes a tensor of it, whose values nobody looks at.
+            # Before Keras makes a tensor of it, whose values are not checked.
             poses, _ = _split(inputs)
-            labels = to_presences(labels, np.shape(poses)[:2], "labels")
+            labels = to_multi_hot(labels, np.shape(poses)[:2], "labels")
         return super().__call__(inputs, labels=labels, **kwargs)
 
-    def build(self, inputs_shape, labels_shape=None):
-        self.compute_output_shape(inputs_shape, labels_shape)  # for its check
+    def build(self, inputs_shape: Any, labels_shape: Any = None) -> None:
+        del labels_shape
+        _check_input_shape(inputs_shape)
 
-    def call(self, inputs, labels=None):
+    def call(self, inputs: Capsules, labels: Any = None) -> Tensor:
         poses, activations = _split(inputs)
         _check_shapes(
             poses.shape, None if activations is None else activations.shape
         )
         if labels is not None:
-            presences = to_presences(labels, poses.shape[:2], "labels")
+            multi_hot = to_multi_hot(labels, poses.shape[:2], "labels")
         else:
             # In 16 bits, lengths would be rounded to the same few values.
             if activations is None:
                 exact = ops.cast(poses, at_least_float32(poses.dtype))
                 activations = safe_norm(exact)
-            presences = ops.one_hot(
+            multi_hot = ops.one_hot(
                 ops.argmax(activations, axis=-1), poses.shape[1]
             )
         poses = ops.cast(poses, self.compute_dtype)
-        presences = ops.cast(presences, poses.dtype)
+        multi_hot = ops.cast(multi_hot, poses.dtype)
         axes = tuple(range(2, len(poses.shape)))
-        return poses * ops.expand_dims(presences, axes)
+        return poses * ops.expand_dims(multi_hot, axes)
 
-    def compute_output_shape(self, inputs_shape, labels_shape=None):
+    def compute_output_shape(
+        self, inputs_shape: Any, labels_shape: Any = None
+    ) -> Shape:
         del labels_shape
-        poses_shape, activations_shape = inputs_shape, None
-        if inputs_shape and isinstance(inputs_shape[0], (list, tuple)):
-            _check_pair(inputs_shape)
-            poses_shape, activations_shape = inputs_shape
-        _check_shapes(poses_shape, activations_shape)
-        return tuple(poses_shape)
+        return _check_input_shape(inputs_shape)
+
+
+def _check_input_shape(inputs_shape):
+    """The shape of the poses."""
+    poses_shape, activations_shape = inputs_shape, None
+    if is_pair(inputs_shape):
+        _check_pair(inputs_shape)
+        poses_shape, activations_shape = inputs_shape
+    _check_shapes(poses_shape, activations_shape)
+    return tuple(poses_shape)
 
 
 def _split(inputs):

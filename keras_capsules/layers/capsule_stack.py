@@ -1,16 +1,22 @@
 """Layers of capsules that are routed together."""
 
+import functools
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_integer
 from keras_capsules.routing import Routing
+from keras_capsules.types import Capsules
+from keras_capsules.types import Tensor
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class CapsuleStack(keras.layers.Layer):
-    """Layers of capsules, one on the other, routed concurrently.
+    """Layers of capsules, one above the other, routed concurrently.
 
     Some routings, such as inverted attention, can go on from earlier outputs
     of their layer. So all layers of a network can be routed together:
@@ -23,38 +29,37 @@ class CapsuleStack(keras.layers.Layer):
         poses_l = layer l of poses_(l-1), going on from poses_l
     ```
 
-    where all right-hand sides are of the iteration before, so each iteration
-    propagates information up by one layer. Only what the output depends on is
-    computed. With `concurrent=False` a layer goes through all
-    iterations before the next begins, as if the layers were in a
-    `keras.Sequential`, each with that many iterations.
+    All right-hand sides are from the iteration before, so each iteration
+    propagates information up by one layer. Layers that no longer reach the
+    output are not computed. With `concurrent=False` a layer goes through all
+    iterations before the next layer begins, as in a `keras.Sequential`.
 
     Notation: procedure 2 of
-    [Tsai et al., 2020](https://arxiv.org/abs/2002.04764), whose concurrent
-    and sequential iterative routing these are, and whose t is
-    `num_iterations`.
+    [Tsai et al., 2020](https://arxiv.org/abs/2002.04764), with concurrent and
+    sequential iterative routing, whose t is `num_iterations`.
 
     Args:
         layers: Sequence of capsule layers, such as `CapsuleLayer` and
             `ConvCapsules2D`, from the first to the last. Each must have a
             routing that takes earlier `outputs`, such as
-            `InvertedAttentionRouting(num_iterations=1)`: the number of
-            iterations is that of the stack.
+            `InvertedAttentionRouting`. The stack sets the number of iterations
+            of each routing to 1.
         num_iterations: Positive integer, the iterations of the stack. `1`
             means no routing at all. Defaults to `2`.
         concurrent: Boolean, whether the layers are routed together rather
             than one after the other. Defaults to `True`.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name` and
-            `dtype`, the dtype of input and output; the layers have their own.
+            `dtype`, the dtype of the output; the layers have their own.
 
     Call arguments:
         inputs: Capsules, as the first layer takes them.
+        mask: Optional mask of the input capsules, see `CapsuleLayer`.
 
     Input shape:
-        That of the first layer.
+        The input shape of the first layer.
 
     Output shape:
-        That of the last layer.
+        The output shape of the last layer.
 
     Raises:
         ValueError: If an argument is not as described, or the input does not
@@ -65,17 +70,13 @@ class CapsuleStack(keras.layers.Layer):
     ```python
     import keras
     from keras_capsules import CapsuleLayer
+    from keras_capsules import CapsuleStack
     from keras_capsules import ConvCapsules2D
-    from keras_capsules.layers.capsule_stack import CapsuleStack
-    from keras_capsules.routing.inverted_attention import (
-        InvertedAttentionRouting,
-    )
 
-    routing = InvertedAttentionRouting(num_iterations=1)
     stack = CapsuleStack(
         [
-            ConvCapsules2D(5, 16, 3, strides=2, routing=routing),
-            CapsuleLayer(10, 16, routing=routing),
+            ConvCapsules2D(5, 16, 3, 2, routing="inverted_attention"),
+            CapsuleLayer(10, 16, routing="inverted_attention"),
         ],
         num_iterations=2,
     )
@@ -84,52 +85,73 @@ class CapsuleStack(keras.layers.Layer):
     ```
     """
 
-    def __init__(self, layers, num_iterations=2, concurrent=True, **kwargs):
+    def __init__(
+        self,
+        layers: Sequence[keras.layers.Layer],
+        num_iterations: int = 2,
+        concurrent: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.layers = _check_layers(layers)
+        _check_layers(layers)
+        self.layers = list(layers)
+        for layer in self.layers:
+            layer.routing = _single_iteration(layer.routing)
         self.num_iterations = check_integer(num_iterations, "num_iterations")
         self.concurrent = check_boolean(concurrent, "concurrent")
+        self.supports_masking = True
 
-    def build(self, input_shape):
+    def build(self, input_shape: Any) -> None:
         shape = input_shape
         for layer in self.layers:
             if not layer.built:
                 layer.build(shape)
             shape = layer.compute_output_shape(shape)
 
-    def call(self, inputs):
+    def call(self, inputs: Capsules, mask: Any = None) -> Tensor:
+        # Only the first layer sees the input and its mask.
+        options: list[dict[str, Any]] = [{} for _ in self.layers]
+        if any(each is not None for each in keras.tree.flatten(mask)):
+            options[0]["mask"] = mask
+        steps = [
+            functools.partial(layer, **each)
+            for layer, each in zip(self.layers, options, strict=True)
+        ]
         route = self._concurrently if self.concurrent else self._in_turn
-        return ops.cast(route(inputs), self.compute_dtype)
+        return ops.cast(route(inputs, steps), self.compute_dtype)
 
-    def _in_turn(self, inputs):
+    def _in_turn(self, inputs, steps):
         poses = inputs
-        for layer in self.layers:
-            children, poses = poses, layer(poses)
+        for step in steps:
+            inputs, poses = poses, step(poses)
             for _ in range(1, self.num_iterations):
-                poses = layer(children, outputs=poses)
+                poses = step(inputs, outputs=poses)
         return poses
 
-    def _concurrently(self, inputs):
-        poses = [inputs]  # of each level; the first is that of the inputs
-        for layer in self.layers:
-            poses.append(layer(poses[-1]))
-        last = len(self.layers)
+    def _concurrently(self, inputs, steps):
+        poses = [inputs]  # of each level; the first are the input capsules
+        for step in steps:
+            poses.append(step(poses[-1]))
+        last = len(steps)
         for left in reversed(range(self.num_iterations - 1)):
-            # From the top, so that children are still the old ones. Lower
-            # layers are left out if too few iterations are left for them to
-            # reach the output.
+            # From the top, so that the poses below are still the old ones.
+            # Lower layers are left out if too few iterations are left for them
+            # to reach the output.
             for level in range(last, max(last - left, 1) - 1, -1):
-                layer = self.layers[level - 1]
-                poses[level] = layer(poses[level - 1], outputs=poses[level])
+                step = steps[level - 1]
+                poses[level] = step(poses[level - 1], outputs=poses[level])
         return poses[-1]
 
-    def compute_output_shape(self, input_shape):
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+        """Output capsules have no mask."""
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
         shape = input_shape
         for layer in self.layers:
             shape = layer.compute_output_shape(shape)
         return shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "layers": [keras.layers.serialize(layer) for layer in self.layers],
@@ -138,7 +160,9 @@ class CapsuleStack(keras.layers.Layer):
         }
 
     @classmethod
-    def from_config(cls, config, custom_objects=None):
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: Any = None
+    ) -> "CapsuleStack":
         layers = [
             keras.layers.deserialize(layer, custom_objects=custom_objects)
             for layer in config["layers"]
@@ -147,7 +171,7 @@ class CapsuleStack(keras.layers.Layer):
 
 
 def _check_layers(layers):
-    """A list of layers that can be routed together, or raises."""
+    """Raises if these are no layers that can be routed together."""
     if not isinstance(layers, (list, tuple)) or not layers:
         raise ValueError(
             "Invalid value for argument `layers`. Expected a list or tuple of "
@@ -159,14 +183,18 @@ def _check_layers(layers):
             not isinstance(layer, keras.layers.Layer)
             or not isinstance(routing, Routing)
             or not routing.takes("outputs")
-            or getattr(routing, "num_iterations", 1) != 1
         ):
             raise ValueError(
                 "Invalid value for argument `layers`. Expected capsule layers "
-                "with a routing that takes earlier outputs and has "
-                "num_iterations=1, such as InvertedAttentionRouting("
-                "num_iterations=1), because the number of iterations is that "
-                "of the stack. Received: "
+                "with a routing that takes earlier outputs, such as "
+                "InvertedAttentionRouting(). Received: "
                 f"layer={layer!r}, routing={routing!r}"
             )
-    return list(layers)
+
+
+def _single_iteration(routing):
+    """The same routing with one iteration, if it has several."""
+    if getattr(routing, "num_iterations", 1) == 1:
+        return routing
+    config = {**routing.get_config(), "num_iterations": 1}
+    return type(routing).from_config(config)

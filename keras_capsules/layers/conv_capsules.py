@@ -1,34 +1,199 @@
-"""The convolutional layer of capsules."""
+"""The convolutional layers of capsules."""
 
 import math
+from typing import Any
+from typing import Unpack
 
 import keras
 from keras import ops
 
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_integer_pair
-from keras_capsules._windows import Windows
-from keras_capsules._windows import output_grid
-from keras_capsules.layers._routed import RoutedLayer
+from keras_capsules.engine.windows import Windows
+from keras_capsules.layers.coordinates import LocatedLayer
+from keras_capsules.layers.poses import input_spec
+from keras_capsules.layers.poses import shapes_of
+from keras_capsules.layers.weighted import WeightOptions
+from keras_capsules.layers.windowed import GRIDS
+from keras_capsules.layers.windowed import WindowedLayer
+from keras_capsules.routing import RoutingLike
+from keras_capsules.types import CapsuleDim
+from keras_capsules.types import Capsules
+from keras_capsules.types import Sizes
+from keras_capsules.types import Tensor
+
+
+class ConvCapsules(WindowedLayer, LocatedLayer):
+    """Convolutional capsules on a grid with `rank` axes.
+
+    The base of `ConvCapsules1D`, `ConvCapsules2D` and `ConvCapsules3D`.
+
+    Args:
+        num_capsules: See `ConvCapsules2D`.
+        capsule_dim: See `ConvCapsules2D`.
+        kernel_size: See `ConvCapsules2D`.
+        strides: See `ConvCapsules2D`.
+        padding: See `ConvCapsules2D`.
+        routing: See `ConvCapsules2D`.
+        coordinate_addition: See `ConvCapsules2D`.
+        **kwargs: See `ConvCapsules2D`.
+    """
+
+    rank: int
+
+    def __init__(
+        self,
+        num_capsules: int,
+        capsule_dim: CapsuleDim,
+        kernel_size: Sizes,
+        strides: Sizes = 1,
+        padding: str = "valid",
+        routing: RoutingLike = "dynamic",
+        coordinate_addition: bool = False,
+        **kwargs: Unpack[WeightOptions],
+    ) -> None:
+        super().__init__(
+            num_capsules=num_capsules,
+            capsule_dim=capsule_dim,
+            kernel_size=kernel_size,
+            strides=strides,
+            padding=padding,
+            routing=routing,
+            coordinate_addition=coordinate_addition,
+            **kwargs,
+        )
+        self._check_coordinates(self.rank)
+
+    def build(self, input_shape: Any) -> None:
+        poses = self._check_input_shape(input_shape)
+        kernel_shape = (*self.kernel_size, poses[1 + self.rank])
+        num_inputs = math.prod(kernel_shape)
+        self._build_routed(kernel_shape, num_inputs, poses[-1], self.rank)
+        # The sizes of the grid may change.
+        self.input_spec = input_spec(
+            self._split_shape(input_shape), 1 + self.rank
+        )
+
+    def call(
+        self,
+        inputs: Capsules,
+        training: bool | None = None,
+        return_coupling: bool = False,
+        outputs: Tensor | None = None,
+        mask: Any = None,
+    ) -> Any:
+        # The first input was checked when the layer was built.
+        shape = self._check_input_shape(shapes_of(inputs))
+        self._check_outputs(outputs, shape[0], self._grid(shape))
+        poses, activations, mask = self._split(inputs, mask)
+        batch, *size = ops.shape(poses)[: 1 + self.rank]
+        windows = Windows(size, self.kernel_size, self.strides, self.padding)
+        kernel = ops.convert_to_tensor(self.kernel)
+        kernel = ops.reshape(kernel, (-1, *kernel.shape[1 + self.rank :]))
+        num_inputs = kernel.shape[0]  # [i, d, j, e]
+        poses = windows.unfold(poses)
+        poses = ops.reshape(poses, (-1, num_inputs, *poses.shape[-2:]))
+        if activations is not None:
+            activations = windows.unfold(activations)
+            activations = ops.reshape(activations, (-1, num_inputs))
+        if mask is not None:
+            mask = windows.unfold(ops.cast(mask, "int32"))
+            mask = ops.cast(ops.reshape(mask, (-1, num_inputs)), "bool")
+        routed = self._route(
+            poses,
+            activations,
+            kernel,
+            rank=self.rank,
+            outputs=outputs,
+            windows=windows,
+            training=bool(training),
+            return_coupling=return_coupling,
+        )
+        axes = (batch, *windows.output_size)
+        return self._outputs(routed, axes, return_coupling, mask)
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        poses = self._check_input_shape(input_shape)
+        return self._output_shape(poses[0], self._grid(poses))
+
+    def _grid(self, shape):
+        return self.grid_of(shape, self.rank)
+
+    def _check_input_shape(self, input_shape):
+        """The shape of the poses."""
+        poses, _ = self._split_shape(input_shape)
+        first = 1 + self.rank
+        if len(poses) != first + 1 + self._num_pose_axes or not all(
+            poses[first:]
+        ):
+            pose = "rows, dim" if self._is_matrix else "dim"
+            raise ValueError(
+                f"{type(self).__name__} takes capsules on a grid, (batch, "
+                f"{GRIDS[self.rank]}, types, {pose}), with known types and "
+                f"poses. Received: input_shape={poses}"
+            )
+        self._grid(poses)  # raises if no window fits
+        return poses
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
-class ConvCapsules2D(RoutedLayer):
-    """Convolutional capsules: those in a window vote for those above it.
+class ConvCapsules1D(ConvCapsules):
+    """Convolutional capsules along a signal or a sequence.
 
-    As in a convolution, the matrices that make votes of poses depend on the
-    place in the window and on the types of both capsules, and are the same for
-    all windows. Routing goes on in each window as in `CapsuleLayer`. A child
-    lies in several windows: with `EMRouting` and `VariationalBayesRouting` the
-    capsules of all these windows compete for it, with the other routings those
-    of each window do.
+    As `ConvCapsules2D`, on a grid with one axis.
 
-    Children that are padding are inactive: they have no activation and vote for
-    nothing.
+    Args:
+        num_capsules: See `ConvCapsules2D`, as for all arguments.
+        capsule_dim: Positive integer or pair of them.
+        kernel_size: Positive integer, the length of a window.
+        strides: Positive integer. Defaults to `1`.
+        padding: `"valid"` or `"same"`. Defaults to `"valid"`.
+        routing: A routing. Defaults to `"dynamic"`.
+        coordinate_addition: Boolean, whether to add x, the position along the
+            signal, to the votes. Defaults to `False`.
+        **kwargs: Options of the weights and of `keras.layers.Layer`.
+
+    Input shape:
+        Poses `(batch, length, types, dim)`, or matrices `(batch, length, types,
+        rows, dim)`; or a pair of poses and activations `(batch, length,
+        types)`. Batch and length may be unknown. A mask `(batch, length)`
+        excludes positions from the votes.
+
+    Output shape:
+        As of `ConvCapsules2D`, with `new_length` as the grid.
+
+    Example:
+
+    ```python
+    import keras
+    from keras_capsules import ConvCapsules1D
+
+    capsules = keras.random.normal((2, 100, 5, 8))
+    outputs = ConvCapsules1D(3, 16, kernel_size=9, strides=4)(capsules)
+    # (2, 23, 3, 16)
+    ```
+    """
+
+    rank = 1
+
+
+@keras.saving.register_keras_serializable(package="keras_capsules")
+class ConvCapsules2D(ConvCapsules):
+    """Convolutional capsules on a grid with height and width.
+
+    The input capsules in each window vote for the output capsules at one
+    position. As in a convolution, the matrix of a vote depends on the place of
+    the input capsule in the window and on the types of both capsules, and is
+    the same for all windows. Each window is routed as by `CapsuleLayer`. An
+    input capsule lies in several windows. With `EMRouting` and
+    `VariationalBayesRouting`, the output capsules of all these windows compete
+    for it. With the other routings, output capsules compete in each window.
+
+    Input capsules that are padding, or that a mask excludes, are inactive: they
+    have no activation and vote for nothing.
 
     Notation: the ConvCaps layers of
-    [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), K the
-    `kernel_size`, B and C the types of capsules below and above; and of
+    [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), whose K
+    is the `kernel_size` and whose B and C are the types of input and output
+    capsules; and of
     [Tsai et al., 2020](https://arxiv.org/abs/2002.04764).
 
     Args:
@@ -36,56 +201,45 @@ class ConvCapsules2D(RoutedLayer):
             position.
         capsule_dim: Positive integer, the length of an output pose vector; or a
             pair of them, the rows and columns of an output pose matrix. Input
-            poses are then matrices of as many rows.
-        kernel_size: Positive integer or pair of them, a window's height and
-            width in positions of the input.
+            poses are then matrices with the same number of rows.
+        kernel_size: Positive integer or pair of them, the height and width of a
+            window in positions of the input.
         strides: Positive integer or pair of them. Defaults to `1`.
         padding: `"valid"` or `"same"`. Defaults to `"valid"`.
-        routing: Name or instance of a `keras_capsules.routing.Routing`.
-            Defaults to `"dynamic"`.
+        routing: A routing of `keras_capsules.routing`: its name, its class or
+            an instance. Defaults to `"dynamic"`.
         coordinate_addition: Boolean, whether to add the position of the input
-            capsule to its votes: x and y, from 0 to 1 over the whole grid, to a
-            vector's first two numbers, or to the first two numbers of a
-            matrix's last column. Defaults to `False`.
-        use_bias: Boolean, whether to add a bias to each weighted sum of
-            votes. Defaults to `None`, which adds one if the routing does.
-        kernel_initializer: Initializer of the kernel. Defaults to `None`, as in
-            `CapsuleLayer`, with the capsules in a window as input capsules.
-        bias_initializer: Initializer of the bias, if there is one. Defaults to
-            `None`, `keras.initializers.Constant(0.1)`.
-        kernel_regularizer: Optional regularizer of the kernel.
-        bias_regularizer: Optional regularizer of the bias, if there is one.
-        kernel_constraint: Optional constraint of the kernel.
-        bias_constraint: Optional constraint of the bias, if there is one.
-        **kwargs: Arguments of `keras.layers.Layer`, such as `name`, `dtype`.
+            capsule to its votes, see `CapsuleLayer`. Defaults to `False`.
+        **kwargs: Options of the weights, see `CapsuleLayer`, and arguments of
+            `keras.layers.Layer`, such as `name` and `dtype`. The
+            `data_format` is `"channels_last"` and the `dilation_rate` 1.
 
     Call arguments:
         inputs: Capsules, see below.
         training: Boolean, handed to the routing.
         return_coupling: Boolean, whether to return the coupling coefficients
             as well. Defaults to `False`.
-        outputs: Optional poses of output capsules, as the layer returned them
-            earlier, to go on from for one iteration. The routing must take
-            them, as `InvertedAttentionRouting` does.
+        outputs: Optional poses of output capsules, see `CapsuleLayer`.
+        mask: Optional booleans, `False` for input capsules that do not count,
+            of the shape of the first axes of capsules.
 
     Input shape:
-        Poses on a grid, `(batch, height, width, types, dim)`, or matrices
-        `(batch, height, width, types, rows, dim)`; or a pair of poses and
-        activations `(batch, height, width, types)`. Batch, height and width may
-        be unknown.
+        Poses `(batch, height, width, types, dim)`, or matrices `(batch,
+        height, width, types, rows, dim)`; or a pair of poses and activations
+        `(batch, height, width, types)`. Batch, height and width may be unknown.
 
     Output shape:
         Poses `(batch, new_height, new_width, num_capsules, capsule_dim)`, or
-        matrices, or a pair of that and activations `(batch, new_height,
-        new_width, num_capsules)`, as the routing makes them: see
-        `CapsuleLayer`. With `return_coupling=True` a pair of that and the
-        coupling coefficients `(batch, new_height, new_width, children,
-        num_capsules)`; the children of a window are its places, row by row,
-        times the types.
+        matrices; or a pair of them and activations `(batch, new_height,
+        new_width, num_capsules)`, depending on the routing: see
+        `CapsuleLayer`. With `return_coupling=True` a pair of these and the
+        coupling coefficients `(batch, new_height, new_width, input_capsules,
+        num_capsules)`; the input capsules of a window are its places, row by
+        row, times the types.
 
     Raises:
-        ValueError: If an argument is not as described, or the input is not of
-            this shape or smaller than a window that is not padded.
+        ValueError: If an argument is not as described, or the input does not
+            have this shape, or is smaller than a window without padding.
 
     Example:
 
@@ -99,112 +253,47 @@ class ConvCapsules2D(RoutedLayer):
     ```
     """
 
-    def __init__(
-        self,
-        num_capsules,
-        capsule_dim,
-        kernel_size,
-        strides=1,
-        padding="valid",
-        routing="dynamic",
-        coordinate_addition=False,
-        use_bias=None,
-        kernel_initializer=None,
-        bias_initializer=None,
-        kernel_regularizer=None,
-        bias_regularizer=None,
-        kernel_constraint=None,
-        bias_constraint=None,
-        **kwargs,
-    ):
-        super().__init__(
-            num_capsules=num_capsules,
-            capsule_dim=capsule_dim,
-            routing=routing,
-            coordinate_addition=coordinate_addition,
-            use_bias=use_bias,
-            kernel_initializer=kernel_initializer,
-            bias_initializer=bias_initializer,
-            kernel_regularizer=kernel_regularizer,
-            bias_regularizer=bias_regularizer,
-            kernel_constraint=kernel_constraint,
-            bias_constraint=bias_constraint,
-            **kwargs,
-        )
-        self.kernel_size = check_integer_pair(kernel_size, "kernel_size")
-        self.strides = check_integer_pair(strides, "strides")
-        self.padding = check_choice(padding, "padding", ("valid", "same"))
+    rank = 2
 
-    def build(self, input_shape):
-        poses = self._check_input_shape(input_shape)
-        kernel_shape = (*self.kernel_size, poses[3])
-        self._build_weights(kernel_shape, math.prod(kernel_shape), poses[-1])
-        # Heights and widths may change.
-        self._set_input_spec(input_shape, fixed=slice(3, None))
 
-    def call(self, inputs, training=None, return_coupling=False, outputs=None):
-        poses, activations = self._split(inputs)
-        self._check_outputs(outputs, inputs)
-        poses = self._add_coordinates(poses)
-        batch, *size = ops.shape(poses)[:3]
-        windows = Windows(size, self.kernel_size, self.strides, self.padding)
-        kernel = ops.convert_to_tensor(self.kernel)
-        kernel = ops.reshape(kernel, (-1, *kernel.shape[3:]))  # [i, d, j, e]
-        num_inputs = kernel.shape[0]
-        poses = windows.unfold(poses)
-        poses = ops.reshape(poses, (-1, num_inputs, *poses.shape[-2:]))
-        if activations is not None:
-            activations = windows.unfold(activations)
-            activations = ops.reshape(activations, (-1, num_inputs))
-        routed = self._route(
-            poses,
-            activations,
-            kernel,
-            training,
-            outputs,
-            return_coupling,
-            windows,
-        )
-        axes = (batch, *windows.output_size)
-        return self._outputs(routed, axes, return_coupling)
+@keras.saving.register_keras_serializable(package="keras_capsules")
+class ConvCapsules3D(ConvCapsules):
+    """Convolutional capsules in a volume.
 
-    def compute_output_shape(self, input_shape):
-        poses = self._check_input_shape(input_shape)
-        return self._output_shape(poses[0], self._grid(poses))
+    As `ConvCapsules2D`, on a grid with three axes.
 
-    def compute_output_spec(
-        self, inputs, training=None, return_coupling=False, outputs=None
-    ):
-        self._check_outputs(outputs, inputs)
-        if not return_coupling:
-            return self._output_spec(inputs)
-        first = inputs[0] if isinstance(inputs, (list, tuple)) else inputs
-        num_inputs = math.prod(self.kernel_size) * first.shape[3]
-        grid = self._grid(first.shape)
-        shape = (first.shape[0], *grid, num_inputs, self.num_capsules)
-        return self._output_spec(inputs, shape)
+    Args:
+        num_capsules: See `ConvCapsules2D`, as for all arguments.
+        capsule_dim: Positive integer or pair of them.
+        kernel_size: Positive integer or three of them, the depth, height and
+            width of a window.
+        strides: Positive integer or three of them. Defaults to `1`.
+        padding: `"valid"` or `"same"`. Defaults to `"valid"`.
+        routing: A routing. Defaults to `"dynamic"`.
+        coordinate_addition: Boolean, whether to add x, y and z, the positions
+            along width, height and depth, to the votes. Defaults to `False`.
+        **kwargs: Options of the weights and of `keras.layers.Layer`.
 
-    def _grid(self, shape):
-        return output_grid(shape, self.kernel_size, self.strides, self.padding)
+    Input shape:
+        Poses `(batch, depth, height, width, types, dim)`, or matrices `(batch,
+        depth, height, width, types, rows, dim)`; or a pair of poses and
+        activations `(batch, depth, height, width, types)`. Batch, depth, height
+        and width may be unknown.
 
-    def _check_input_shape(self, input_shape):
-        """The shape of the poses."""
-        poses, _ = self._split_shape(input_shape)
-        axes = self._pose_axes()
-        if len(poses) != 4 + axes or not all(poses[3:]):
-            pose = "rows, dim" if self._is_matrix else "dim"
-            raise ValueError(
-                "ConvCapsules2D takes capsules on a grid, (batch, height, "
-                f"width, types, {pose}), with known types and poses. "
-                f"Received: input_shape={poses}"
-            )
-        self._grid(poses)  # for its check
-        return poses
+    Output shape:
+        As of `ConvCapsules2D`, with `new_depth, new_height, new_width` as the
+        grid.
 
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": self.padding,
-        }
+    Example:
+
+    ```python
+    import keras
+    from keras_capsules import ConvCapsules3D
+
+    capsules = keras.random.normal((2, 7, 6, 5, 2, 8))
+    outputs = ConvCapsules3D(3, 16, kernel_size=3, strides=2)(capsules)
+    # (2, 3, 2, 2, 3, 16)
+    ```
+    """
+
+    rank = 3

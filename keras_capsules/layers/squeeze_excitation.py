@@ -1,22 +1,28 @@
 """Attention to channels, and to capsule types."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
-from keras_capsules._validation import check_integer
 from keras_capsules.activations import safe_norm
-from keras_capsules.layers._routed import fits_pair
-from keras_capsules.layers._routed import shapes_of
+from keras_capsules.layers.poses import fits_pair
+from keras_capsules.layers.poses import is_pair
+from keras_capsules.layers.poses import shapes_of
+from keras_capsules.types import ActivationLike
+from keras_capsules.types import Capsules
+from keras_capsules.types import InitializerLike
+from keras_capsules.utils.dtypes import at_least_float32
+from keras_capsules.utils.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class SqueezeExcitation(keras.layers.Layer):
-    """Weighs channels or capsule types by what the whole input shows of them.
+    """Rescales channels (or capsule types) by global context.
 
-    What is found where is reduced to one number for each channel, its mean
-    over all positions. Two dense layers, the first of which has few units,
-    make of these numbers a factor between 0 and 1 for each channel:
+    Each channel is averaged over all positions. Two dense layers, the first of
+    which has few units, turn these means into a factor between 0 and 1 for
+    each channel:
 
     ```
     z = mean over positions of x
@@ -25,44 +31,45 @@ class SqueezeExcitation(keras.layers.Layer):
     output = s * x
     ```
 
-    Of capsules, all numbers of a pose share the factor of their type, so that
-    they get shorter without turning, and z is the mean of their lengths: it
-    counts how much of a type is there, whatever its pose. An input of rank 4
-    is taken for feature maps, one of rank 3 or 5 for capsules. Of a pair of
-    poses and activations, z is the mean of the activations, and the factors
-    weigh the activations; poses pass unchanged.
+    With capsules, all numbers of a pose share the factor of their type, so that
+    capsules get shorter but keep their direction. Then z is the mean of their
+    lengths: it measures how much of a type is present, whatever its pose. An
+    input of rank 4 counts as feature maps, one of rank 3 or 5 as capsules. With
+    a pair of poses and activations, z is the mean of the activations, and the
+    factors multiply the activations; poses pass unchanged.
 
     Notation: section 3 of
     [Hu et al., 2018](https://arxiv.org/abs/1709.01507), whose u_c are the
-    channels of x, W_1 and W_2 the two kernels, and r the `ratio`. The paper
-    leaves out biases for simplicity. It is about feature maps; the form for
-    capsules is ours.
+    channels of x, whose W_1 and W_2 are the two kernels, and whose r is the
+    `ratio`. The paper leaves out biases for simplicity. It is about feature
+    maps; the form for capsules is ours.
 
     Args:
-        ratio: Positive integer: the first dense layer has one unit for as many
-            channels or types, and at least one. Defaults to `16`.
-        activation: What `keras.activations.get` takes, of the first dense
-            layer. Defaults to `"relu"`.
-        gate_activation: The same, of the second one. Defaults to `"sigmoid"`.
+        ratio: Positive integer, the number of channels or types for each unit
+            of the first dense layer. It has at least one. Defaults to `16`.
+        activation: Activation function of the first dense layer, as
+            `keras.activations.get` takes it. Defaults to `"relu"`.
+        gate_activation: Activation function of the second dense layer.
+            Defaults to `"sigmoid"`.
         kernel_initializer: Initializer of both kernels. Defaults to
             `"glorot_uniform"`.
         bias_initializer: Initializer of both biases. Defaults to `"zeros"`.
         **kwargs: Arguments of `keras.layers.Layer`, such as `name`, `dtype`.
 
     Input shape:
-        Feature maps `(batch, height, width, channels)`, whatever the global
+        Feature maps `(batch, height, width, channels)`, for any global
         `image_data_format`; capsules `(batch, height, width, types, dim)` or
         `(batch, types, dim)`; or a pair of poses, whose shape may also end in
         `rows, columns`, and activations `(batch, height, width, types)` or
-        `(batch, types)`. All sizes may be unknown but that of the channels or
-        types.
+        `(batch, types)`. All sizes may be unknown except the number of channels
+        or types.
 
     Output shape:
-        That of the input.
+        The shape of the input.
 
     Raises:
-        ValueError: If an argument is not as described, or the input is not of
-            this shape.
+        ValueError: If an argument is not as described, or the input does not
+            have this shape.
 
     Example:
 
@@ -83,13 +90,13 @@ class SqueezeExcitation(keras.layers.Layer):
 
     def __init__(
         self,
-        ratio=16,
-        activation="relu",
-        gate_activation="sigmoid",
-        kernel_initializer="glorot_uniform",
-        bias_initializer="zeros",
-        **kwargs,
-    ):
+        ratio: int = 16,
+        activation: ActivationLike = "relu",
+        gate_activation: ActivationLike = "sigmoid",
+        kernel_initializer: InitializerLike = "glorot_uniform",
+        bias_initializer: InitializerLike = "zeros",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         self.ratio = check_integer(ratio, "ratio")
         self.activation = keras.activations.get(activation)
@@ -97,9 +104,9 @@ class SqueezeExcitation(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
-    def build(self, input_shape):
-        self.compute_output_shape(input_shape)  # for its check
-        if _is_pair(input_shape):
+    def build(self, input_shape: Any) -> None:
+        self._check_input_shape(input_shape)
+        if is_pair(input_shape):
             poses, activations = map(len, input_shape)
             number = input_shape[1][-1]
             # For each, its rank and the axis of the types.
@@ -134,45 +141,49 @@ class SqueezeExcitation(keras.layers.Layer):
         )
         return kernel, bias
 
-    def call(self, inputs):
+    def call(self, inputs: Capsules) -> Capsules:
         if isinstance(inputs, (list, tuple)):
             # The first pair was checked when the layer was built.
-            self.compute_output_shape(shapes_of(inputs))
+            self._check_input_shape(shapes_of(inputs))
             poses, activations = (
                 ops.cast(each, self.compute_dtype) for each in inputs
             )
-            found = ops.cast(activations, at_least_float32(activations.dtype))
+            means = ops.cast(activations, at_least_float32(activations.dtype))
             on_grid = len(activations.shape) == 4
             if on_grid:
-                found = ops.mean(found, axis=(1, 2))
-            factors = ops.cast(self._factors(found), activations.dtype)
+                means = ops.mean(means, axis=(1, 2))
+            factors = ops.cast(self._factors(means), activations.dtype)
             if on_grid:
                 factors = ops.expand_dims(factors, (1, 2))
             return poses, activations * factors
-        inputs = ops.cast(inputs, self.compute_dtype)  # integers, too
+        inputs = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         rank = len(inputs.shape)
-        # Sums over many positions, and a few numbers that all depend on.
+        # In float32, because means are sums over many positions.
         dtype = at_least_float32(inputs.dtype)
-        found = ops.cast(inputs, dtype)
+        means = ops.cast(inputs, dtype)
         if rank != 4:
-            found = safe_norm(found)
+            means = safe_norm(means)
         if rank != 3:
-            found = ops.mean(found, axis=(1, 2))
-        factors = ops.cast(self._factors(found), inputs.dtype)
+            means = ops.mean(means, axis=(1, 2))
+        factors = ops.cast(self._factors(means), inputs.dtype)
         axes = {3: (2,), 4: (1, 2), 5: (1, 2, 4)}[rank]
         return inputs * ops.expand_dims(factors, axes)
 
-    def _factors(self, found):
-        """The factor of each channel from what was found of it, `[b, c]`."""
+    def _factors(self, means):
+        """The factor of each channel, `[b, c]`."""
         hidden = self.activation(
-            _dense(found, self.squeeze_kernel, self.squeeze_bias)
+            _dense(means, self.squeeze_kernel, self.squeeze_bias)
         )
         return self.gate_activation(
             _dense(hidden, self.excite_kernel, self.excite_bias)
         )
 
-    def compute_output_shape(self, input_shape):
-        if _is_pair(input_shape):
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return self._check_input_shape(input_shape)
+
+    def _check_input_shape(self, input_shape):
+        """The shape of the input, as a tuple."""
+        if is_pair(input_shape):
             shapes = tuple(map(tuple, input_shape))
             if fits_pair(shapes) and len(shapes[1]) in (2, 4) and shapes[1][-1]:
                 return shapes
@@ -182,14 +193,14 @@ class SqueezeExcitation(keras.layers.Layer):
         ):
             return tuple(input_shape)
         raise ValueError(
-            "SqueezeExcitation takes feature maps (batch, height, width, "
+            f"{type(self).__name__} takes feature maps (batch, height, width, "
             "channels), or capsules (batch, height, width, types, dim) or "
             "(batch, types, dim), or a pair of poses and activations, with a "
             "known number of channels or types. Received: "
             f"input_shape={tuple(input_shape)}"
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = {
             "ratio": self.ratio,
             "activation": keras.activations.serialize(self.activation),
@@ -204,10 +215,6 @@ class SqueezeExcitation(keras.layers.Layer):
             ),
         }
         return {**super().get_config(), **config}
-
-
-def _is_pair(input_shape):
-    return isinstance(input_shape[0], (list, tuple))
 
 
 def _channel_axis(rank):

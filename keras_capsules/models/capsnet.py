@@ -1,83 +1,79 @@
 """The network that made capsules known."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 
 from keras_capsules import routing as routings
-from keras_capsules._validation import check_choice
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_integer_pair
 from keras_capsules.layers.primary_capsules import PrimaryCapsules
-from keras_capsules.models._network import CapsuleNetwork
-from keras_capsules.models._network import check_integers
+from keras_capsules.models import decoders
+from keras_capsules.models import parts
+from keras_capsules.models.base import get_policy
+from keras_capsules.models.capsule_network import CapsuleNetwork
+from keras_capsules.types import Sizes
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_integer_pair
+from keras_capsules.utils.validation import check_integers
+from keras_capsules.utils.validation import check_padding
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class CapsNet(CapsuleNetwork):
-    """A capsule network with dynamic routing and a reconstructing decoder.
+    """A capsule network with dynamic routing and a decoder.
 
-    A convolution, primary capsules and a layer of class capsules, whose
-    lengths are the class scores. In training, a decoder of dense layers draws
-    the image from the capsule of the labelled class, and the squared error of
-    the drawing is part of the loss, so that the capsule learns to hold the
-    pose of what it stands for:
-
-    ```
-    loss = compiled loss
-         + reconstruction_weight * (mean over images of the sum over pixels of
-                                    (reconstruction - image)^2)
-    ```
-
-    It is one `keras.Model`: `fit(images, labels)` and `evaluate` with integer,
-    one-hot or multi-hot labels, `predict(images)` for the class scores,
-    `encode`, `decode` and `reconstruct` for what is within. Both report the
-    mean squared error of a pixel as `reconstruction_error`. A sample weight
-    weighs both parts of the loss. As a layer of another model it gives scores
-    alone: the reconstruction is no part of that model's loss, and its decoder
-    learns nothing.
+    A convolution, primary capsules and a layer of class capsules, whose lengths
+    are the class scores. In training, a decoder of dense layers reconstructs
+    the image from the capsule of the labelled class. The squared error of the
+    reconstruction is part of the loss, so that a class capsule learns to hold
+    the pose of its entity. See `CapsuleNetwork` for the loss and the methods:
+    `fit`, `evaluate` and `predict` of `keras.Model`, and `encode`, `decode` and
+    `reconstruct`.
 
     Notation: section 4 of
     [Sabour et al., 2017](https://arxiv.org/abs/1710.09829). With the default
     arguments this is the paper's network for MNIST: 6,804,384 parameters, and
-    1,411,344 more in the decoder. The paper's own code adds a bias to the
-    capsule layers, as we do. Initial weights are ours, scaled so that
+    1,411,344 more in the decoder. The authors' code adds a bias to the capsule
+    layers, and so does this network. Initial weights are ours, scaled so that
     learning starts at once for images of any size.
 
     Args:
         image_shape: Three positive integers, the images' `(height, width,
             channels)`. Defaults to `(28, 28, 1)`.
         num_classes: Positive integer. Defaults to `10`.
-        filters: Positive integer, the filters of the first convolution.
-            Defaults to `256`.
-        kernel_size: Positive integer or pair of them, the window of both
-            convolutions. Defaults to `None`, the paper's 9 or, for images
-            of less than 26 pixels, the largest odd number up to a third of
-            the shorter side plus one.
-        strides: Pair of positive integers, the strides of the first
-            convolution and of the primary capsules. Defaults to `(1, 2)`.
+        filters: Positive integer, the filters of the convolution. Defaults to
+            `256`.
+        kernel_size: Positive integer or pair of them, the window of the
+            convolution and of the primary capsules. Defaults to `None`, the
+            paper's 9. For images of less than 26 pixels it is the largest odd
+            number up to a third of the shorter side plus one.
+        conv_strides: Positive integer or pair of them, the strides of the
+            convolution. Defaults to `1`.
+        primary_strides: Positive integer or pair of them, the strides of the
+            primary capsules. Defaults to `2`.
         padding: `"valid"` or `"same"`, of both. Defaults to `"valid"`.
         num_primary_capsules: Positive integer, the types of primary capsules
             at each position. Defaults to `32`.
         primary_dim: Positive integer, the length of their poses. Defaults to
             `8`.
-        capsule_dim: Positive integer, the length of the class capsules'
-            poses. Defaults to `16`.
-        routing: Name or instance of a `keras_capsules.routing.Routing`. If it
-            makes activations, these are the scores; if it makes poses alone,
-            as `"inverted_attention"` does, a dense layer with one output and
-            a sigmoid, the same for all classes, makes scores of them.
-            Defaults to `"dynamic"`.
-        decoder_units: Sequence of positive integers, the sizes of the
-            decoder's hidden layers; `None` for a network without decoder.
-            Defaults to `(512, 1024)`.
+        capsule_dim: Positive integer, the length of the class capsules' poses.
+            Defaults to `16`.
+        routing: A routing algorithm, as `keras_capsules.routing.get` takes it.
+            If it makes activations, these are the scores. If it makes poses
+            alone, as `"inverted_attention"` does, a `PoseScores` layer makes
+            the scores. Defaults to `"dynamic"`.
+        decoder_units: Sequence of positive integers, the sizes of the decoder's
+            hidden layers; `None` for a network without decoder. Defaults to
+            `(512, 1024)`.
         reconstruction_weight: Number of at least 0, the weight of the squared
-            error, which is summed over the pixels. Without a decoder it has no
-            effect. Defaults to `0.0005`.
+            error, which is summed over the pixels. It has no effect without a
+            decoder. Defaults to `0.0005`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
-        `(batch, height, width, channels)`, pixels between 0 and 1, for the
-        decoder draws with a sigmoid. A pixel that is not a number makes all
-        scores of its image NaN, and in `fit` the loss: add
+        `(batch, height, width, channels)`, pixels between 0 and 1, because the
+        last layer of the decoder is a sigmoid. A pixel that is not finite makes
+        all scores of its image NaN, and in `fit` the loss: add
         `keras.callbacks.TerminateOnNaN()` to stop there.
 
     Output shape:
@@ -85,10 +81,10 @@ class CapsNet(CapsuleNetwork):
         scores: see `routing`.
 
     Raises:
-        ValueError: If an argument is not as described, the images are not of
-            `image_shape` or too small for the windows, or labels do not fit
-            `num_classes`. In `fit`, a label that names no class makes the
-            loss NaN.
+        ValueError: If an argument is not as described, the images do not have
+            the shape `image_shape` or are too small for the windows, or labels
+            do not fit `num_classes`. In `fit`, a label that names no class
+            makes the loss NaN.
 
     Example:
 
@@ -105,109 +101,91 @@ class CapsNet(CapsuleNetwork):
     model.fit(images, labels, epochs=1, verbose=0)
     scores = model.predict(images, verbose=0)  # (20, 3)
     capsules = model.encode(images)  # (20, 3, 16)
-    drawn = model.reconstruct(images)  # (20, 8, 8, 1)
+    reconstructions = model.reconstruct(images)  # (20, 8, 8, 1)
     ```
     """
 
     def __init__(
         self,
-        image_shape=(28, 28, 1),
-        num_classes=10,
-        filters=256,
-        kernel_size=None,
-        strides=(1, 2),
-        padding="valid",
-        num_primary_capsules=32,
-        primary_dim=8,
-        capsule_dim=16,
-        routing="dynamic",
-        decoder_units=(512, 1024),
-        reconstruction_weight=0.0005,
-        **kwargs,
+        image_shape: Sequence[int] = (28, 28, 1),
+        num_classes: int = 10,
+        filters: int = 256,
+        kernel_size: Sizes | None = None,
+        conv_strides: Sizes = 1,
+        primary_strides: Sizes = 2,
+        padding: str = "valid",
+        num_primary_capsules: int = 32,
+        primary_dim: int = 8,
+        capsule_dim: int = 16,
+        routing: routings.RoutingLike = "dynamic",
+        decoder_units: Sequence[int] | None = (512, 1024),
+        reconstruction_weight: float = 0.0005,
+        **kwargs: Any,
     ):
-        super().__init__(
-            image_shape, num_classes, reconstruction_weight, **kwargs
-        )
+        dtype = get_policy(self, kwargs)
+        self.image_shape = check_integers(image_shape, "image_shape", 3)
+        self.num_classes = check_integer(num_classes, "num_classes")
         self.filters = check_integer(filters, "filters")
         if kernel_size is None:
             kernel_size = _fitting_kernel_size(self.image_shape)
         self.kernel_size = check_integer_pair(kernel_size, "kernel_size")
-        self.strides = check_integers(strides, "strides", 2)
-        self.padding = check_choice(padding, "padding", ("valid", "same"))
+        self.conv_strides = check_integer_pair(conv_strides, "conv_strides")
+        self.primary_strides = check_integer_pair(
+            primary_strides, "primary_strides"
+        )
+        self.padding = check_padding(padding)
         self.num_primary_capsules = check_integer(
             num_primary_capsules, "num_primary_capsules"
         )
         self.primary_dim = check_integer(primary_dim, "primary_dim")
         self.capsule_dim = check_integer(capsule_dim, "capsule_dim")
         self.routing = routings.get(routing)
-        self.decoder_units = decoder_units
-        if decoder_units is not None:
-            self.decoder_units = check_integers(decoder_units, "decoder_units")
+        self.decoder_units = check_integers(
+            decoder_units, "decoder_units", optional=True
+        )
         self._check_window()
-        self._assemble()
-
-    def _make_encoder(self):
-        convolution = keras.layers.Conv2D(
+        images = parts.image_input(self.image_shape, dtype)
+        x = parts.convolution(
             self.filters,
             self.kernel_size,
-            self.strides[0],
-            self.padding,
-            data_format="channels_last",
-            activation="relu",
-            kernel_initializer="he_normal",
+            dtype,
+            strides=self.conv_strides,
+            padding=self.padding,
             name="convolution",
-            dtype=self.dtype_policy,
-        )
-        primary_capsules = PrimaryCapsules(
+        )(images)
+        x = PrimaryCapsules(
             self.num_primary_capsules,
             self.primary_dim,
             self.kernel_size,
-            self.strides[1],
+            self.primary_strides,
             self.padding,
             name="primary_capsules",
-            dtype=self.dtype_policy,
+            dtype=dtype,
+        )(x)
+        capsules = parts.class_capsules(
+            x, self.num_classes, self.capsule_dim, self.routing, dtype
         )
-        class_capsules = self._class_capsules(self.capsule_dim, self.routing)
-        return self._stack(
-            self.image_shape,
-            [convolution, primary_capsules, *class_capsules],
-            name="encoder",
+        decoder = decoders.dense_decoder(
+            capsules, self.image_shape, self.decoder_units, dtype
         )
-
-    def _make_decoder(self):
-        if self.decoder_units is None:
-            return None
-        return self._dense_decoder(self.decoder_units)
+        super().__init__(
+            images, capsules, decoder, reconstruction_weight, **kwargs
+        )
 
     def _check_window(self):
-        if self.padding != "valid":
-            return
-        for size, window in zip(
-            self.image_shape[:2], self.kernel_size, strict=True
-        ):
-            first = (size - window) // self.strides[0] + 1
-            if first < window:
-                raise ValueError(
-                    "The images are too small for two convolutions with this "
-                    "window. Expected larger images, a smaller kernel_size "
-                    'or padding="same". Received: '
-                    f"image_shape={self.image_shape}, "
-                    f"kernel_size={self.kernel_size}, strides={self.strides}"
-                )
-
-    def get_config(self):
-        config = {
-            "filters": self.filters,
-            "kernel_size": self.kernel_size,
-            "strides": self.strides,
-            "padding": self.padding,
-            "num_primary_capsules": self.num_primary_capsules,
-            "primary_dim": self.primary_dim,
-            "capsule_dim": self.capsule_dim,
-            "routing": routings.serialize(self.routing),
-            "decoder_units": self.decoder_units,
-        }
-        return {**super().get_config(), **config}
+        windows = [
+            (self.kernel_size, self.conv_strides, self.padding),
+            (self.kernel_size, self.primary_strides, self.padding),
+        ]
+        if min(parts.grid_after(self.image_shape, windows)) < 1:
+            raise ValueError(
+                "The images are too small for two convolutions with this "
+                "window. Expected larger images, a smaller kernel_size or "
+                f'padding="same". Received: image_shape={self.image_shape}, '
+                f"kernel_size={self.kernel_size}, "
+                f"conv_strides={self.conv_strides}, "
+                f"primary_strides={self.primary_strides}"
+            )
 
 
 def _fitting_kernel_size(image_shape):

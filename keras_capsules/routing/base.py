@@ -3,68 +3,78 @@
 import abc
 import inspect
 from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+from typing import Self
 
+import keras
+
+from keras_capsules.engine.windows import Windows
 from keras_capsules.routing.run import run
 from keras_capsules.routing.types import Routed
+from keras_capsules.routing.types import RoutingSpec
+from keras_capsules.types import Tensor
 
 
 class Routing(abc.ABC):
-    """How the votes of input capsules become output capsules.
+    """Base class of algorithms that turn votes into output capsules.
 
-    A subclass implements `route`, a function of the tensor of votes
-    `[b, j, i, f]`. The votes are those of a few examples, in at least float32;
-    a layer calls `route` for one block of examples after the other, and again
-    for the gradient. So `route` must treat every example by itself, and use
-    nothing but its arguments and options.
+    A subclass implements `route`, a function of the votes of a few examples,
+    `[b, j, i, f]`, in at least float32. A layer calls `route` for one block of
+    examples after the other, and again for the gradient. So `route` must treat
+    each example by itself and use only its arguments and the options of the
+    routing.
 
-    `route` receives what it names in its signature:
+    `route` receives the arguments that it names in its signature:
 
-    - `votes`: votes of input capsules i for output capsules j, `[b, j, i, f]`;
-      f stands for all numbers of a pose.
+    - `votes`: votes of input capsules for output capsules, `[b, j, i, f]`.
     - `activations`: activations of the input capsules, `[b, i]`, in the dtype
-      of the layer; or `None` if all count alike.
+      of the layer; or `None` if all input capsules count equally.
     - `poses`: poses of the input capsules, `[b, i, g]`.
     - `bias`: the bias of the layer, `[j, f]`, or `None`. Layers have one by
       default if the routing takes it.
     - `weights`: a dictionary of the weights that `build` made, as tensors of
       the dtype of `votes`.
-    - `windows`: in a convolution, `keras_capsules.routing.Windows`, which knows
-      the input capsules that several windows have in common; otherwise `None`.
+    - `windows`: in a convolution, a `keras_capsules.routing.Windows`, which
+      knows the input capsules that several windows share; otherwise `None`.
       The examples are then the windows of whole images.
-    - `sum_votes`: a function of weights of the votes, `[b, j, i]`, that returns
-      their weighted sums, `[b, j, f]`. A `route` that takes it instead of
-      `votes` needs no tensor of votes.
+    - `sum_votes`: a function from weights of the votes, `[b, j, i]`, to the
+      weighted sums of the votes, `[b, j, f]`. A `route` that takes `sum_votes`
+      instead of `votes` needs no tensor of votes.
     - `outputs`: poses of the output capsules from an earlier call, `[b, j, f]`,
-      to go on from for one iteration; or `None`. `CapsuleStack` needs it.
+      that one more iteration starts from; or `None`. `CapsuleStack` needs it.
 
     It returns a `Routed`, or yields one after each of its iterations.
 
-    These hooks are optional:
+    Axes: b batch, i input capsule, j output capsule; f all numbers of an output
+    pose and g all numbers of an input pose. A layer with `return_coupling=True`
+    returns coupling coefficients as `[b, i, j]`.
+
+    These methods are optional:
 
     - `build` makes weights.
     - `finish` computes from the outputs of all examples of a batch, such as a
       batch normalization.
     - `combine` makes poses from weighted sums of votes. A routing whose poses
-      are `combine(weighted_sum(coupling, votes), bias)`, and which makes no
-      activations, may set `stop_gradient = True`. Then the coupling
-      coefficients are found without gradient, and only the last weighted sum
-      has one.
+      are `combine(weighted_sum(coupling, votes), bias)` and that makes no
+      activations may set `stop_gradient = True`. The coupling coefficients are
+      then computed without a gradient; only the last weighted sum has one.
     - `get_config` returns the options of the constructor.
 
-    Two attributes of a class tell layers and networks what to expect:
+    Two class attributes describe the outputs to layers and networks:
 
-    - `activation_from`: `"length"` if the length of a pose is its activation
+    - `activation_from`: `"length"` if the length of a pose is the activation
       (the default), `"routing"` if the routing returns activations, or
-      `"nothing"` if it makes poses alone.
+      `"nothing"` if there are only poses.
     - `averages`: whether poses are means of votes rather than sums; `False` by
-      default. It decides how large kernels are at first.
+      default. The initial scale of a layer's kernel depends on it.
 
-    A routing has options but no state: its weights belong to the layer, so one
-    instance may serve several layers. Registered with
-    `keras.saving.register_keras_serializable`, it is saved and loaded with the
-    layers that use it.
+    A routing has options but no state. Its weights belong to the layer, so one
+    instance may serve several layers. Register a subclass with
+    `keras.saving.register_keras_serializable`, so that layers that use it can
+    be saved and loaded.
 
-    Example: output capsules are the plain means of their votes.
+    Example: each output capsule is the mean of its votes.
 
     ```python
     import keras
@@ -84,37 +94,40 @@ class Routing(abc.ABC):
     ```
     """
 
-    activation_from = "length"
-    averages = False
-    stop_gradient = False
+    activation_from: str = "length"
+    averages: bool = False
+    stop_gradient: bool = False
 
     @abc.abstractmethod
-    def route(self, votes):
+    def route(self, *args: Any, **kwargs: Any) -> Routed | Iterator[Routed]:
         """Routes the votes of some examples to output capsules.
 
-        Args:
-            votes: `[b, j, i, f]`.
+        A subclass names the arguments that it takes; see `Routing`.
 
         Returns:
-            A `Routed`; or an iterator of one for each iteration.
+            A `Routed`; or an iterator over the `Routed` of each iteration.
         """
 
-    def build(self, layer, spec):
+    def build(
+        self, layer: keras.layers.Layer, spec: RoutingSpec
+    ) -> dict[str, Any]:
         """Makes the weights of this routing on a layer.
 
         Args:
-            layer: The `keras.layers.Layer` that is being built: call its
-                `add_weight`.
+            layer: The `keras.layers.Layer` that is being built. Weights are
+                made with its `add_weight`.
             spec: A `RoutingSpec`, the sizes of the layer.
 
         Returns:
-            A dictionary of weights, or of layers that have some, by name. `{}`
-            if there are none.
+            A dictionary from names to weights or to layers that have weights.
+            `{}` if there are none.
         """
         del layer, spec
         return {}
 
-    def finish(self, routed, weights, training):
+    def finish(
+        self, routed: Routed, weights: dict[str, Any], training: bool
+    ) -> Routed:
         """Computes from the outputs of all examples of a batch.
 
         Args:
@@ -129,7 +142,7 @@ class Routing(abc.ABC):
         del weights, training
         return routed
 
-    def combine(self, sums, bias=None):
+    def combine(self, sums: Tensor, bias: Tensor | None = None) -> Tensor:
         """Makes poses from weighted sums of votes.
 
         Args:
@@ -144,16 +157,20 @@ class Routing(abc.ABC):
             f"Received: routing={self!r}"
         )
 
-    def takes(self, name):
-        """Whether `route` takes an argument of this name."""
+    def takes(self, name: str) -> bool:
+        """Returns whether `route` takes an argument of this name.
+
+        Args:
+            name: String, such as `"activations"`.
+        """
         return name in inspect.signature(self.route).parameters
 
-    def iterate(self, **kwargs):
+    def iterate(self, **kwargs: Any) -> Iterator[Routed]:
         """Routes votes, and yields a `Routed` after each iteration.
 
         Args:
-            **kwargs: Arguments of `route`, such as `votes`. Those that it
-                does not take are left out.
+            **kwargs: Arguments of `route`, such as `votes`. Arguments that
+                `route` does not take are ignored.
 
         Returns:
             An iterator. The last `Routed` is the result.
@@ -169,16 +186,16 @@ class Routing(abc.ABC):
 
     def __call__(
         self,
-        poses,
-        kernel,
-        activations=None,
-        bias=None,
-        weights=None,
-        windows=None,
-        outputs=None,
-        training=False,
-        return_coupling=True,
-    ):
+        poses: Tensor,
+        kernel: Tensor,
+        activations: Tensor | None = None,
+        bias: Tensor | None = None,
+        weights: Mapping[str, Any] | None = None,
+        windows: Windows | None = None,
+        outputs: Tensor | None = None,
+        training: bool = False,
+        return_coupling: bool = True,
+    ) -> Routed:
         """Makes votes and routes them, for a few examples at a time.
 
         Args:
@@ -189,7 +206,7 @@ class Routing(abc.ABC):
             bias: `[j, f]`, or `None`.
             weights: The dictionary that `build` returned, or `None`.
             windows: A `Windows`, if the examples are the windows of images.
-            outputs: Poses of an earlier call to go on from, `[b, j, f]`.
+            outputs: Poses of an earlier call to start from, `[b, j, f]`.
             training: Boolean, whether the layer is called in training.
             return_coupling: Boolean, whether to return the coupling.
 
@@ -197,8 +214,8 @@ class Routing(abc.ABC):
             A `Routed` in at least float32.
 
         Raises:
-            ValueError: If there are `outputs`, and this routing always begins
-                anew.
+            ValueError: If there are `outputs` and this routing does not take
+                any.
         """
         return run(
             self,
@@ -209,15 +226,19 @@ class Routing(abc.ABC):
             return_coupling,
         )
 
-    def get_config(self):
-        """Options of the constructor, as a JSON-serializable dictionary."""
+    def get_config(self) -> dict[str, Any]:
+        """Returns the options of the constructor, JSON-serializable."""
         return {}
 
     @classmethod
-    def from_config(cls, config):
-        """The routing with the options in `config`."""
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Makes a routing with the options in a configuration.
+
+        Args:
+            config: A dictionary that `get_config` returned.
+        """
         return cls(**config)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         options = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
         return f"{type(self).__name__}({options})"

@@ -1,10 +1,11 @@
 """Dynamic routing, by agreement."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import keras
 from keras import ops
 
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_integer
 from keras_capsules.activations import squash
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.types import Routed
@@ -13,15 +14,19 @@ from keras_capsules.routing.votes import full_coupling
 from keras_capsules.routing.votes import softmax_over_outputs
 from keras_capsules.routing.votes import total
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.types import Tensor
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class DynamicRouting(Routing):
     """Dynamic routing: votes that agree with an output capsule count for more.
 
-    Every input capsule shares itself out among the output capsules, equally at
-    first. In each further iteration, a share grows with the agreement of the
-    vote and the output capsule so far. This is a soft clustering of votes:
+    Each input capsule divides itself among the output capsules, equally at
+    first. In each further iteration its share of an output capsule grows with
+    the agreement of its vote and the output capsule so far. This is a soft
+    clustering of votes:
 
     ```
     b_ij = 0
@@ -32,9 +37,9 @@ class DynamicRouting(Routing):
         b_ij = b_ij + <V_ij, v_j>
     ```
 
-    Logits start at zero and are never shared between examples. They are inner
-    products with the cumulative sum of the outputs, `b = <V, v_1 + v_2 + ..>`,
-    and are computed that way here.
+    The logits b_ij start at zero for each example. They are inner products with
+    the cumulative sum of the outputs, `b = <V, v_1 + v_2 + ..>`, and are
+    computed that way here.
 
     Notation: procedure 1 of
     [Sabour et al., 2017](https://arxiv.org/abs/1710.09829), whose prediction
@@ -46,16 +51,16 @@ class DynamicRouting(Routing):
         num_iterations: Positive integer, the number of weighted sums. The
             first has uniform coupling: `1` means no routing at all. Defaults
             to `3`.
-        leaky: Boolean, whether an input capsule may also send part of itself
-            nowhere: the softmax gets one more logit, constant at zero, so
-            that coupling coefficients sum to less than 1. The authors used it
-            for CIFAR-10. Defaults to `False`.
+        leaky: Boolean, whether an input capsule may keep part of itself. The
+            softmax then has one more logit, constant at zero, so that the
+            coupling coefficients sum to less than 1. The authors used it for
+            CIFAR-10. Defaults to `False`.
         stop_gradient: Boolean, whether coupling coefficients are constants in
             the gradient, which then takes less than half of the time. The
-            papers let the gradient through. Defaults to `False`.
+            paper lets the gradient through. Defaults to `False`.
 
     Raises:
-        ValueError: If an option is not of the kind described.
+        ValueError: If an option is invalid.
 
     Example:
 
@@ -69,12 +74,19 @@ class DynamicRouting(Routing):
     ```
     """
 
-    def __init__(self, num_iterations=3, leaky=False, stop_gradient=False):
+    def __init__(
+        self,
+        num_iterations: int = 3,
+        leaky: bool = False,
+        stop_gradient: bool = False,
+    ):
         self.num_iterations = check_integer(num_iterations, "num_iterations")
         self.leaky = check_boolean(leaky, "leaky")
         self.stop_gradient = check_boolean(stop_gradient, "stop_gradient")
 
-    def route(self, votes, bias=None):
+    def route(
+        self, votes: Tensor, bias: Tensor | None = None
+    ) -> Iterator[Routed]:
         """Routes votes; see `Routing.route`."""
         # In the first iteration, all output capsules get the same share.
         share = 1.0 / (votes.shape[1] + self.leaky)
@@ -90,11 +102,11 @@ class DynamicRouting(Routing):
             yield Routed(outputs, None, coupling)
             history = history + outputs
 
-    def combine(self, sums, bias=None):
+    def combine(self, sums: Tensor, bias: Tensor | None = None) -> Tensor:
         """Makes poses from weighted sums of votes; see `Routing`."""
         return squash(sums if bias is None else sums + bias)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "num_iterations": self.num_iterations,
             "leaky": self.leaky,

@@ -1,20 +1,24 @@
 """Inverted attention: input capsules choose among output capsules."""
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_capsules._validation import check_boolean
-from keras_capsules._validation import check_integer
-from keras_capsules._validation import check_number
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.types import Routed
+from keras_capsules.routing.types import RoutingSpec
 from keras_capsules.routing.votes import agreement
 from keras_capsules.routing.votes import full_coupling
 from keras_capsules.routing.votes import softmax_over_outputs
 from keras_capsules.routing.votes import total
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.types import Tensor
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -32,12 +36,12 @@ class InvertedAttentionRouting(Routing):
     ```
 
     where J is the number of output capsules. The layer normalization goes over
-    all numbers of a pose, with a `gamma` and a `beta` of the shape `[p, e]`
-    that all output capsules and all iterations share. A pose that is a single
-    number stays as it is, because the normalization would make it zero.
+    all numbers of a pose. Its `gamma` and `beta`, of shape `[p, e]`, are shared
+    by all output capsules and all iterations. Poses of a single number are not
+    normalized, because the normalization would make them zero.
 
-    Capsules have neither an activation nor a meaningful length. Compute class
-    scores from the poses, as by `keras.layers.Dense(1)`.
+    These capsules have no activation, and their length means nothing. Compute
+    class scores from the poses, for example with `keras.layers.Dense(1)`.
 
     Given `outputs`, there is one iteration, the attention to these poses,
     whatever `num_iterations` is. `keras_capsules.layers.CapsuleStack` uses
@@ -46,7 +50,7 @@ class InvertedAttentionRouting(Routing):
     Notation: procedure 1 of
     [Tsai et al., 2020](https://arxiv.org/abs/2002.04764), whose routing
     coefficients r_ij are q_ij, and whose agreements a_ij the inner products.
-    Poses that are 0 at first, as in the paper, give the uniform coupling. The
+    The paper starts from poses of 0, which give the uniform coupling. The
     authors' released code divides the agreements by the square root of the
     number of entries of a pose: `scale_agreement=True`.
 
@@ -58,21 +62,20 @@ class InvertedAttentionRouting(Routing):
             square root of p e. Defaults to `False`.
         epsilon: Float greater than 0, added to the variance of a pose.
             Defaults to `1e-5`.
-        use_gamma: Boolean, whether the normalization has a `gamma`. Defaults
-            to `True`.
-        use_beta: Boolean, whether it has a `beta`. Defaults to `True`.
+        center: Boolean, whether the normalization adds a `beta`. Defaults to
+            `True`.
+        scale: Boolean, whether the normalization multiplies by a `gamma`.
+            Defaults to `True`.
 
     Raises:
-        ValueError: If an option is not of the kind described.
+        ValueError: If an option is invalid.
 
     Example:
 
     ```python
     import keras
     from keras_capsules import CapsuleLayer
-    from keras_capsules.routing.inverted_attention import (
-        InvertedAttentionRouting,
-    )
+    from keras_capsules.routing import InvertedAttentionRouting
 
     routing = InvertedAttentionRouting(num_iterations=2)
     layer = CapsuleLayer(10, 16, routing=routing)
@@ -84,19 +87,21 @@ class InvertedAttentionRouting(Routing):
 
     def __init__(
         self,
-        num_iterations=2,
-        scale_agreement=False,
-        epsilon=1e-5,
-        use_gamma=True,
-        use_beta=True,
+        num_iterations: int = 2,
+        scale_agreement: bool = False,
+        epsilon: float = 1e-5,
+        center: bool = True,
+        scale: bool = True,
     ):
         self.num_iterations = check_integer(num_iterations, "num_iterations")
         self.scale_agreement = check_boolean(scale_agreement, "scale_agreement")
         self.epsilon = check_number(epsilon, "epsilon", 0, open_minimum=True)
-        self.use_gamma = check_boolean(use_gamma, "use_gamma")
-        self.use_beta = check_boolean(use_beta, "use_beta")
+        self.center = check_boolean(center, "center")
+        self.scale = check_boolean(scale, "scale")
 
-    def build(self, layer, spec):
+    def build(
+        self, layer: keras.layers.Layer, spec: RoutingSpec
+    ) -> dict[str, Any]:
         """Makes the `gamma` and the `beta` in use; see `Routing.build`."""
         if math.prod(spec.pose_shape) == 1:
             return {}
@@ -105,13 +110,18 @@ class InvertedAttentionRouting(Routing):
                 name=name, shape=spec.pose_shape, initializer=initializer
             )
             for name, initializer, is_used in [
-                ("gamma", "ones", self.use_gamma),
-                ("beta", "zeros", self.use_beta),
+                ("gamma", "ones", self.scale),
+                ("beta", "zeros", self.center),
             ]
             if is_used
         }
 
-    def route(self, votes, weights=None, outputs=None):
+    def route(
+        self,
+        votes: Tensor,
+        weights: dict[str, Tensor] | None = None,
+        outputs: Tensor | None = None,
+    ) -> Iterator[Routed]:
         """Routes votes; see `Routing.route`."""
         iterations = 1
         if outputs is None:
@@ -128,7 +138,7 @@ class InvertedAttentionRouting(Routing):
             yield Routed(outputs, None, coupling)
 
     def _normalize(self, poses, weights):
-        """Layer normalization of each pose, all its numbers alike."""
+        """Applies layer normalization to each pose."""
         if poses.shape[2] == 1:
             return poses
         # A product, because XLA would compute the gradient of a difference
@@ -144,11 +154,11 @@ class InvertedAttentionRouting(Routing):
         }
         return poses * weights.get("gamma", 1.0) + weights.get("beta", 0.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "num_iterations": self.num_iterations,
             "scale_agreement": self.scale_agreement,
             "epsilon": self.epsilon,
-            "use_gamma": self.use_gamma,
-            "use_beta": self.use_beta,
+            "center": self.center,
+            "scale": self.scale,
         }

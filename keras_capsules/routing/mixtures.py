@@ -1,25 +1,30 @@
-"""Shares and means for routings that fit a mixture to the votes.
+"""Helpers for routings that fit a mixture to the votes.
 
-Shares and weights are kept as logarithms. An output capsule that is far from
-all votes has shares too small for float32, and still a well-defined mean.
+Such a routing treats each output capsule as a cluster of votes. Each input
+capsule divides itself among the clusters, in shares that sum to 1.
 
-Axes: b example, i input capsule, j output capsule, f all numbers of a pose.
+Shares are kept as logarithms. The shares of an output capsule that is far from
+all votes are too small for float32, yet the mean of its votes is well defined.
+
+Axes: b batch, i input capsule, j output capsule, f all numbers of a pose.
 """
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_capsules.engine.windows import Windows
 from keras_capsules.routing.votes import highest_of
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.types import Tensor
 
 
-def log_activations(activations, votes):
-    """Logarithms of activations.
+def log_activations(activations: Tensor | None, votes: Tensor) -> Tensor:
+    """Computes logarithms of activations, which are finite for inactive ones.
 
-    An inactive input capsule counts for nothing and has no gradient. Its
-    logarithm is finite, so that an output capsule that has only inactive inputs
-    gets a pose as well.
+    An inactive input capsule counts for nothing and gets no gradient. Its
+    logarithm is finite, so that an output capsule all of whose input capsules
+    are inactive has a pose, too.
 
     Args:
         activations: `[b, i]`, or `None` if all input capsules are fully active.
@@ -38,22 +43,29 @@ def log_activations(activations, votes):
     return logarithms[:, None]
 
 
-def least_activation(dtype):
-    """The smallest activation that counts.
+def least_activation(dtype: str) -> float:
+    """Returns the smallest activation that counts as active.
 
-    Gradients are up to its inverse, which a float16 has to hold.
+    Gradients grow up to its inverse, which float16 has to hold.
+
+    Args:
+        dtype: Dtype of the activations.
+
+    Returns:
+        A float.
     """
     is_half = keras.backend.standardize_dtype(dtype) == "float16"
     return float(np.finfo("float16").tiny) if is_half else 1e-7
 
 
-def first_log_shares(votes, windows):
-    """Logarithms of equal shares for all outputs of an input capsule.
+def first_log_shares(votes: Tensor, windows: Windows | None) -> Tensor:
+    """Computes logarithms of equal shares.
 
     Args:
         votes: `[b, j, i, f]`.
-        windows: A `Windows`, in which the output capsules are of all types at
-            all positions; or `None`.
+        windows: The `Windows` of a convolution, where an input capsule divides
+            itself among the output capsules of all types in all windows that
+            contain it; or `None`.
 
     Returns:
         `[b, j, i]`.
@@ -65,12 +77,12 @@ def first_log_shares(votes, windows):
     return ops.broadcast_to(shares, ops.shape(votes)[:3])
 
 
-def log_shares(logits, windows):
-    """Shares each input capsule out among all its output capsules.
+def log_shares(logits: Tensor, windows: Windows | None) -> Tensor:
+    """Normalizes shares, so that those of an input capsule sum to 1.
 
     Args:
-        logits: Logarithms of what shares are proportional to, `[b, j, i]`.
-        windows: A `Windows`, or `None`.
+        logits: Logarithms of numbers proportional to the shares, `[b, j, i]`.
+        windows: A `Windows` or `None`; see `first_log_shares`.
 
     Returns:
         Logarithms of the shares, `[b, j, i]`.
@@ -83,17 +95,18 @@ def log_shares(logits, windows):
     return logits - total
 
 
-def collect(votes, log_masses):
-    """Masses and means of the votes for each output capsule.
+def masses_and_means(
+    votes: Tensor, log_masses: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Computes the total mass and the weighted mean of each cluster of votes.
 
     Args:
         votes: `[b, j, i, f]`.
-        log_masses: Logarithms of what each input capsule gives to each output
-            capsule, `[b, j, i]`.
+        log_masses: Logarithms of the mass of each vote, `[b, j, i]`.
 
     Returns:
-        Total masses `[b, j]`; weights proportional to the masses that sum to 1
-        over the input capsules, `[b, j, i]`; and the means of the votes with
+        Total masses, `[b, j]`; weights proportional to the masses, which sum to
+        1 over the input capsules, `[b, j, i]`; and the means of the votes with
         these weights, `[b, j, f]`.
     """
     highest = highest_of(log_masses, axis=2)

@@ -1,24 +1,39 @@
-"""How a routing is run: votes made and routed for a few examples at a time."""
+"""Runs a routing: makes votes and routes them, for a few examples at a time."""
 
 import functools
 import math
 import numbers
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_capsules._dtypes import at_least_float32
 from keras_capsules.engine.blocks import block_size
 from keras_capsules.engine.blocks import over_examples
 from keras_capsules.engine.compilation import in_xla
 from keras_capsules.engine.votes import count_votes
 from keras_capsules.engine.votes import make_votes
 from keras_capsules.engine.votes import sum_votes
+from keras_capsules.engine.windows import Windows
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import weighted_sum
+from keras_capsules.types import Tensor
+from keras_capsules.utils.dtypes import at_least_float32
+
+if TYPE_CHECKING:
+    from keras_capsules.routing.base import Routing
 
 
-def run(routing, examples, shared, windows, training, return_coupling):
+def run(
+    routing: "Routing",
+    examples: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    windows: Windows | None,
+    training: bool,
+    return_coupling: bool,
+) -> Routed:
     """Runs a routing; see `Routing.__call__`.
 
     Args:
@@ -66,7 +81,7 @@ def run(routing, examples, shared, windows, training, return_coupling):
 
 
 def _route(routing, examples, shared, windows, training, return_coupling):
-    """The result for all examples."""
+    """Routes all examples."""
     poses, dtype = examples["poses"], at_least_float32(examples["poses"].dtype)
     # Cast once: in each block, TensorFlow would also read variables again.
     shared = keras.tree.map_structure(lambda x: ops.cast(x, dtype), shared)
@@ -105,14 +120,14 @@ def _route(routing, examples, shared, windows, training, return_coupling):
 
 
 def _route_block(routing, windows, examples, shared, step=1):
-    """The result for the examples of one block.
+    """Routes the examples of one block.
 
-    If the routing takes no votes, `step` is how many output capsules
-    `sum_votes` works on at once, `None` for all.
+    If the routing takes no votes, `sum_votes` works on `step` output capsules
+    at once; `None` for all.
     """
     poses, kernel = examples["poses"], shared["kernel"]
     poses = ops.cast(poses, kernel.dtype)
-    _, inputs, rows, dim = poses.shape
+    _, inputs, rows, dim = ops.shape(poses)
     arguments = {
         "activations": None,
         "outputs": None,
@@ -134,7 +149,7 @@ def _route_block(routing, windows, examples, shared, step=1):
 
 
 def _tensors(named):
-    """A dictionary of tensors, without entries that are `None`."""
+    """Converts to tensors, without the entries that are `None`."""
     return {
         name: keras.tree.map_structure(ops.convert_to_tensor, each)
         for name, each in named.items()
@@ -143,7 +158,7 @@ def _tensors(named):
 
 
 def _mapped(function, tensors):
-    """`function` of each of a structure of tensors; `None` changes nothing."""
+    """Applies a function to each tensor; `None` changes nothing."""
     if not function:
         return tensors
     return keras.tree.map_structure(function, tensors)

@@ -1,27 +1,34 @@
-"""Routing by the child alone: a small network for each capsule decides."""
+"""Routing by the input capsule alone: a linear layer for each one decides."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_capsules import _initializers as initializers
-from keras_capsules._validation import check_boolean
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.mixtures import least_activation
 from keras_capsules.routing.types import Routed
+from keras_capsules.routing.types import RoutingSpec
 from keras_capsules.routing.votes import softmax_over_outputs
+from keras_capsules.types import InitializerLike
+from keras_capsules.types import RegularizerLike
+from keras_capsules.types import Tensor
+from keras_capsules.utils import initializers
+from keras_capsules.utils.validation import check_boolean
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class SelfRouting(Routing):
-    """Self-routing: every input capsule decides by its own pose where to go.
+    """Self-routing: each input capsule decides by its own pose where to go.
 
-    There is no agreement and there are no iterations. A linear layer of its
-    own tells each input capsule from its pose how to share itself out among
-    the parents, as the gates of a mixture of experts do. Poses are the means
-    of the votes, weighted by the shares and the activations a_i of the input
-    capsules, and activations what share of all activation a parent got:
+    There is no agreement and there are no iterations. Each input capsule has a
+    linear layer of its own, which computes its shares of the output capsules
+    from its pose, like the gates of a mixture of experts. Output poses are the
+    means of the votes, weighted by the shares and the activations a_i of the
+    input capsules. The activation of an output capsule is the part of the total
+    activation that it received:
 
     ```
     c_ij = softmax over j of (u_i routing_kernel_i + routing_bias_i)_j
@@ -29,21 +36,22 @@ class SelfRouting(Routing):
     pose_j = sum_i c_ij a_i V_ij / sum_i c_ij a_i
     ```
 
-    The activations of the parents sum to 1: in a layer of class capsules they
-    are the probabilities of the classes, which do not depend on the poses of
-    that layer: without a decoder its kernel has no gradient. Input capsules
-    that are not active at all, such as those that a convolution pads with,
-    count for nothing. Where none is active, activations and poses of the
-    parents are 0; where the sums above are below 1e-7 (6e-5 in float16) they
-    are divided by that, so that values and gradients stay finite. Activations
-    are from 0 to 1.
+    The activations of the output capsules are from 0 to 1 and sum to 1. In a
+    layer of class capsules they are the probabilities of the classes. They do
+    not depend on the poses of that layer, so its kernel gets no gradient unless
+    a decoder uses the poses.
+
+    Inactive input capsules, such as the padding of a convolution, count for
+    nothing. If all of them are inactive, the output capsules have zeros as
+    activations and poses. Where a denominator above is less than 1e-7 (6e-5 in
+    float16), that number replaces it, so that values and gradients stay finite.
 
     Notation: Self-Routing Capsule Networks,
     [Hahn et al., 2019](https://papers.nips.cc/paper/8982-self-routing-capsule-networks),
     whose W^route is the `routing_kernel` and W^pose the layer's kernel. The
-    `routing_bias` is from the authors' code, and so is that routing begins
-    uniform. Poses are not squashed; the authors' networks normalize them, as
-    `keras.layers.BatchNormalization` does.
+    `routing_bias` and the initial zeros, thus uniform routing at first, are
+    from the authors' code. Poses are not squashed. The authors' networks
+    normalize them, as `keras.layers.BatchNormalization` does.
 
     Args:
         use_routing_bias: Boolean, whether there is a `routing_bias`. Defaults
@@ -56,7 +64,7 @@ class SelfRouting(Routing):
             `routing_kernel`. Defaults to `None`.
 
     Raises:
-        ValueError: If an argument is not of the kind described.
+        ValueError: If an option is invalid.
 
     Example:
 
@@ -77,10 +85,10 @@ class SelfRouting(Routing):
 
     def __init__(
         self,
-        use_routing_bias=True,
-        routing_kernel_initializer="zeros",
-        routing_bias_initializer="zeros",
-        routing_kernel_regularizer=None,
+        use_routing_bias: bool = True,
+        routing_kernel_initializer: InitializerLike = "zeros",
+        routing_bias_initializer: InitializerLike = "zeros",
+        routing_kernel_regularizer: RegularizerLike = None,
     ):
         self.use_routing_bias = check_boolean(
             use_routing_bias, "use_routing_bias"
@@ -95,7 +103,9 @@ class SelfRouting(Routing):
             routing_kernel_regularizer
         )
 
-    def build(self, layer, spec):
+    def build(
+        self, layer: keras.layers.Layer, spec: RoutingSpec
+    ) -> dict[str, Any]:
         """Makes `routing_kernel` and `routing_bias`; see `Routing.build`."""
         size = math.prod(spec.input_pose_shape)
         weights = {}
@@ -113,7 +123,13 @@ class SelfRouting(Routing):
             )
         return weights
 
-    def route(self, sum_votes, poses, weights, activations=None):
+    def route(
+        self,
+        sum_votes: Callable[[Tensor], Tensor],
+        poses: Tensor,
+        weights: dict[str, Tensor],
+        activations: Tensor | None = None,
+    ) -> Routed:
         """Routes votes; see `Routing.route`."""
         columns = ops.transpose(poses, (1, 0, 2))  # [i, b, g]
         logits = ops.matmul(columns, weights["routing_kernel"])  # [i, b, j]
@@ -126,10 +142,10 @@ class SelfRouting(Routing):
         if activations is not None:
             shares = shares * ops.cast(activations, poses.dtype)[:, None]
         received = ops.sum(shares, axis=2)  # [b, j]
-        # That of a_i, because the c_ij sum to 1.
+        # The sum of the a_i, because the c_ij sum to 1.
         total = ops.sum(received, axis=1, keepdims=True)
-        # Gradients grow with the inverses of these sums. So the sums have a
-        # least value, below which activations and poses go to zero with them.
+        # Gradients grow with the inverses of the denominators, which therefore
+        # have a least value.
         sums = sum_votes(shares)
         return Routed(
             sums / ops.maximum(received, least)[:, :, None],
@@ -137,7 +153,7 @@ class SelfRouting(Routing):
             coupling,
         )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {
             "use_routing_bias": self.use_routing_bias,
             "routing_kernel_initializer": keras.initializers.serialize(

@@ -1,39 +1,43 @@
-"""What routings are given and what they return."""
+"""The sizes that a layer gives to its routing, and the routing's results."""
 
-import typing
+from typing import NamedTuple
+
+from keras_capsules.types import Tensor
 
 
-class Routed(typing.NamedTuple):
+class Routed(NamedTuple):
     """The result of a routing, or of one of its iterations.
 
     Attributes:
-        poses: Poses of the output capsules, `[b, j, f]`: all numbers of a pose
-            in one row.
-        activations: Their activations, `[b, j]`, or `None` unless
-            `activation_from` is `"routing"`.
+        poses: Poses of the output capsules, `[b, j, f]`, with all numbers of a
+            pose in one row.
+        activations: Activations of the output capsules, `[b, j]`. `None`
+            unless the routing has `activation_from = "routing"`.
         coupling: Coupling coefficients, `[b, j, i]`: the share of input capsule
-            i's vote that went to output capsule j; `None` if the routing has
-            none.
+            i's vote that output capsule j received. `None` if the routing has
+            no coupling coefficients. Layers return them as `[b, i, j]`.
     """
 
-    poses: typing.Any
-    activations: typing.Any = None
-    coupling: typing.Any = None
+    poses: Tensor
+    activations: Tensor = None
+    coupling: Tensor = None
 
 
-class RoutingSpec(typing.NamedTuple):
-    """The sizes of a layer that a routing serves.
+class RoutingSpec(NamedTuple):
+    """The sizes of the layer that a routing serves.
 
     Attributes:
-        num_inputs: The number of input capsules of one output capsule.
-        num_outputs: The number of output capsules.
-        pose_shape: Rows and columns `(p, e)` of an output pose; `p` is 1 for
-            vector capsules.
-        input_pose_shape: Rows and columns `(p, d)` of an input pose, its
-            coordinates included.
+        num_inputs: The number of input capsules that vote for an output
+            capsule.
+        num_outputs: The number of output capsules; in a convolution, at one
+            position.
+        pose_shape: Rows and columns `(p, e)` of an output pose. Vector
+            capsules have `p = 1`.
+        input_pose_shape: Rows and columns `(p, d)` of an input pose, with its
+            coordinates if the layer adds some.
     """
 
     num_inputs: int
     num_outputs: int
-    pose_shape: tuple
-    input_pose_shape: tuple
+    pose_shape: tuple[int, int]
+    input_pose_shape: tuple[int, int]

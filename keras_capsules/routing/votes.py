@@ -1,6 +1,6 @@
-"""Sums, products and shares of votes: what routings are made of.
+"""Sums, inner products and shares of votes, for use in `Routing.route`.
 
-Axes: b example, i input capsule, j output capsule, f all numbers of a pose.
+Axes: b batch, i input capsule, j output capsule, f all numbers of a pose.
 """
 
 import math
@@ -8,10 +8,11 @@ import math
 from keras import ops
 
 from keras_capsules.engine.compilation import in_torch
+from keras_capsules.types import Tensor
 
 
-def weighted_sum(weights, votes):
-    """Sums the votes for each output capsule.
+def weighted_sum(weights: Tensor, votes: Tensor) -> Tensor:
+    """Sums the votes for each output capsule, with weights.
 
     Args:
         weights: Weights of the votes, `[b, j, i]`.
@@ -26,8 +27,8 @@ def weighted_sum(weights, votes):
     return ops.squeeze(ops.matmul(weights[:, :, None], votes), axis=2)
 
 
-def total(votes):
-    """Sums the votes for each output capsule, all alike.
+def total(votes: Tensor) -> Tensor:
+    """Sums the votes for each output capsule, without weights.
 
     Args:
         votes: `[b, j, i, f]`.
@@ -39,8 +40,8 @@ def total(votes):
     return weighted_sum(ops.ones_like(votes[..., 0]), votes)
 
 
-def agreement(votes, targets):
-    """Inner products of the votes with a target for each output capsule.
+def agreement(votes: Tensor, targets: Tensor) -> Tensor:
+    """Computes inner products of votes with a target per output capsule.
 
     Args:
         votes: `[b, j, i, f]`.
@@ -54,17 +55,17 @@ def agreement(votes, targets):
     return ops.squeeze(ops.matmul(votes, targets[..., None]), axis=3)
 
 
-def softmax_over_outputs(logits, leaky=False):
-    """Shares each input capsule out among the output capsules.
+def softmax_over_outputs(logits: Tensor, leaky: bool = False) -> Tensor:
+    """Computes the softmax of logits over the output capsules.
 
     Args:
         logits: `[b, j, i]`.
-        leaky: Boolean, whether there is one more logit, constant at zero, whose
-            share goes nowhere. Defaults to `False`.
+        leaky: Boolean, whether the softmax has one more logit, constant at
+            zero, whose share no output capsule receives. Defaults to `False`.
 
     Returns:
-        Coefficients `[b, j, i]`, which sum to 1 over the output capsules, or to
-        less if `leaky`.
+        Coefficients, `[b, j, i]`. The coefficients of an input capsule sum to
+        1, or to less than 1 if `leaky`.
     """
     # Written out, because `ops.softmax` over an axis in the middle measured
     # slower on every backend.
@@ -78,13 +79,29 @@ def softmax_over_outputs(logits, leaky=False):
     return powers / total
 
 
-def full_coupling(votes, share):
-    """The same coupling coefficient for all votes, `[b, j, i]`."""
+def full_coupling(votes: Tensor, share: float) -> Tensor:
+    """Fills coupling coefficients with one number.
+
+    Args:
+        votes: `[b, j, i, f]`.
+        share: The number, such as one over the number of output capsules.
+
+    Returns:
+        `[b, j, i]`.
+    """
     return ops.full_like(votes[..., 0], share)
 
 
-def highest_of(logits, axis):
-    """The largest entries along an axis, which stays, as constants."""
+def highest_of(logits: Tensor, axis: int) -> Tensor:
+    """Finds the largest entries along an axis, as constants to the gradient.
+
+    Args:
+        logits: A tensor.
+        axis: Integer, the axis, which is kept with size 1.
+
+    Returns:
+        The largest entries; `-inf` for an empty batch.
+    """
     return ops.max(
         ops.stop_gradient(logits),
         axis=axis,

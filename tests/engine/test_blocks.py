@@ -1,10 +1,8 @@
 """Work for a few examples at a time, against the same work for all at once."""
 
 import keras
-import modes
 import numpy as np
 import pytest
-from gradients import assert_close
 from keras import ops
 
 from keras_capsules import CapsuleLayer
@@ -16,6 +14,8 @@ from keras_capsules.engine.blocks import block_size
 from keras_capsules.engine.blocks import over_examples
 from keras_capsules.engine.votes import make_votes
 from keras_capsules.routing import run as engine
+from tests.helpers import modes
+from tests.helpers.gradients import assert_close
 
 BACKEND = keras.backend.backend()
 SIZE = 6  # of a block
@@ -101,7 +101,7 @@ def test_is_given_a_few_examples_at_a_time(batch, mode):
 
     modes.run(mode, in_blocks, *arrays(batch))
 
-    # Where the batch is unknown, what is left over is.
+    # If the batch is unknown, the number of left-over examples is, too.
     expected = {None, SIZE}
     if mode != "unknown":
         expected = {
@@ -196,7 +196,7 @@ def test_block_size_is_that_of_each_device(also, monkeypatch):
     assert block_size(VOTES, KERNEL) == 3 * 8
 
 
-@pytest.mark.skipif(BACKEND == "torch", reason="shards no batch")
+@pytest.mark.skipif(BACKEND != "jax", reason="shards no batch")
 @pytest.mark.parametrize("devices", [2, 5])
 @in_all_modes
 def test_blocks_across_devices_equal_the_work_for_all_at_once(
@@ -224,7 +224,7 @@ def make_layer(kind, routing):
     if kind == "dense":
         layer, shape = CapsuleLayer(5, 2, routing=routing), (7, 3)
     else:
-        # Two types on a grid, of which 3 x 2 windows have children in common.
+        # Two types on a grid, where 3 x 2 windows share input capsules.
         layer, shape = ConvCapsules2D(5, 3, 2, routing=routing), (4, 3, 2, 3)
     layer.build((None, *shape))
     numbers = np.random.default_rng(3)
@@ -239,12 +239,12 @@ def at_once(monkeypatch):
 
 
 def in_blocks_of(size, monkeypatch):
-    """Takes so many examples at once, whatever a layer's sizes are."""
+    """Sets the number of examples in a block, for layers of any size."""
     monkeypatch.setattr(engine, "block_size", lambda *_: size)
 
 
 def exactly(monkeypatch, function, batch, shape, weights):
-    """What layers should give."""
+    """The expected results of layers."""
     with monkeypatch.context() as patch:
         at_once(patch)
         # Not all of Keras's operations take no examples at all.
@@ -344,7 +344,7 @@ def test_layers_make_the_votes_of_a_few_examples(
 
 
 def test_windows_of_an_image_are_in_one_block(monkeypatch):
-    """They have children in common, which some routings have to know."""
+    """They share input capsules, which some routings have to know."""
     in_blocks_of(2, monkeypatch)
     sizes = []
 
@@ -358,8 +358,10 @@ def test_windows_of_an_image_are_in_one_block(monkeypatch):
     assert set(sizes) == {2 * 6, 6}
 
 
-@pytest.mark.skipif(BACKEND != "jax", reason="JAX tells what a step allocates")
-@pytest.mark.parametrize("routing", sorted(routing._ROUTINGS))
+@pytest.mark.skipif(
+    BACKEND != "jax", reason="only JAX tells how much memory a step allocates"
+)
+@pytest.mark.parametrize("routing", sorted(routing.ROUTINGS))
 def test_no_tensor_as_large_as_the_votes_of_a_batch_exists(routing):
     import jax
 

@@ -135,7 +135,7 @@ for case in CASES:
 print(json.dumps(found))
 """
 
-ROUTINGS = sorted(keras_capsules.routing._ROUTINGS)
+ROUTINGS = sorted(keras_capsules.routing.ROUTINGS)
 
 
 # Devices, and layers, routings and examples for each device: in a block, in
@@ -156,7 +156,7 @@ CASES = [
     ("devices", "cases"), CASES, ids=["four", "eight", "windows", "routings"]
 )
 def test_every_device_does_its_share(devices, cases):
-    # LLVM need not make fast code of what XLA has made.
+    # LLVM need not optimize XLA's code.
     flags = (
         f"--xla_force_host_platform_device_count={devices} "
         "--xla_backend_optimization_level=0"
@@ -164,7 +164,7 @@ def test_every_device_does_its_share(devices, cases):
     environment = {
         name: value
         for name, value in os.environ.items()
-        # That would leave out what XLA does about collective operations.
+        # That would leave out XLA's passes for collective operations.
         if name != "JAX_DISABLE_MOST_OPTIMIZATIONS"
     }
     run = subprocess.run(

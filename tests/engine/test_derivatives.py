@@ -7,10 +7,6 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from gradients import assert_close
-from gradients import gradient
-from gradients import needs_float64
-from gradients import second_gradient
 from keras import ops
 
 from keras_capsules import CapsuleLayer
@@ -18,11 +14,15 @@ from keras_capsules import routing as routings
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import EMRouting
 from keras_capsules.routing import run as engine
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import second_gradient
 
 BACKEND = keras.backend.backend()
 BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 5, 7, 3, 4, 2
 SIZE = 2  # of a block: two of them, and a rest
-NAMES = sorted(routings._ROUTINGS)
+NAMES = sorted(routings.ROUTINGS)
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def call_of_one(name, which, dtype="float32"):
     def loss(x):
         changed = [ops.convert_to_tensor(each) for each in arrays]
         changed[place] = x
-        # In training, so that graphs of unknown batches have blocks, too.
+        # In training, because only then graphs of unknown batches have blocks.
         routed = ROUTINGS[name](*changed, weights=weights, training=True)
         results = [x for x in routed if x is not None]
         return sum(ops.sum(ops.sin(x)) for x in results)

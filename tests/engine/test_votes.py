@@ -3,15 +3,8 @@
 import functools
 
 import keras
-import modes
 import numpy as np
 import pytest
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
-from gradients import second_gradient
 from keras import ops
 
 from keras_capsules.engine import compilation
@@ -19,6 +12,13 @@ from keras_capsules.engine import votes
 from keras_capsules.engine.votes import count_votes
 from keras_capsules.engine.votes import make_votes
 from keras_capsules.engine.votes import sum_votes
+from tests.helpers import modes
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import second_gradient
 
 BACKEND = keras.backend.backend()
 # Distinct primes, so that no axis can be taken for another. Input capsules are
@@ -47,7 +47,7 @@ forms_and_sizes = pytest.mark.parametrize(
         pytest.param(form, size, id=f"{name}-{kind}")
         for name, form in FORMS.items()
         for kind, size in SIZES.items()
-        # Only XLA has products of so many axes, and only vectors use them.
+        # Only XLA has products of this rank, and only vectors use them.
         if (name, kind) != ("added-up", "shared-matrices")
     ],
 )
@@ -159,7 +159,7 @@ def test_xla_adds_up_votes_of_short_vectors(
 @pytest.mark.skipif(BACKEND == "torch", reason="PyTorch has no XLA")
 @pytest.mark.parametrize("places", [1, PLACES])
 def test_votes_in_xla_have_the_gradients_of_those_outside(places, monkeypatch):
-    """There, each derivative is that of the form in which it is fast."""
+    """In XLA, each derivative is computed in the form in which it is fast."""
     poses, kernel, _ = make_arrays((1, KERNELS, places), "float32")
     arrays = {"poses": poses}, {"kernel": kernel}
 
@@ -204,7 +204,7 @@ def test_gradients_of_sums_equal_numeric_ones(size, step):
 
 @pytest.mark.parametrize("size", ["vectors", "shared-matrices"])
 def test_gradients_in_float32(size):
-    """What a gradient is, from letters: votes are linear in both."""
+    """A gradient by einsum: votes are linear in both arguments."""
     arrays = make_arrays(SIZES[size], "float32")
     poses, kernel, weights = arrays
     rows, kernels, places = SIZES[size]

@@ -1,20 +1,11 @@
+"""The fully connected layer: values, shapes, weights, arguments of routings."""
+
 import math
 
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
-from gradients import numeric_gradient
 from keras import ops
-from testing import NOT_BOOLEANS
-from testing import NOT_POSITIVE_INTEGERS
-from testing import check_saving
-from testing import compile_for_one_trace
-from testing import invalid
-from testing import numpy
-from testing import values
 
 from keras_capsules.layers import CapsuleLayer
 from keras_capsules.layers import CapsuleLength
@@ -24,49 +15,17 @@ from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
 from keras_capsules.routing import serialize
 from keras_capsules.routing import weighted_sum
-
-
-def random(*shape):
-    return np.random.default_rng(3).normal(0, 1, shape)
-
-
-def route(poses, kernel, bias, num_iterations=3):
-    """Procedure 1 of the paper, one number of one capsule at a time.
-
-    Returns:
-        Output capsules `[b, j, e]`, coupling coefficients `[b, i, j]`.
-    """
-    batch, num_inputs, _ = poses.shape
-    _, _, num_outputs, dim = kernel.shape
-    outputs = np.zeros((batch, num_outputs, dim))
-    coupling = np.zeros((batch, num_inputs, num_outputs))
-    for b in range(batch):
-        logits = np.zeros((num_inputs, num_outputs))
-        for _ in range(num_iterations):
-            for i in range(num_inputs):
-                powers = [math.exp(logit) for logit in logits[i]]
-                coupling[b, i] = [power / sum(powers) for power in powers]
-            for j in range(num_outputs):
-                total = bias[j].copy()
-                for i in range(num_inputs):
-                    total += coupling[b, i, j] * (poses[b, i] @ kernel[i, :, j])
-                length = math.sqrt(sum(total**2) + 1e-7)
-                outputs[b, j] = length**2 / (1 + length**2) * total / length
-                for i in range(num_inputs):
-                    vote = poses[b, i] @ kernel[i, :, j]
-                    logits[i, j] += vote @ outputs[b, j]
-    return outputs, coupling
-
-
-def with_random_weights(layer, shape):
-    layer.build(shape)
-    layer.set_weights([random(*weight.shape) for weight in layer.weights])
-    return layer
-
-
-def weights_of(layer):
-    return [numpy(weight).astype("float64") for weight in layer.weights]
-
+from tests.helpers.capsules import random
+from tests.helpers.capsules import route
+from tests.helpers.capsules import weights_of
+from tests.helpers.capsules import with_random_weights
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import numeric_gradient
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import compile_for_one_trace
+from tests.helpers.testing import numpy
 
 # Values.
 
@@ -228,7 +187,7 @@ def test_weights():
     [
         (1152, 8, 10, 16, 10 / math.sqrt(1152 * 16)),
         (16, 64, 3, 16, 3 / math.sqrt(16 * 16)),
-        # With many outputs and few inputs, a vote is as long as its child.
+        # With many outputs and few inputs, a vote is as long as its input.
         (4, 16, 100, 9, 1 / math.sqrt(9)),
         (1, 64, 4, 64, 1 / math.sqrt(64)),
     ],
@@ -359,18 +318,18 @@ def test_learning_starts_for_few_long_capsules(routing):
     compile_for_one_trace(model, keras.optimizers.Adam(1e-3), MarginLoss())
     assert progress(model, poses, labels) < 0.55
 
-    # With longer votes, which would make parents as long as the children, the
-    # first iteration decides everything.
+    # With longer votes, which would make output capsules as long as input
+    # capsules, the first iteration decides everything.
     layer.kernel.assign(2.5 * initial)
     assert progress(model, poses, labels) > 0.6
 
 
-# What a routing gets to see.
+# The arguments of a routing.
 
 
 @keras.saving.register_keras_serializable(package="test_capsule_layer")
 class WeightedSum(Routing):
-    """Has weights, and remembers what it was called with."""
+    """Has weights, and remembers its arguments."""
 
     def build(self, layer, spec):
         self.built_with = tuple(spec)
@@ -433,7 +392,7 @@ def test_one_routing_serves_two_layers():
 
 
 @pytest.mark.parametrize("training", [True, False, None])
-def test_training_is_handed_on(training):
+def test_training_is_passed_to_the_routing(training):
     layer = CapsuleLayer(5, 2, routing=WeightedSum(), use_bias=False)
     layer(random(2, 7, 3), training=training)
     _, bias = layer.routing.called_with
@@ -441,148 +400,6 @@ def test_training_is_handed_on(training):
     weights, seen = layer.routing.finished_with
     assert weights is layer.routing_weights
     assert seen is bool(training)
-
-
-# Configuration.
-
-
-def test_config():
-    layer = CapsuleLayer(5, 2, name="digits")
-    config = layer.get_config()
-    expected = {
-        "name": "digits",
-        "num_capsules": 5,
-        "capsule_dim": 2,
-        "routing": serialize(DynamicRouting()),
-        "use_bias": True,
-        "kernel_initializer": None,
-        "kernel_regularizer": None,
-        "bias_regularizer": None,
-        "kernel_constraint": None,
-        "bias_constraint": None,
-    }
-    assert {name: config[name] for name in expected} == expected
-    bias_initializer = config["bias_initializer"]
-    assert bias_initializer["class_name"] == "Constant"
-    assert bias_initializer["config"]["value"] == 0.1
-
-
-def test_numpy_integers_are_arguments_too():
-    config = CapsuleLayer(np.int64(5), np.int8(2)).get_config()
-    assert type(config["num_capsules"]) is type(config["capsule_dim"]) is int
-
-
-# Errors.
-
-
-def make(**kwargs):
-    return CapsuleLayer(**{"num_capsules": 5, "capsule_dim": 2, **kwargs})
-
-
-@pytest.mark.parametrize("name", ["num_capsules", "capsule_dim"])
-@values(NOT_POSITIVE_INTEGERS)
-def test_invalid_integer_raises(name, value):
-    with pytest.raises(ValueError, match=invalid(name, "a positive integer")):
-        make(**{name: value})
-
-
-@values({k: v for k, v in NOT_BOOLEANS.items() if v is not None})
-def test_invalid_use_bias_raises(value):
-    with pytest.raises(ValueError, match=invalid("use_bias", "True or False")):
-        make(use_bias=value)
-
-
-@values(
-    {
-        "unknown": "dynamics",
-        "empty": "",
-        "none": None,
-        "number": 3,
-        "class": DynamicRouting,
-        "function": route,
-    }
-)
-def test_unknown_routing_raises(value):
-    message = invalid("routing", "an instance of .*Routing or one of 'dynamic'")
-    with pytest.raises(ValueError, match=message):
-        make(routing=value)
-
-
-def test_config_of_something_else_raises():
-    config = keras.saving.serialize_keras_object(CapsuleLength())
-    with pytest.raises(ValueError, match="does not describe a routing"):
-        make(routing=config)
-
-
-@pytest.mark.parametrize(
-    "name, kind",
-    [
-        ("kernel_initializer", "initializer"),
-        ("bias_initializer", "initializer"),
-        ("kernel_regularizer", "regularizer"),
-        ("bias_regularizer", "regularizer"),
-        ("kernel_constraint", "constraint"),
-        ("bias_constraint", "constraint"),
-    ],
-)
-def test_unknown_name_raises(name, kind):
-    message = f"Could not interpret {kind} identifier: unknown"
-    with pytest.raises(ValueError, match=message):
-        make(**{name: "unknown"})
-
-
-def test_unknown_argument_raises():
-    with pytest.raises(ValueError, match="Unrecognized keyword.*num_capsule'"):
-        make(num_capsule=3)
-
-
-@pytest.mark.parametrize("shape", [(None,), (None, 7)], ids=str)
-def test_too_low_a_rank_raises(shape):
-    with pytest.raises(ValueError, match="of rank 3 or more"):
-        make()(keras.Input(shape[1:]))
-    with pytest.raises(ValueError, match="of rank 3 or more"):
-        make()(np.zeros((2, *shape[1:]), "float32"))
-    with pytest.raises(ValueError, match="of rank 3 or more"):
-        make().compute_output_shape(shape)
-
-
-@pytest.mark.parametrize(
-    "shape",
-    [(None, None, 3), (None, 7, None), (None, 2, None, 7, 3)],
-    ids=["inputs", "dim", "grid"],
-)
-def test_unknown_size_raises(shape):
-    message = "only the batch size may be unknown"
-    with pytest.raises(ValueError, match=message):
-        make()(keras.Input(shape[1:]))
-    with pytest.raises(ValueError, match=message):
-        make().build(shape)
-    with pytest.raises(ValueError, match=message):
-        make().compute_output_shape(shape)
-
-
-def test_three_inputs_raise():
-    message = "CapsuleLayer takes one tensor of capsules or a pair"
-    with pytest.raises(ValueError, match=message):
-        make()([keras.Input((7, 3)), keras.Input((7,)), keras.Input((7,))])
-    with pytest.raises(ValueError, match=message):
-        make().compute_output_shape([(None, 7, 3)])
-
-
-@pytest.mark.parametrize(
-    "shape, message",
-    [
-        ((2, 5, 3), "axis 1 of input shape to have value 7"),
-        ((2, 7, 2), "axis 2 of input shape to have value 3"),
-        ((2, 7, 1, 3), "expected ndim=3"),
-    ],
-    ids=["inputs", "dim", "rank"],
-)
-def test_another_shape_than_before_raises(shape, message):
-    layer = make()
-    layer(random(2, 7, 3))
-    with pytest.raises(ValueError, match=message):
-        layer(random(*shape))
 
 
 def test_an_empty_batch_and_integers():

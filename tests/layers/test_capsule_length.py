@@ -3,14 +3,14 @@ import json
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import numeric_gradient
 from keras import ops
-from testing import invalid
-from testing import numpy
 
 from keras_capsules.layers import CapsuleLength
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import numeric_gradient
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
 
 
 def random(*shape):

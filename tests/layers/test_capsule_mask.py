@@ -1,15 +1,15 @@
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
 from keras import ops
-from testing import check_saving
-from testing import invalid
-from testing import numpy
 
 from keras_capsules.layers import CapsuleMask
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
 
 LABELS = np.array([3, 0], "int32")
 ONE_HOT = np.eye(5, dtype="float32")[LABELS]
@@ -94,7 +94,7 @@ def test_one_capsule_of_one_number():
     np.testing.assert_array_equal(numpy(CapsuleMask()(capsules)), capsules)
     result = numpy(CapsuleMask()(capsules, labels=np.array([0, 0])))
     np.testing.assert_array_equal(result, capsules)
-    # With one class, a column means presences.
+    # With one class, a column is a multi-hot label.
     result = numpy(CapsuleMask()(capsules, labels=np.array([[0], [1]])))
     np.testing.assert_array_equal(result, masked(capsules, [[], [0]]))
 
@@ -307,15 +307,15 @@ def test_label_out_of_range(label, column):
     ids=["strings", "string-array", "ragged", "none"],
 )
 def test_labels_that_are_no_numbers_raise(labels):
-    message = invalid("labels", "integers from 0 to 4, or presences from 0 to")
+    message = invalid("labels", "integers from 0 to 4, or multi-hot labels")
     with pytest.raises(ValueError, match=message):
         CapsuleMask()(random(2, 5, 7), labels=labels)
 
 
-@pytest.mark.parametrize("presence", [-1, 2, 255, np.nan], ids=str)
-def test_presence_out_of_range(presence):
-    labels = np.array([[0, 1, 0, 0, 0], [0, 0, presence, 0, 0]])
-    message = "`labels` has presences out of range. Expected numbers from 0 to"
+@pytest.mark.parametrize("label", [-1, 2, 255, np.nan], ids=str)
+def test_multi_hot_label_out_of_range(label):
+    labels = np.array([[0, 1, 0, 0, 0], [0, 0, label, 0, 0]])
+    message = "`labels` has multi-hot labels out of range. Expected numbers"
     capsules = random(2, 5, 7)
     with pytest.raises(ValueError, match=message):
         CapsuleMask()(capsules, labels=labels)

@@ -3,14 +3,15 @@
 import keras
 import numpy as np
 import pytest
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
 from keras_capsules import ConvCapsules2D
+from keras_capsules import ConvCapsules3D
 from keras_capsules import MatrixPrimaryCapsules
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
 
@@ -42,13 +43,13 @@ def test_poses_and_activations(matrix, share):
     found, active = layer((poses, activations))
 
     kernel = numpy(layer.kernel)
-    children = HEIGHT * WIDTH * TYPES
-    assert kernel.shape[0] == (TYPES if share else children)
+    number = HEIGHT * WIDTH * TYPES
+    assert kernel.shape[0] == (TYPES if share else number)
     if share:
         kernel = np.tile(kernel, (HEIGHT * WIDTH, 1, 1, 1))
-    poses = poses.reshape(BATCH, children, -1, DIM)
+    poses = poses.reshape(BATCH, number, -1, DIM)
     votes = np.einsum("bipd,idje->bijpe", poses, kernel)
-    weights = activations.reshape(BATCH, children)
+    weights = activations.reshape(BATCH, number)
     expected = np.einsum("bi,bijpe->bjpe", weights, votes)
     expected /= weights.sum(axis=1)[:, None, None, None]
     np.testing.assert_allclose(
@@ -184,24 +185,42 @@ def test_invalid_capsule_dim_raises(dim):
         CapsuleLayer(5, dim)
 
 
-@pytest.mark.parametrize("dim", [1, (1, 4)], ids=str)
-def test_poses_too_small_for_coordinates_raise(dim):
-    with pytest.raises(ValueError, match="added to two numbers of a pose"):
-        CapsuleLayer(5, dim, coordinate_addition=True)
+@pytest.mark.parametrize(
+    "dim, grid",
+    [
+        (1, (3, 2)),
+        ((1, 4), (3, 2)),
+        (2, (3, 2, 2)),
+        ((2, 4), (3, 2, 2)),
+    ],
+    ids=str,
+)
+def test_poses_too_small_for_coordinates_raise(dim, grid):
+    layer = CapsuleLayer(5, dim, coordinate_addition=True)
+    pose = (dim[0], 3) if isinstance(dim, tuple) else (3,)
+    message = f"added to {len(grid)} numbers of a pose.* Received: capsule_dim"
+    with pytest.raises(ValueError, match=message):
+        layer.compute_output_shape((2, *grid, 7, *pose))
+    conv = {2: ConvCapsules2D, 3: ConvCapsules3D}[len(grid)]
+    with pytest.raises(ValueError, match=message):
+        conv(5, dim, 2, coordinate_addition=True)
 
 
-def test_coordinates_without_a_grid_raise():
+@pytest.mark.parametrize("grid", [(), (2, 2, 2, 2)], ids=str)
+def test_coordinates_without_a_grid_raise(grid):
     layer = CapsuleLayer(5, 2, coordinate_addition=True)
-    with pytest.raises(ValueError, match="on a grid"):
-        layer.compute_output_shape((2, 7, 3))
+    message = f"on a grid.* Received: {len(grid)} such axes"
+    with pytest.raises(ValueError, match=message):
+        layer.compute_output_shape((2, *grid, 7, 3))
 
 
 @pytest.mark.parametrize(
     "name", ["share_over_positions", "coordinate_addition"]
 )
-def test_not_booleans_raise(name):
+def test_booleans(name):
+    assert getattr(CapsuleLayer(5, 2, **{name: 1}), name) is True
     with pytest.raises(ValueError, match=f"argument `{name}`"):
-        CapsuleLayer(5, 2, **{name: 1})
+        CapsuleLayer(5, 2, **{name: "True"})
 
 
 def test_outputs_are_for_routings_that_take_them():

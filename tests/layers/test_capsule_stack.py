@@ -5,19 +5,19 @@ import json
 import keras
 import numpy as np
 import pytest
-from gradients import assert_close
 from keras import ops
-from testing import NOT_BOOLEANS
-from testing import NOT_POSITIVE_INTEGERS
-from testing import check_saving
-from testing import invalid
-from testing import numpy
-from testing import values
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
 from keras_capsules.layers.capsule_stack import CapsuleStack
 from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
+from tests.helpers.gradients import assert_close
+from tests.helpers.testing import NOT_BOOLEANS
+from tests.helpers.testing import NOT_POSITIVE_INTEGERS
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import values
 
 SHAPE = (2, 7, 3)  # of the input
 SIZES = [(5, 3), (4, 2), (3, 5)]  # of three layers
@@ -25,6 +25,16 @@ SIZES = [(5, 3), (4, 2), (3, 5)]  # of three layers
 
 def one_pass():
     return InvertedAttentionRouting(num_iterations=1)
+
+
+def test_the_stack_sets_the_number_of_iterations():
+    routing = InvertedAttentionRouting(3, scale_agreement=True)
+    layers = [CapsuleLayer(5, 3, routing=routing) for _ in range(2)]
+    stack = CapsuleStack(layers)
+    for layer in stack.layers:
+        assert layer.routing.num_iterations == 1
+        assert layer.routing.scale_agreement
+    assert routing.num_iterations == 3  # may serve other layers
 
 
 def make_layers(number=3):
@@ -39,12 +49,12 @@ def make_inputs():
     return random.normal(size=SHAPE).astype("float32")
 
 
-def step(children, kernel, parents):
-    """One iteration with an example's votes; `None` begins anew."""
-    votes = np.einsum("id,idje->ije", children, kernel)
+def step(inputs, kernel, outputs):
+    """One iteration with an example's votes; `None` starts from scratch."""
+    votes = np.einsum("id,idje->ije", inputs, kernel)
     logits = np.zeros(votes.shape[:2])
-    if parents is not None:
-        logits = (votes * parents).sum(axis=2)
+    if outputs is not None:
+        logits = (votes * outputs).sum(axis=2)
     q = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     poses = np.einsum("ij,ije->je", q, votes)
     mean = poses.mean(axis=1, keepdims=True)
@@ -59,9 +69,9 @@ def oracle(inputs, kernels, num_iterations, concurrent):
         if not concurrent:
             poses = example
             for kernel in kernels:
-                children, poses = poses, None
+                below, poses = poses, None
                 for _ in range(num_iterations):
-                    poses = step(children, kernel, poses)
+                    poses = step(below, kernel, poses)
             outputs.append(poses)
             continue
         levels = [example]
@@ -109,7 +119,7 @@ def test_a_single_layer_routes_alike_either_way():
 
 
 class CountingLayer(keras.layers.Layer):
-    """Counts its calls; a pose is a number, and says what it was made of."""
+    """Counts its calls; a pose is a number that tells its origin."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -182,7 +192,7 @@ def test_the_output_is_of_the_dtype_of_the_stack():
     assert {weight.dtype for weight in stack.weights} == {"float32"}
 
 
-def test_activations_are_handed_to_the_first_layer():
+def test_the_first_layer_gets_the_activations():
     # Which has no use for them, but takes pairs.
     stack = CapsuleStack(make_layers(2), 2)
     outputs = stack((make_inputs(), np.ones(SHAPE[:2], "float32")))
@@ -219,17 +229,14 @@ def test_no_layers(layers):
     [
         keras.layers.Dense(3),
         CapsuleLayer(3, 5),
-        CapsuleLayer(3, 5, routing=InvertedAttentionRouting(2)),
         one_pass(),
     ],
-    ids=["dense", "dynamic", "iterations", "routing"],
+    ids=["dense", "dynamic", "routing"],
 )
 def test_layers_with_another_routing(layer):
     message = (
-        r"Expected capsule layers with a routing that takes earlier outputs "
-        r"and has num_iterations=1, such as InvertedAttentionRouting\("
-        r"num_iterations=1\), because the number of iterations is that of the "
-        r"stack\. Received: layer=.* routing="
+        r"Expected capsule layers with a routing that takes earlier outputs, "
+        r"such as InvertedAttentionRouting\(\)\. Received: layer=.* routing="
     )
     with pytest.raises(ValueError, match=message):
         CapsuleStack([*make_layers(1), layer])

@@ -4,21 +4,21 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import NOT_POSITIVE_INTEGERS
-from testing import invalid
-from testing import numpy
-from testing import on_one_backend
-from testing import values
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import NOT_POSITIVE_INTEGERS
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
+from tests.helpers.testing import values
 
 pytestmark = on_one_backend
 
 BATCH, HEIGHT, WIDTH, TYPES, ROWS, DIM = 2, 5, 7, 3, 2, 4
 NUMBER, COLUMNS = 5, 3
-# Routings whose windows have nothing to do with each other.
+# Routings whose windows do not compete.
 APART = ["dynamic", "self_attention", "self_routing", "inverted_attention"]
 COMPETING = ["em", "variational_bayes"]
 
@@ -116,7 +116,7 @@ def test_identity_kernels_are_the_identity():
 
     poses, coupling = layer(inputs, return_coupling=True)
 
-    # A parent gets votes from its own type alone, so that it is this pose,
+    # An output capsule gets votes from its own type alone, so it is this pose,
     # as layer normalization leaves it.
     mean = inputs.mean(axis=(-2, -1), keepdims=True)
     deviation = inputs.std(axis=(-2, -1), keepdims=True)
@@ -127,21 +127,21 @@ def test_identity_kernels_are_the_identity():
 
 
 @pytest.mark.parametrize("routing", APART + COMPETING)
-def test_children_in_the_padding_are_inactive(routing):
-    """Whatever they would vote, it counts for nothing."""
+def test_padding_is_inactive(routing):
+    """Whatever it would vote, it counts for nothing."""
     inputs = capsules(3, 3, matrix=False)
     layer = ConvCapsules2D(NUMBER, COLUMNS, 3, padding="same", routing=routing)
     poses = flatten(layer(inputs))[0]
     assert poses.shape == (BATCH, 3, 3, NUMBER, COLUMNS)
     assert np.isfinite(poses).all()
-    # All children of the corner window's first row and column are padding:
-    # their matrices do not matter there.
+    # The corner window's first row and column are padding: their matrices do
+    # not matter there.
     kernel = numpy(layer.kernel)
     kernel[0] = kernel[:, 0] = 100.0
     layer.kernel.assign(kernel)
     changed = flatten(layer(inputs))[0]
     if routing in COMPETING:
-        # Other windows changed, and compete for the same children.
+        # Other windows changed, and compete for the same input capsules.
         assert np.isfinite(changed).all()
         return
     np.testing.assert_allclose(
@@ -164,10 +164,10 @@ def test_coordinates_are_added_to_votes(matrix):
         use_bias=False,
     )
     poses = numpy(layer(inputs))[:, 0, 0]
-    children = HEIGHT * WIDTH * TYPES
+    number = HEIGHT * WIDTH * TYPES
     total = np.zeros((ROWS, COLUMNS)) if matrix else np.zeros((1, COLUMNS))
     place = ([0, 1], [-1, -1]) if matrix else ([0, 0], [0, 1])
-    total[place] = children * 0.5 / NUMBER  # the mean place is the middle
+    total[place] = number * 0.5 / NUMBER  # the mean place is the middle
     length = np.sqrt((total**2).sum())
     expected = total * length / (1 + length**2)
     expected = np.broadcast_to(expected.reshape(poses.shape[2:]), poses.shape)

@@ -4,17 +4,17 @@ import math
 import keras
 import numpy as np
 import pytest
-from gradients import evaluate
-from gradients import gradient
-from gradients import numeric_gradient
 from keras import ops
-from testing import NOT_BOOLEANS
-from testing import NOT_POSITIVE_INTEGERS
-from testing import invalid
-from testing import numpy
-from testing import values
 
 from keras_capsules.layers import PrimaryCapsules
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import numeric_gradient
+from tests.helpers.testing import NOT_BOOLEANS
+from tests.helpers.testing import NOT_POSITIVE_INTEGERS
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import values
 
 # Image size, kernel_size, strides, padding.
 CASES = {
@@ -104,7 +104,8 @@ def test_equals_the_oracle(size, kernel_size, strides, padding, depthwise):
     with_random_weights(layer, shape)
     kernel, bias = weights_of(layer)
     images = random(*shape)
-    expected = convolve(images, kernel, layer.strides, padding)
+    pair = (strides, strides) if isinstance(strides, int) else strides
+    expected = convolve(images, kernel, pair, padding)
     expected = expected.reshape(*expected.shape[:3], 2, 3) + bias
     result = layer(images)
     assert tuple(result.shape) == expected.shape
@@ -122,7 +123,12 @@ def test_equals_the_oracle(size, kernel_size, strides, padding, depthwise):
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_options_equal_the_oracle(activation, scale, use_bias):
     layer = PrimaryCapsules(
-        3, 2, 2, scale=scale, activation=activation, use_bias=use_bias
+        3,
+        2,
+        2,
+        pre_squash_scale=scale,
+        activation=activation,
+        use_bias=use_bias,
     )
     with_random_weights(layer, (2, 3, 5, 1))
     kernel, *bias = weights_of(layer)
@@ -318,11 +324,11 @@ def test_config():
         "name": "primary",
         "num_capsules": 3,
         "capsule_dim": 2,
-        "kernel_size": (5, 5),
+        "kernel_size": 5,
         "strides": (1, 2),
         "padding": "valid",
         "depthwise": False,
-        "scale": 1.0,
+        "pre_squash_scale": 1.0,
         "activation": "squash",
         "use_bias": True,
         "kernel_initializer": None,
@@ -337,7 +343,10 @@ def test_config():
 
 def test_numpy_numbers_are_arguments_too():
     layer = PrimaryCapsules(
-        np.int64(3), np.int32(2), (np.int8(2), 3), scale=np.float32(0.5)
+        np.int64(3),
+        np.int32(2),
+        (np.int8(2), 3),
+        pre_squash_scale=np.float32(0.5),
     )
     json.dumps(layer.get_config())
     assert layer(random(2, 3, 5, 1)).shape == (2, 2, 3, 3, 2)
@@ -364,8 +373,8 @@ def test_invalid_integer_raises(name, value):
     {
         **NOT_POSITIVE_INTEGERS,
         "two-digits": "23",
-        "single": (2,),
-        "triple": (1, 2, 3),
+        "none-at-all": (),
+        "four": (1, 2, 3, 4),
         "zero-in-pair": (0, 2),
         "negative-in-pair": (2, -1),
         "float-in-pair": (2, 1.5),
@@ -374,12 +383,12 @@ def test_invalid_integer_raises(name, value):
     }
 )
 def test_invalid_pair_raises(name, value):
-    message = invalid(name, "a positive integer or a pair of them")
+    message = invalid(name, "a positive integer or a tuple of them")
     with pytest.raises(ValueError, match=message):
         make(**{name: value})
 
 
-@values({"name": "causal", "case": "SAME", "none": None, "number": 1})
+@values({"name": "causal", "none": None, "number": 1})
 def test_invalid_padding_raises(value):
     message = invalid("padding", "one of 'valid', 'same'")
     with pytest.raises(ValueError, match=message):
@@ -405,9 +414,9 @@ def test_invalid_boolean_raises(name, value):
     }
 )
 def test_invalid_scale_raises(value):
-    message = invalid("scale", "a finite number greater than 0")
+    message = invalid("pre_squash_scale", "a finite number greater than 0")
     with pytest.raises(ValueError, match=message):
-        make(scale=value)
+        make(pre_squash_scale=value)
 
 
 @pytest.mark.parametrize(
@@ -436,8 +445,11 @@ def test_unknown_argument_raises():
 @pytest.mark.parametrize(
     "kwargs, shape, message",
     [
-        ({}, (2, 5, 7), r"feature maps of shape .*, 5, 7\)"),
-        ({}, (2, 5, 7, 1, 3), r"feature maps of .*, 5, 7, 1, 3\)"),
+        ({}, (2, 5), r"feature maps of shape .*, 5\)"),
+        ({}, (2, 5, 7, 1, 1, 3), r"feature maps of .*, 5, 7, 1, 1, 3\)"),
+        ({"kernel_size": (3, 1)}, (2, 7, 1), r"`kernel_size` does not fit"),
+        ({"strides": (1, 2, 1)}, (2, 5, 7, 1), r"`strides` does not fit"),
+        ({"depthwise": True}, (2, 5, 7, 3, 6), "signal or an image.*Receiv"),
         ({"kernel_size": (3, 1)}, (2, 2, 7, 1), "smaller than the window"),
         ({"kernel_size": (1, 3)}, (2, 7, 2, 1), "smaller than the window"),
         ({"depthwise": True}, (2, 5, 7, 3), "= 6 channels. Received.* 3"),
@@ -447,7 +459,17 @@ def test_unknown_argument_raises():
             "= 6 channels. Received.* 12",
         ),
     ],
-    ids=["rank-3", "rank-5", "height", "width", "depthwise", "depthwise-same"],
+    ids=[
+        "rank-2",
+        "rank-6",
+        "kernel-size",
+        "strides",
+        "depthwise-volume",
+        "height",
+        "width",
+        "depthwise",
+        "depthwise-same",
+    ],
 )
 def test_invalid_input_raises(kwargs, shape, message):
     with pytest.raises(ValueError, match=message):

@@ -3,19 +3,19 @@ import json
 import keras
 import numpy as np
 import pytest
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
 from keras import ops
-from testing import NOT_POSITIVE_INTEGERS
-from testing import check_saving
-from testing import invalid
-from testing import numpy
-from testing import on_one_backend
-from testing import values
 
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.testing import NOT_POSITIVE_INTEGERS
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
+from tests.helpers.testing import values
 
 pytestmark = on_one_backend
 
@@ -110,7 +110,7 @@ def test_poses_get_shorter_and_do_not_turn():
     )
     assert (ratio > 0).all() and (ratio < 1 + 1e-6).all()
     assert ratio.std() > 0.01
-    # A pose may turn: its length is what counts.
+    # A pose may turn: only its length counts.
     turned = numpy(made(SHAPES["grid"])(inputs[..., ::-1]))
     np.testing.assert_allclose(turned[..., ::-1], outputs, rtol=1e-5)
 

@@ -1,15 +1,17 @@
-"""What all layers do whose windows lie on a grid."""
+"""All layers whose windows lie on a grid: small, empty and unknown sizes."""
 
 import keras
 import numpy as np
 import pytest
-from testing import BACKEND
-from testing import numpy
 
+from keras_capsules.layers import ConvCapsules1D
 from keras_capsules.layers import ConvCapsules2D
 from keras_capsules.layers import ConvCapsules3D
 from keras_capsules.layers import MatrixPrimaryCapsules
 from keras_capsules.layers import PrimaryCapsules
+from keras_capsules.layers import SharedKernelConvCapsules2D
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import numpy
 
 # How to make each layer, and the axes of its input after height and width.
 LAYERS = {
@@ -24,8 +26,8 @@ LAYERS = {
         lambda: ConvCapsules2D(2, 3, 3, routing="em"),
         (5, 2),
     ),
-    "ConvCapsules3D": (
-        lambda: ConvCapsules3D(2, 3, 3, padding="valid"),
+    "SharedKernelConvCapsules2D": (
+        lambda: SharedKernelConvCapsules2D(2, 3, 3, padding="valid"),
         (5, 2),
     ),
 }
@@ -96,3 +98,27 @@ def test_symbolic_sizes(padding):
     np.testing.assert_allclose(
         exported.call(inputs), numpy(layer(inputs)), rtol=1e-4, atol=1e-6
     )
+
+
+RANKS = {
+    "signal": (ConvCapsules1D, 1, "dynamic"),
+    "signal, em": (ConvCapsules1D, 1, "em"),
+    "volume": (ConvCapsules3D, 3, "dynamic"),
+    "volume, em": (ConvCapsules3D, 3, "em"),
+}
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="tested in detail on TensorFlow")
+@pytest.mark.parametrize("layer, rank, routing", RANKS.values(), ids=RANKS)
+def test_signals_and_volumes(layer, rank, routing):
+    inputs = keras.Input((*[None] * rank, 5, 2))
+    layer = layer(2, 3, 3, routing=routing)
+    model = keras.Model(inputs, layer(inputs))
+    small = np.zeros((2, *[4] * (rank - 1), 2, 5, 2), "float32")
+    with pytest.raises(ValueError, match="smaller than the window.*Recei"):
+        layer(small)
+    with pytest.raises(ValueError, match="smaller than the window.*Recei"):
+        model.predict(small, verbose=0)
+    shape = (0, *[4] * rank, 5, 2)
+    outputs = keras.tree.flatten(layer(np.zeros(shape, "float32")))
+    assert tuple(outputs[0].shape) == (0, *[2] * rank, 2, 3)

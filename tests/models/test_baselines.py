@@ -5,13 +5,13 @@ import math
 import keras
 import numpy as np
 import pytest
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
-from keras_capsules.models.baselines import ConvNet
-from keras_capsules.models.baselines import SqueezeExcitationNet
+from keras_capsules.models import ConvNet
+from keras_capsules.models import SqueezeExcitationNet
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
@@ -87,12 +87,13 @@ def test_the_baseline_of_sabour():
         filters=(256, 256, 128), kernel_size=5, pool_size=1, units=(328, 192)
     )
     assert model.count_params() == 35_445_522
-    layers = [type(layer).__name__ for layer in model.network.layers[1:]]
+    layers = [type(layer).__name__ for layer in model.layers[1:]]
+    layers.remove("PropagateNaN")
     assert layers == ["Conv2D"] * 3 + ["Reshape"] + ["Dense"] * 2 + [
         "Dropout",
         "Dense",
     ]
-    assert {layer.strides for layer in model.network.layers[1:4]} == {(1, 1)}
+    assert {layer.strides for layer in model.layers[1:4]} == {(1, 1)}
 
 
 @both
@@ -181,7 +182,7 @@ def test_mixed_bfloat16(make):
     assert np.isfinite(float(model.train_on_batch(IMAGES, LABELS)))
     scores = model(IMAGES)
     assert keras.backend.standardize_dtype(scores.dtype) == "float32"
-    hidden = model.network.layers[2].compute_dtype
+    hidden = model.layers[2].compute_dtype
     assert hidden == "bfloat16"
     exact = make()
     exact.set_weights(model.get_weights())
@@ -213,7 +214,7 @@ def test_fits_integer_images():
 def of_type(layer_class, attribute):
     return lambda model: [
         getattr(layer, attribute)
-        for layer in model.network.layers
+        for layer in model.layers
         if type(layer) is layer_class
     ]
 
@@ -339,9 +340,7 @@ def test_rejects_options(make, option, value, message):
 
 
 @both
-@pytest.mark.parametrize("shape", [(7, 8, 7, 1), (7, 8, 8, 2), (7, 8, 8)])
+@pytest.mark.parametrize("shape", [(7, 8, 7, 1), (7, 8, 8, 2), (7, 8)])
 def test_rejects_images_of_another_shape(make, shape):
     with pytest.raises(ValueError, match="shape"):
         make()(np.zeros(shape, "float32"))
-    with pytest.raises(ValueError, match="images of shape .*input_shape="):
-        make().compute_output_shape(shape)

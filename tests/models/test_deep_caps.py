@@ -6,12 +6,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models.deep_caps import DeepCaps
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
@@ -39,7 +39,7 @@ def small(**options):
             "image_shape": (8, 8, 1),
             "num_classes": 3,
             "filters": 4,
-            "cell_capsules": (3, 2),
+            "num_cell_capsules": (3, 2),
             "cell_dims": (4, 4),
             "capsule_dim": 5,
             "decoder_filters": (4, 3),
@@ -90,11 +90,11 @@ def test_default_arguments_are_those_of_28_pixels():
 
 
 def test_last_two_cells_vote():
-    model = small(cell_capsules=(3, 2, 6), cell_dims=(2, 4, 4))
+    model = small(num_cell_capsules=(3, 2, 6), cell_dims=(2, 4, 4))
     votes = model.encoder.get_layer("class_capsules").input.shape
     # 2 x 2 positions of 2 types, and 1 of 6.
     assert tuple(votes) == (None, 4 * 2 + 6, 4)
-    model = small(cell_capsules=(3,), cell_dims=(2,))
+    model = small(num_cell_capsules=(3,), cell_dims=(2,))
     votes = model.encoder.get_layer("class_capsules").input.shape
     assert tuple(votes) == (None, 16 * 3, 2)
 
@@ -117,7 +117,7 @@ def test_lengths_neither_vanish_nor_saturate():
     """Through any number of layers, also on grids of a single capsule."""
     model = small(
         filters=32,
-        cell_capsules=(8,) * 5,
+        num_cell_capsules=(8,) * 5,
         cell_dims=(8,) * 5,
         decoder_filters=None,
     )
@@ -166,13 +166,13 @@ def in_decoder(model):
     [
         ({"filters": 6}, shape_of("convolution"), (8, 8, 4), (8, 8, 6)),
         (
-            {"cell_capsules": [5, 7]},
+            {"num_cell_capsules": [5, 7]},
             shape_of("cell_2_third"),
             (2, 2, 2, 4),
             (2, 2, 7, 4),
         ),
         (
-            {"cell_capsules": (5, 7, 2), "cell_dims": (1, 3, 3)},
+            {"num_cell_capsules": (5, 7, 2), "cell_dims": (1, 3, 3)},
             shape_of("cell_2_third"),
             (2, 2, 2, 4),
             (2, 2, 7, 3),
@@ -254,7 +254,7 @@ def test_every_weight_learns_and_is_saved(tmp_path):
 
 @pytest.mark.slow
 def test_mixed_bfloat16():
-    options = {"cell_capsules": (3,), "cell_dims": (4,)}
+    options = {"num_cell_capsules": (3,), "cell_dims": (4,)}
     model = compiled(small(dtype="mixed_bfloat16", **options), **QUICK)
     logs = model.train_on_batch(IMAGES, LABELS, return_dict=True)
     assert np.isfinite([float(value) for value in logs.values()]).all()
@@ -276,8 +276,8 @@ def test_mixed_bfloat16():
         ("image_shape", (8, 8), "3 positive integers"),
         ("num_classes", 0, "a positive integer"),
         ("filters", (4,), "a positive integer"),
-        ("cell_capsules", 4, "positive integers"),
-        ("cell_capsules", (4, 0), "positive integers"),
+        ("num_cell_capsules", 4, "positive integers"),
+        ("num_cell_capsules", (4, 0), "positive integers"),
         ("cell_dims", (4, 2.0), "positive integers"),
         ("num_iterations", 0, "a positive integer"),
         ("capsule_dim", (2, 2), "a positive integer"),
@@ -303,7 +303,7 @@ def test_rejects_options(option, value, message):
 )
 def test_rejects_cells_that_do_not_fit(capsules, dims, message):
     with pytest.raises(ValueError, match=message):
-        small(cell_capsules=capsules, cell_dims=dims)
+        small(num_cell_capsules=capsules, cell_dims=dims)
 
 
 def test_decode_without_decoder():

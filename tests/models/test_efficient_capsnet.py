@@ -1,3 +1,4 @@
+import functools
 import inspect
 import json
 import math
@@ -6,12 +7,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models.efficient_capsnet import EfficientCapsNet
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
@@ -60,28 +61,29 @@ def trainable(network):
 
 # The paper's networks.
 
-INSTANCE = {
-    "normalization": "instance",
-    "activation": "leaky_relu",
-    "decoder_units": None,
-    "decoder_filters": (64, 128, 128),
-}
-
 
 @pytest.mark.parametrize(
-    "image_shape, num_classes, options, parameters, in_decoder",
+    "make, image_shape, num_classes, parameters, in_decoder",
     [
-        ((28, 28, 1), 10, {}, 161_824, 1_411_344),
-        ((36, 36, 1), 10, {}, 154_656, 1_936_144),
-        ((48, 48, 2), 5, {"decoder_units": None}, 151_664, None),
-        ((48, 48, 2), 5, INSTANCE, 151_664, 229_570),
+        (EfficientCapsNet, (28, 28, 1), 10, 161_824, 1_411_344),
+        (EfficientCapsNet.multi_mnist, (36, 36, 1), 10, 154_656, 1_936_144),
+        (
+            functools.partial(
+                EfficientCapsNet, (48, 48, 2), 5, decoder_units=None
+            ),
+            (48, 48, 2),
+            5,
+            151_664,
+            None,
+        ),
+        (EfficientCapsNet.small_norb, (48, 48, 2), 5, 151_664, 229_570),
     ],
     ids=["mnist", "multi-mnist", "small-norb", "small-norb-instance"],
 )
 def test_the_papers_networks(
-    image_shape, num_classes, options, parameters, in_decoder
+    make, image_shape, num_classes, parameters, in_decoder
 ):
-    model = EfficientCapsNet(image_shape, num_classes, **options)
+    model = make()
     assert trainable(model.encoder) == parameters
     assert tuple(model.encoder.output_shape) == (None, num_classes, 16)
     primary = model.encoder.get_layer("primary_capsules").output.shape
@@ -121,25 +123,13 @@ def test_default_sizes(size, kernel, strides, padding):
         decoder_units=None,
     )
     assert model.kernel_sizes == (kernel, 3, 3, 3)
-    assert model.strides == strides
+    assert model.conv_strides == strides
     assert model.padding == padding
     primary = model.encoder.get_layer("primary_capsules")
     assert tuple(primary.output.shape) == (None, 1, 1, 1, 1)
-    # The whole map, but for the paper's exception.
-    cut = int(size == (36, 36))
-    height, width = primary.input.shape[1:3]
-    assert primary.kernel.shape[:2] == (height - cut, width - cut)
-    assert model.primary_strides == 1 + cut
-
-
-def test_no_exception_among_other_windows():
-    options = {"image_shape": (36, 36, 1), "decoder_units": None}
-    for kwargs in ({"kernel_sizes": (5, 3)}, {"strides": (3, 4)}):
-        model = small(**options, **kwargs)
-        assert model.primary_kernel_size is None
-        assert model.primary_strides == 1
-    model = small(**options, primary_kernel_size=4)
-    assert (model.primary_kernel_size, model.primary_strides) == (4, 1)
+    # The whole map, whatever the images.
+    assert primary.kernel.shape[:2] == primary.input.shape[1:3]
+    assert model.primary_strides == 1
 
 
 # Options.
@@ -161,7 +151,7 @@ def normalizations(model):
 
 
 def activation(model):
-    return model.encoder.layers[0].activation.__name__
+    return model.layers[1].activation.__name__
 
 
 def primary(model):
@@ -193,7 +183,7 @@ TWO = [(4, 5, 1), (6, 3, 2)]
             [(5, 5, 1), (7, 3, 1), (6, 3, 2)],
         ),
         ({"kernel_sizes": [2, 4]}, convolutions, TWO, [(4, 2, 1), (6, 4, 2)]),
-        ({"strides": (3, 1)}, convolutions, TWO, [(4, 5, 3), (6, 3, 1)]),
+        ({"conv_strides": (3, 1)}, convolutions, TWO, [(4, 5, 3), (6, 3, 1)]),
         (
             {"padding": "valid", "primary_kernel_size": 1},
             primary,
@@ -281,7 +271,7 @@ def test_instances_are_normalized_by_themselves():
     np.testing.assert_allclose(alone, together[:1], atol=1e-5)
     # And contrast does not matter then.
     model = small(normalization="instance", activation=None)
-    model.encoder.layers[0].bias.assign(np.zeros(4))
+    model.layers[1].bias.assign(np.zeros(4))
     np.testing.assert_allclose(
         numpy(model(100 * IMAGES)), numpy(model(1000 * IMAGES)), atol=1e-3
     )
@@ -376,8 +366,8 @@ def test_mixed_bfloat16(options):
         ("filters", (4, 0), "positive integers"),
         ("kernel_sizes", (3,), "2 positive integers"),
         ("kernel_sizes", (3, 3, 3), "2 positive integers"),
-        ("strides", (1,), "2 positive integers"),
-        ("strides", (0, 1), "2 positive integers"),
+        ("conv_strides", (1,), "2 positive integers"),
+        ("conv_strides", (0, 1), "2 positive integers"),
         ("padding", "causal", "one of 'valid', 'same'"),
         ("normalization", "layer", "one of 'batch', 'instance'"),
         ("num_primary_capsules", 0, "a positive integer"),
@@ -436,7 +426,7 @@ def test_rejects_strides_of_the_whole_map():
 def test_rejects_to_normalize_a_single_pixel():
     message = r"map of one pixel.*Received: normalization=.*strides=\(4, 2\)"
     with pytest.raises(ValueError, match=message):
-        small(normalization="instance", strides=(4, 2))
+        small(normalization="instance", conv_strides=(4, 2))
 
 
 def test_decode_without_decoder():

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 import pytest
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import MarginLoss
 from keras_capsules.models import InvertedAttentionCapsNet
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
 
@@ -15,7 +15,8 @@ SMALL = {
     "image_shape": (7, 8, 2),
     "num_classes": 3,
     "filters": (5,),
-    "num_capsules": 2,
+    "num_primary_capsules": 2,
+    "num_conv_capsules": (2, 2),
     "capsule_dim": 4,
 }
 
@@ -50,7 +51,7 @@ def test_iterations_are_those_of_the_stack():
 
 
 @pytest.mark.slow
-def test_draws_with_a_decoder():
+def test_decodes_with_a_decoder():
     model = InvertedAttentionCapsNet(**SMALL, decoder_units=(5,))
     model.compile("adam", MarginLoss())
     model.fit(images(), np.array([0, 1, 2, 1]), verbose=0)
@@ -58,18 +59,18 @@ def test_draws_with_a_decoder():
 
 
 def test_default_strides_follow_the_images():
-    assert InvertedAttentionCapsNet(**SMALL).filter_strides == (1,)
+    assert InvertedAttentionCapsNet(**SMALL).conv_strides == (1,)
     large = {**SMALL, "image_shape": (20, 23, 1), "filters": (3, 3)}
-    assert InvertedAttentionCapsNet(**large).filter_strides == (1, 2)
+    assert InvertedAttentionCapsNet(**large).conv_strides == (1, 2)
 
 
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"conv_strides": (2, 2, 2)}, "too small for these layers"),
-        ({"filter_strides": (1, 2)}, "argument `filter_strides`"),
+        ({"capsule_strides": (3, 3)}, "too small for these layers"),
+        ({"conv_strides": (1, 2)}, "argument `conv_strides`"),
         ({"filters": ()}, "at least one convolution"),
-        ({"concurrent": 1}, "argument `concurrent`"),
+        ({"capsule_strides": (2,)}, "argument `capsule_strides`"),
         ({"decoder_units": 5}, "argument `decoder_units`"),
         ({"num_iterations": 0}, "argument `num_iterations`"),
     ],

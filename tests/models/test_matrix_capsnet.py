@@ -7,16 +7,17 @@ import math
 import keras
 import numpy as np
 import pytest
-from testing import check_saving
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import SpreadLoss
+from keras_capsules import routing as routings
 from keras_capsules.models.matrix_capsnet import MatrixCapsNet
 from keras_capsules.models.matrix_capsnet import PoseNormalization
 from keras_capsules.routing import EMRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
@@ -45,8 +46,8 @@ def small(**options):
             "num_classes": 3,
             "filters": 4,
             "num_primary_capsules": 2,
-            "conv_capsules": (3,),
-            "conv_strides": (2,),
+            "num_conv_capsules": (3,),
+            "capsule_strides": (2,),
             "capsule_dim": (2, 3),
             "reconstruction_weight": 0.03,
             **options,
@@ -65,9 +66,10 @@ def trainable(network):
 
 @pytest.mark.parametrize("normalization", [None, "batch"])
 def test_the_papers_network(normalization):
-    model = MatrixCapsNet(
-        (32, 32, 1), 5, routing=EMRouting(), normalization=normalization
+    model = MatrixCapsNet.paper(
+        image_shape=(32, 32, 1), num_classes=5, normalization=normalization
     )
+    assert repr(model.routing) == repr(EMRouting())
     assert trainable(model) == 67_154
     assert (len(model.non_trainable_weights) == 0) == (normalization is None)
     shapes = [tuple(x.shape[1:]) for x in model.encoder.outputs]
@@ -90,7 +92,7 @@ def test_the_papers_network(normalization):
 )
 def test_default_sizes(size, strides, padding):
     model = small(image_shape=(*size, 1))
-    assert (model.strides, model.padding) == (strides, padding)
+    assert (model.conv_strides, model.padding) == (strides, padding)
 
 
 # Options.
@@ -151,7 +153,7 @@ CONVOLUTION = (4, (5, 5), (1, 1), "same")
     [
         ({"filters": 5}, convolution, CONVOLUTION, (5, *CONVOLUTION[1:])),
         (
-            {"kernel_size": (3, 2), "strides": 2, "padding": "valid"},
+            {"kernel_size": (3, 2), "conv_strides": 2, "padding": "valid"},
             convolution,
             CONVOLUTION,
             (4, (3, 2), (2, 2), "valid"),
@@ -163,7 +165,7 @@ CONVOLUTION = (4, (5, 5), (1, 1), "same")
             (None, 8, 8, 3, 2, 3),
         ),
         (
-            {"conv_capsules": [2, 5], "conv_strides": [1, 2]},
+            {"num_conv_capsules": [2, 5], "capsule_strides": [1, 2]},
             capsules,
             [(3, 2)],
             [(2, 1), (5, 2)],
@@ -199,15 +201,14 @@ def test_the_configuration_names_every_argument():
     assert arguments | {"name", "trainable", "dtype"} == set(config)
 
 
-def test_names_of_routings_have_options_that_suit_the_network():
-    em = small(routing="em").routing
+def test_the_default_routing_has_options_that_suit_the_network():
+    em = small(routing=None).routing
     assert (em.num_iterations, em.inverse_temperature) == (2, 1.0)
-    assert (em.min_variance, em.cost_scale) == (4.0, "ibm")
+    assert (em.min_variance, em.cost_scale) == (4.0, "normalized")
     assert em.beta_u_initializer.get_config()["value"] == -0.75
-    bayes = small(routing="variational_bayes").routing
-    expected = VariationalBayesRouting(prior_scatter=100.0).get_config()
-    assert bayes.get_config() == expected
-    assert isinstance(small(routing="self_routing").routing, SelfRouting)
+    # Names mean what they mean everywhere.
+    for name in ("em", "variational_bayes", "self_routing"):
+        assert repr(small(routing=name).routing) == repr(routings.get(name))
     # An instance is taken as it is, also from the configuration.
     given = EMRouting(3)
     model = small(routing=given)
@@ -241,14 +242,18 @@ def test_poses_are_normalized_by_type():
     np.testing.assert_allclose(numpy(first), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["em", "variational_bayes"])
-def test_capsules_begin_undecided(name):
+@pytest.mark.parametrize(
+    "routing",
+    [None, VariationalBayesRouting(covariance_prior=100.0)],
+    ids=["em", "variational_bayes"],
+)
+def test_capsules_begin_undecided(routing):
     """Or else activations and shares have no gradients."""
     model = MatrixCapsNet(
-        (8, 8, 1), 10, filters=16, conv_capsules=(8, 8), routing=name
+        (8, 8, 1), 10, filters=16, num_conv_capsules=(8, 8), routing=routing
     )
     capsules = IMAGES
-    for layer in model.encoder.layers:
+    for layer in model.layers[1:-2]:
         if not hasattr(layer, "routing"):
             capsules = layer(capsules, training=True)
             continue
@@ -308,15 +313,15 @@ def test_mixed_bfloat16():
     [
         ("filters", 0, "a positive integer"),
         ("kernel_size", (3,), "a pair"),
-        ("strides", 0, "a pair"),
+        ("conv_strides", 0, "a pair"),
         ("padding", "causal", "one of 'valid', 'same'"),
         ("num_primary_capsules", 2.0, "a positive integer"),
-        ("conv_capsules", 3, "positive integers"),
-        ("conv_strides", (1, 2), "1 positive integers"),
+        ("num_conv_capsules", 3, "positive integers"),
+        ("capsule_strides", (1, 2), "1 positive integers"),
         ("capsule_dim", 4, "2 positive integers"),
         ("routing", "emm", "'em'"),
         ("normalization", "layer", "one of 'batch'"),
-        ("coordinate_addition", 1, "True or False"),
+        ("coordinate_addition", 2, "True or False"),
         ("decoder_units", (6, 0), "positive integers"),
     ],
 )
@@ -333,14 +338,16 @@ def test_rejects_routings_without_activations():
 
 def test_rejects_images_smaller_than_the_windows():
     with pytest.raises(ValueError, match="images are too small for") as raised:
-        small(conv_strides=(4, 1), conv_capsules=(2, 2))
-    assert "conv_strides=(4, 1)" in str(raised.value)
+        small(capsule_strides=(4, 1), num_conv_capsules=(2, 2))
+    assert "capsule_strides=(4, 1)" in str(raised.value)
 
 
 @pytest.mark.parametrize("padding", ["same", "valid"])
 def test_says_what_helps_images_too_small(padding):
     """Only convolutional capsules may be too large for padded images."""
-    with pytest.raises(ValueError, match="smaller conv_strides or") as raised:
+    with pytest.raises(
+        ValueError, match="smaller capsule_strides or"
+    ) as raised:
         MatrixCapsNet((5, 5, 1), 3, padding=padding)
     message = str(raised.value)
     assert f"padding={padding!r}" in message
@@ -348,5 +355,5 @@ def test_says_what_helps_images_too_small(padding):
 
 
 def test_class_capsules_may_be_all():
-    model = small(conv_capsules=(), conv_strides=())
+    model = small(num_conv_capsules=(), capsule_strides=())
     assert model(IMAGES).shape == (7, 3)

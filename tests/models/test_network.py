@@ -1,4 +1,4 @@
-"""The base of all networks: what CapsNet does not show of it."""
+"""Networks with capsules that are no vectors, or not of this package."""
 
 import json
 
@@ -6,16 +6,18 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from testing import numpy
-from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
-from keras_capsules.models._network import CapsuleNetwork
-from keras_capsules.models.capsnet import CapsNet
+from keras_capsules.models import CapsNet
+from keras_capsules.models import CapsuleNetwork
+from keras_capsules.models.decoders import dense_decoder
+from keras_capsules.models.parts import class_capsules
 from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
+from tests.helpers.testing import numpy
+from tests.helpers.testing import on_one_backend
 
 BACKEND = keras.backend.backend()
 # Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
@@ -58,37 +60,23 @@ class ActiveMeans(Routing):
 
 @keras.saving.register_keras_serializable(package="test_network")
 class MatrixNetwork(CapsuleNetwork):
-    """The least that a network must have, with matrices for poses."""
+    """A network of one's own with options, and with matrices for poses."""
 
     def __init__(
-        self,
-        image_shape=(8, 8, 1),
-        num_classes=3,
-        reconstruction_weight=0.03,
-        decoder_units=(6,),
-        **kwargs,
+        self, reconstruction_weight=0.03, decoder_units=(6,), **kwargs
     ):
-        super().__init__(
-            image_shape, num_classes, reconstruction_weight, **kwargs
-        )
         self.decoder_units = decoder_units
-        self._assemble()
-
-    def _make_encoder(self):
-        layers = [
-            PrimaryCapsules(2, 4, 5, strides=3, dtype=self.dtype_policy),
-            keras.layers.Reshape((8, 2, 2), dtype=self.dtype_policy),
-            *self._class_capsules((2, 5), ActiveMeans()),
-        ]
-        return self._stack(self.image_shape, layers, "encoder")
-
-    def _make_decoder(self):
-        if self.decoder_units is None:
-            return None
-        return self._dense_decoder(self.decoder_units)
-
-    def get_config(self):
-        return {**super().get_config(), "decoder_units": self.decoder_units}
+        dtype = keras.dtype_policies.get(kwargs.get("dtype"))
+        images = keras.Input((8, 8, 1), name="images")
+        x = PrimaryCapsules(2, 4, 5, strides=3, dtype=dtype)(images)
+        x = keras.layers.Reshape((8, 2, 2), dtype=dtype)(x)
+        capsules = CapsuleLayer(
+            3, (2, 5), ActiveMeans(), name="class_capsules", dtype="float32"
+        )(x)
+        decoder = dense_decoder(capsules, (8, 8, 1), decoder_units, dtype)
+        super().__init__(
+            images, capsules, decoder, reconstruction_weight, **kwargs
+        )
 
 
 def vectors(routing, **options):
@@ -158,7 +146,7 @@ def test_scores_are_activations(pose, make):
 def test_scores_of_poses_alone():
     """A dense layer with one output, which all classes share."""
     model = vectors(MeanPoses())
-    dense = model.encoder.get_layer("class_scores").dense
+    dense = model.get_layer("class_scores").dense
     kernel, bias = map(numpy, dense.weights)
     assert kernel.shape == (5, 1) and bias.shape == (1,)
     poses, _ = model.encode(IMAGES)
@@ -306,42 +294,21 @@ def test_nothing_of_no_images():
 
 def test_without_decoder():
     model = MatrixNetwork(decoder_units=None)
-    with pytest.raises(ValueError, match="Received: decoder_units=None"):
+    with pytest.raises(
+        ValueError, match="without a decoder. Received: decoder_units=None"
+    ):
         model.decode(model.encode(IMAGES))
-
-    class Plain(MatrixNetwork):
-        _make_decoder = CapsuleNetwork._make_decoder
-
-        def get_config(self):
-            return CapsuleNetwork.get_config(self)
-
-    with pytest.raises(ValueError, match="without a decoder. Received: Plain"):
-        Plain().reconstruct(IMAGES)
-
-
-def test_the_base_is_abstract():
-    class Nothing(CapsuleNetwork):
-        def __init__(self):
-            super().__init__((8, 8, 1), 3, 0.0)
-            self._assemble()
-
-    with pytest.raises(NotImplementedError, match="Nothing does not implement"):
-        Nothing()
 
 
 def test_capsule_layers_may_have_other_routings_below():
     """Only what ends the encoder says what the scores are."""
 
-    @keras.saving.register_keras_serializable(package="test_network")
-    class Two(MatrixNetwork):
-        def _make_encoder(self):
-            layers = [
-                PrimaryCapsules(2, 4, 5, strides=3),
-                CapsuleLayer(4, 3, routing=ActiveMeans()),
-                *self._class_capsules(5, MeanPoses()),
-            ]
-            return self._stack(self.image_shape, layers, "encoder")
-
-    poses, activations = Two().encode(ops.convert_to_tensor(IMAGES))
+    images = keras.Input((8, 8, 1))
+    x = PrimaryCapsules(2, 4, 5, strides=3)(images)
+    x = CapsuleLayer(4, 3, routing=ActiveMeans())(x)
+    dtype = keras.dtype_policies.get("float32")
+    capsules = class_capsules(x, 3, 5, MeanPoses(), dtype)
+    model = CapsuleNetwork(images, capsules)
+    poses, activations = model.encode(ops.convert_to_tensor(IMAGES))
     assert tuple(poses.shape) == (7, 3, 5)
     assert tuple(activations.shape) == (7, 3)

@@ -31,7 +31,7 @@ ROUTINGS = {
     "inverted_attention": lambda: InvertedAttentionRouting(3),
     "scaled_attention": lambda: InvertedAttentionRouting(scale_agreement=True),
     "em": lambda: EMRouting(inverse_temperature=1.0, min_variance=0.1),
-    "em_scaled": lambda: EMRouting(cost_scale="ibm"),
+    "em_scaled": lambda: EMRouting(cost_scale="normalized"),
     "variational_bayes": lambda: VariationalBayesRouting(),
     "full_covariance": lambda: VariationalBayesRouting(
         covariance="full", batch_normalization=False
@@ -127,7 +127,10 @@ def gradients(layer, loss, inputs):
 
 @pytest.mark.parametrize("routing_name", ROUTINGS)
 @pytest.mark.parametrize("layer_name", LAYERS)
-@pytest.mark.parametrize("blocks", ["as usual", "of one example"])
+@pytest.mark.parametrize(
+    "blocks",
+    ["as usual", pytest.param("of one example", marks=pytest.mark.slow)],
+)
 def test_equals_version_0_1(layer_name, routing_name, blocks, monkeypatch):
     if blocks == "of one example":
         monkeypatch.setattr(run, "block_size", lambda *_: 1)

@@ -1,14 +1,12 @@
-"""Names, configurations, and routings of one's own."""
+"""Names, configurations, and routings that users write."""
 
 import math
+import types
 
 import keras
 import numpy as np
 import pytest
-from gradients import assert_close
 from keras import ops
-from testing import QUICK
-from testing import on_one_backend
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import routing
@@ -21,19 +19,15 @@ from keras_capsules.routing import RoutingSpec
 from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
+from keras_capsules.routing import mixtures
+from tests.helpers.gradients import assert_close
+from tests.helpers.routings import all_routings
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import on_one_backend
 
 # Distinct primes, so that no axis can be taken for another.
 BATCH, INPUTS, ROWS, DIM, OUTPUTS, OUT_DIM = 13, 5, 2, 3, 7, 11
-ROUTINGS = {
-    "dynamic": DynamicRouting(4),
-    "leaky": DynamicRouting(2, leaky=True),
-    "stopped": DynamicRouting(stop_gradient=True),
-    "self_attention": SelfAttentionRouting(),
-    "inverted_attention": InvertedAttentionRouting(3),
-    "em": EMRouting(4, inverse_temperature=1.0, min_variance=1.0),
-    "variational_bayes": VariationalBayesRouting(2, batch_normalization=False),
-    "self_routing": SelfRouting(),
-}
+ROUTINGS = all_routings()
 
 of_all_routings = pytest.mark.parametrize("name", ROUTINGS)
 
@@ -58,7 +52,7 @@ class GatedMean(Routing):
 
 @keras.saving.register_keras_serializable(package="tests")
 class Mean(Routing):
-    """The least routing of one's own."""
+    """The smallest routing that a user can write."""
 
     averages = True
 
@@ -66,11 +60,29 @@ class Mean(Routing):
         return Routed(ops.mean(votes, axis=2))
 
 
-def test_get_by_name_instance_and_configuration():
-    assert isinstance(routing.get("dynamic"), DynamicRouting)
+@pytest.mark.parametrize("name", routing.ROUTINGS)
+def test_get_by_name_and_class(name):
+    cls = routing.ROUTINGS[name]
+    for identifier in (name, cls.__name__, cls):
+        found = routing.get(identifier)
+        assert type(found) is cls
+        assert found.get_config() == cls().get_config()
+
+
+def test_get_of_a_class_of_ones_own():
+    assert isinstance(routing.get(Mean), Mean)
+    layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing=Mean)
+    assert isinstance(layer.routing, Mean)
+
+
+def test_get_of_an_instance_or_a_configuration():
     instance = DynamicRouting(num_iterations=2, leaky=True)
     assert routing.get(instance) is instance
     again = routing.get(routing.serialize(instance))
+    assert isinstance(again, DynamicRouting)
+    # A mapping that is no dictionary, as a configuration file may give.
+    config = types.MappingProxyType(routing.serialize(instance))
+    again = routing.get(config)
     assert isinstance(again, DynamicRouting)
     assert again.get_config() == instance.get_config()
     assert again.get_config() == {
@@ -80,9 +92,19 @@ def test_get_by_name_instance_and_configuration():
     }
 
 
-@pytest.mark.parametrize("identifier", ["dynamit", None, 3, DynamicRouting])
+@pytest.mark.parametrize(
+    "identifier",
+    ["dynamit", "Routing", "", None, 3, Routing, Routed, CapsuleLayer],
+    ids=str,
+)
 def test_get_of_something_else_raises(identifier):
-    with pytest.raises(ValueError, match="one of 'dynamic'.*Received: routing"):
+    names = ", ".join(map(repr, sorted(routing.ROUTINGS)))
+    message = (
+        r"Invalid value for argument `routing`\. Expected an instance or a "
+        r"subclass of keras_capsules\.routing\.Routing, its configuration, "
+        rf"or one of {names}\. Received: routing="
+    )
+    with pytest.raises(ValueError, match=message):
         routing.get(identifier)
 
 
@@ -105,7 +127,7 @@ def test_repr_is_the_call_that_made_it():
     assert repr(Mean()) == "Mean()"
 
 
-# Routings of one's own.
+# Routings that users write.
 
 
 def test_a_routing_needs_one_method():
@@ -158,7 +180,44 @@ def test_a_routing_without_coupling_has_none_to_return():
         layer(np.ones((2, 5, 3), "float32"), return_coupling=True)
 
 
-# What routings take, and what they go through.
+class SoftClusters(Routing):
+    """One step of soft k-means, made of the public helpers for mixtures."""
+
+    activation_from = "routing"
+    averages = True
+
+    def route(self, votes, activations=None, windows=None):
+        log_a = mixtures.log_activations(activations, votes)
+        log_r = mixtures.first_log_shares(votes, windows)
+        _, _, means = mixtures.masses_and_means(votes, log_r + log_a)
+        distances = ops.sum(ops.square(votes - means[:, :, None]), axis=3)
+        log_r = mixtures.log_shares(-distances, windows)
+        masses, _, means = mixtures.masses_and_means(votes, log_r + log_a)
+        return Routed(means, masses, ops.exp(log_r))
+
+
+def test_a_mixture_of_ones_own():
+    poses, kernel, activations = make_arrays()
+    routed = SoftClusters()(poses, kernel, activations)
+    votes = np.einsum("bipd,idje->bjipe", poses, kernel)
+    votes = votes.reshape(BATCH, OUTPUTS, INPUTS, ROWS * OUT_DIM)
+    means = np.stack(
+        [
+            np.average(votes[b], axis=1, weights=activations[b])
+            for b in range(BATCH)
+        ]
+    )
+    shares = np.exp(-np.square(votes - means[:, :, None]).sum(axis=3))
+    shares /= shares.sum(axis=1, keepdims=True)
+    masses = shares * activations[:, None]
+    means = (masses[..., None] * votes).sum(axis=2)
+    means /= masses.sum(axis=2)[..., None]
+    exact = means, masses.sum(axis=2), shares
+    for value, expected in zip(routed, exact, strict=True):
+        assert_close(ops.convert_to_numpy(value), expected, 1e-4)
+
+
+# Arguments of routings, and their iterations.
 
 
 @pytest.mark.parametrize(
@@ -187,7 +246,7 @@ def test_a_routing_takes_what_its_signature_names(one, taken):
         "outputs",
     ]
     assert {name for name in names if one.takes(name)} == taken
-    assert not one.takes("self") and not one.takes("parents")
+    assert not one.takes("self") and not one.takes("inputs")
 
 
 def make_arrays(batch=BATCH):
@@ -202,7 +261,7 @@ def make_arrays(batch=BATCH):
 
 
 def make_weights(one):
-    """What `build` makes, with values that are neither zeros nor ones."""
+    """The weights of `build`, with values that are neither zeros nor ones."""
     spec = RoutingSpec(INPUTS, OUTPUTS, (ROWS, OUT_DIM), (ROWS, DIM))
     weights = one.build(keras.layers.Layer(), spec)
     random = np.random.default_rng(1)
@@ -284,7 +343,7 @@ def test_an_iteration_is_the_result_of_as_many(leaky):
 
 def test_iterations_of_a_routing_without_any():
     votes = np.random.default_rng(0).normal(size=(2, 3, 5, 7))
-    # What it does not take is left out.
+    # Arguments that it does not take are left out.
     (step,) = Mean().iterate(votes=votes, bias=None, windows=None)
     assert_close(ops.convert_to_numpy(step.poses), votes.mean(axis=2), 1e-6)
     assert step.activations is None and step.coupling is None

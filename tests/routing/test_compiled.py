@@ -5,17 +5,12 @@ import functools
 import keras
 import numpy as np
 import pytest
-from blocks import set_block_size
-from gradients import assert_close
 from keras import ops
 
-from keras_capsules.routing import DynamicRouting
-from keras_capsules.routing import EMRouting
-from keras_capsules.routing import InvertedAttentionRouting
 from keras_capsules.routing import RoutingSpec
-from keras_capsules.routing import SelfAttentionRouting
-from keras_capsules.routing import SelfRouting
-from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.blocks import set_block_size
+from tests.helpers.gradients import assert_close
+from tests.helpers.routings import all_routings
 
 BACKEND = keras.backend.backend()
 pytestmark = [
@@ -27,25 +22,14 @@ pytestmark = [
 
 # Distinct primes, so that no axis can be taken for another.
 BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 5, 13, 3, 7, 11
-ROUTINGS = {
-    "dynamic": DynamicRouting(),
-    "leaky": DynamicRouting(2, leaky=True),
-    "stopped": DynamicRouting(stop_gradient=True),
-    "self_attention": SelfAttentionRouting(False),
-    # Temperature and variances with which shares are neither all alike nor
-    # all or nothing, and activations matter.
-    "em": EMRouting(2, inverse_temperature=1.0, min_variance=1.0),
-    "variational_bayes": VariationalBayesRouting(2, batch_normalization=False),
-    "self_routing": SelfRouting(),
-    "inverted_attention": InvertedAttentionRouting(),
-}
+ROUTINGS = all_routings()
 # Of the largest entry. A bfloat16 has 8 bits. All is computed in float32, so
 # that only gradients are rounded to it.
 TOLERANCES = {"float32": 1e-5, "bfloat16": 4e-3}
-# What is slow to compile is compiled in fewer ways. Mixtures compute in float32
+# Slow routings are compiled in fewer ways. Mixtures compute in float32
 # whatever they are given.
-MIXTURES = ["em", "variational_bayes"]
-FEW = ["dynamic", "leaky", "stopped", "self_attention"]
+MIXTURES = [name for name in ROUTINGS if ROUTINGS[name].takes("windows")]
+FEW = [n for n, one in ROUTINGS.items() if one.activation_from == "length"]
 CASES = [
     (name, mode, dtype)
     for name in ROUTINGS
@@ -88,7 +72,7 @@ def make_arrays():
 
 
 def make_weights(routing, inputs, dim, outputs, out_dim):
-    """What `build` makes, with values that are neither zeros nor ones."""
+    """The weights of `build`, with values that are neither zeros nor ones."""
     spec = RoutingSpec(inputs, outputs, (1, out_dim), (1, dim))
     weights = routing.build(keras.layers.Layer(), spec)
     random = np.random.default_rng(1)
@@ -99,7 +83,7 @@ def make_weights(routing, inputs, dim, outputs, out_dim):
 
 
 def value_and_gradients(routing, form, mode, dtype):
-    """What a routing compiled so returns, and gradients of a loss of it."""
+    """The results of a routing compiled in this mode, and their gradients."""
     weights = make_weights(routing, INPUTS, DIM, OUTPUTS, OUT_DIM)
 
     def route(u, w, a):

@@ -1,4 +1,4 @@
-"""Shares, sums and agreements of votes, against those of Keras and NumPy."""
+"""Shares, sums and agreements of votes, compared with Keras and NumPy."""
 
 import gc
 import weakref
@@ -6,10 +6,6 @@ import weakref
 import keras
 import numpy as np
 import pytest
-from gradients import assert_close
-from gradients import evaluate
-from gradients import gradient
-from gradients import second_gradient
 from keras import ops
 
 from keras_capsules.routing.votes import agreement
@@ -17,6 +13,10 @@ from keras_capsules.routing.votes import full_coupling
 from keras_capsules.routing.votes import softmax_over_outputs
 from keras_capsules.routing.votes import total
 from keras_capsules.routing.votes import weighted_sum
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import second_gradient
 
 SHAPE = 2, 3, 5  # [b, j, i]
 LOGITS = np.random.default_rng(0).normal(0, 2, SHAPE).astype("float32")

@@ -2,19 +2,19 @@
 
 import numpy as np
 import pytest
-from blocks import in_blocks
-from blocks import set_block_size
-from gradients import KEEPS_FLOAT64
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
-from gradients import of_one
-from gradients import second_gradient
 from keras import ops
 
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.blocks import in_blocks
+from tests.helpers.blocks import set_block_size
+from tests.helpers.gradients import KEEPS_FLOAT64
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import of_one
+from tests.helpers.gradients import second_gradient
 
 # Distinct primes, so that no axis can be taken for another. Matrices have 2
 # rows.
@@ -296,7 +296,13 @@ def test_bad_number_of_iterations(value):
 
 
 @pytest.mark.parametrize("name", ["leaky", "stop_gradient"])
-@pytest.mark.parametrize("value", [1, "yes", None])
+@pytest.mark.parametrize("value", [2, "yes", None])
 def test_bad_switch(name, value):
     with pytest.raises(ValueError, match=f"True or False.*{name}="):
         DynamicRouting(**{name: value})
+
+
+@pytest.mark.parametrize("value", [True, 1, np.bool_(True), np.int64(1)])
+def test_switches_are_what_python_takes_for_true(value):
+    config = DynamicRouting(leaky=value, stop_gradient=not value).get_config()
+    assert config["leaky"] is True and config["stop_gradient"] is False

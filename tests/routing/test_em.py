@@ -3,33 +3,33 @@
 import keras
 import numpy as np
 import pytest
-from blocks import in_blocks
-from blocks import set_block_size
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
 from keras import ops
-from mixtures import BATCH
-from mixtures import DIM
-from mixtures import INPUTS
-from mixtures import OUT_DIM
-from mixtures import OUTPUTS
-from mixtures import TOLERANCE
-from mixtures import Convolution
-from mixtures import check_that_inactive_children_count_for_nothing
-from mixtures import evaluate_all
-from mixtures import host_model
-from mixtures import make_arrays
-from mixtures import share_out
-from mixtures import strangers
-from testing import QUICK
-from testing import invalid
-from testing import on_one_backend
 
 from keras_capsules.routing import EMRouting
 from keras_capsules.routing import RoutingSpec
+from tests.helpers.blocks import in_blocks
+from tests.helpers.blocks import set_block_size
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.mixtures import BATCH
+from tests.helpers.mixtures import DIM
+from tests.helpers.mixtures import INPUTS
+from tests.helpers.mixtures import OUT_DIM
+from tests.helpers.mixtures import OUTPUTS
+from tests.helpers.mixtures import TOLERANCE
+from tests.helpers.mixtures import Convolution
+from tests.helpers.mixtures import check_that_inactive_inputs_count_for_nothing
+from tests.helpers.mixtures import evaluate_all
+from tests.helpers.mixtures import host_model
+from tests.helpers.mixtures import make_arrays
+from tests.helpers.mixtures import one_window_each
+from tests.helpers.mixtures import shares_of_inputs
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import invalid
+from tests.helpers.testing import on_one_backend
 
 BETAS = np.random.default_rng(1).normal(size=(2, OUTPUTS))
 
@@ -52,17 +52,17 @@ def oracle(
     inverse_temperature=0.01,
     inverse_temperature_decay=0.95,
     min_variance=1e-4,
-    cost_scale=None,
+    cost_scale=1.0,
 ):
     """As the paper has it, but for the units of `beta_a`."""
     votes = np.einsum("bipd,idje->bjipe", poses, kernel)
     batch, outputs, inputs = votes.shape[:3]
     flat = votes.reshape(batch, outputs, inputs, -1)
     if identities is None:
-        identities = strangers(poses)
+        identities = one_window_each(poses)
     if activations is None:
         activations = np.ones((batch, inputs))
-    scale = {None: 1, "ibm": 100 * outputs / inputs}.get(cost_scale, cost_scale)
+    scale = {"normalized": 100 * outputs / inputs}.get(cost_scale, cost_scale)
 
     def temperature(iteration):
         return inverse_temperature * (
@@ -70,7 +70,7 @@ def oracle(
         )
 
     beta_a = beta_a / temperature(num_iterations - 1)
-    r = share_out(np.zeros((batch, outputs, inputs)), identities)
+    r = shares_of_inputs(np.zeros((batch, outputs, inputs)), identities)
     means = np.empty((batch, outputs, flat.shape[3]))
     variances, active = np.empty_like(means), np.empty((batch, outputs))
     for iteration in range(num_iterations):
@@ -89,7 +89,9 @@ def oracle(
             off = (flat - means[:, :, None]) ** 2 / variances[:, :, None]
             heights = np.log(2 * np.pi * variances)[:, :, None]
             density = -0.5 * (off + heights).sum(axis=3)
-            r = share_out(np.log(active)[..., None] + density, identities)
+            r = shares_of_inputs(
+                np.log(active)[..., None] + density, identities
+            )
     return means, active, r
 
 
@@ -124,13 +126,13 @@ def test_golden_values():
     "kwargs",
     [
         {},
-        {"num_iterations": 1, "cost_scale": "ibm"},
+        {"num_iterations": 1, "cost_scale": "normalized"},
         {"inverse_temperature": 0.5, "cost_scale": 0.3, "min_variance": 0.1},
         {
             "num_iterations": 2,
             "inverse_temperature": 0.3,
             "inverse_temperature_decay": 0,
-            "cost_scale": "ibm",
+            "cost_scale": "normalized",
         },
     ],
 )
@@ -140,7 +142,7 @@ def test_equals_the_oracle(rows, kwargs):
     check(EMRouting(**kwargs), arrays, oracle(*arrays, **kwargs))
 
 
-def test_children_without_activations_are_fully_active():
+def test_inputs_without_activations_are_fully_active():
     poses, kernel, _ = make_arrays()
     value = evaluate(
         lambda *x: route(EMRouting(), x[0], x[1], None, *x[2:]).poses,
@@ -152,7 +154,7 @@ def test_children_without_activations_are_fully_active():
     assert_close(value, exact[0], TOLERANCE)
 
 
-def test_one_parent_and_one_example():
+def test_one_output_and_one_example():
     arrays = [*make_arrays(1, 1, INPUTS, 1), *BETAS[:, :1]]
     exact = oracle(*arrays)
     assert (exact[2] == 1).all()
@@ -170,7 +172,7 @@ def test_one_parent_and_one_example():
     ],
 )
 @in_blocks
-def test_outputs_at_all_positions_compete_for_a_child(
+def test_outputs_at_all_positions_compete_for_an_input(
     grid, strides, padding, size, monkeypatch
 ):
     set_block_size(monkeypatch, size)
@@ -194,21 +196,21 @@ def test_outputs_at_all_positions_compete_for_a_child(
     values = evaluate_all(routed, *arrays)
     for value, expected in zip(values, exact, strict=True):
         assert_close(value, expected, TOLERANCE)
-    for child in np.unique(identities):
-        shares = np.moveaxis(values.coupling, 1, 2)[identities == child]
+    for capsule in np.unique(identities):
+        shares = np.moveaxis(values.coupling, 1, 2)[identities == capsule]
         total = shares.sum()
         assert total == pytest.approx(1, abs=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_inactive_children_count_for_nothing(dtype):
-    check_that_inactive_children_count_for_nothing(
+def test_inactive_inputs_count_for_nothing(dtype):
+    check_that_inactive_inputs_count_for_nothing(
         lambda *x: route(EMRouting(), *x, *BETAS.astype(dtype)), dtype
     )
 
 
 def test_padding_takes_no_part():
-    """A window of padding and one child: its vote is the pose."""
+    """A window of padding and one input capsule: its vote is the pose."""
     convolution = Convolution((2, 1), (2, 1), (2, 1), "same", types=1)
     padded = Convolution((1, 1), (2, 1), (2, 1), "same", types=1)
     poses, kernel, activations = convolution.make_arrays()
@@ -286,7 +288,7 @@ def test_extremes_stay_finite(votes, active, dtype):
     poses, kernel, activations = make_arrays()
     arrays = [votes * poses, kernel, active * activations, *BETAS]
     arrays = [each.astype(dtype) for each in arrays]
-    routing = EMRouting(cost_scale="ibm")
+    routing = EMRouting(cost_scale="normalized")
 
     for value in evaluate_all(lambda *x: route(routing, *x), *arrays):
         assert value.dtype == "float32"
@@ -336,7 +338,7 @@ def test_16_bits_are_squared_in_32(dtype):
         assert_close(ops.convert_to_numpy(value), expected, 1e-5)
 
 
-def test_inactive_children_leave_their_mean_and_no_evidence():
+def test_inactive_inputs_leave_their_mean_and_no_evidence():
     poses, kernel, activations = make_arrays()
     arrays = [poses, kernel, 0 * activations, BETAS[0], BETAS[1]]
     value = evaluate(lambda *x: route(EMRouting(1), *x).poses, *arrays)
@@ -348,7 +350,7 @@ def test_inactive_children_leave_their_mean_and_no_evidence():
 
 
 @on_one_backend
-@pytest.mark.parametrize("scale", [None, "ibm"])
+@pytest.mark.parametrize("scale", [1.0, "normalized"])
 def test_half_of_the_capsules_start_active(scale):
     poses, kernel, activations = make_arrays()
     routing = EMRouting(cost_scale=scale)
@@ -389,7 +391,7 @@ def test_configuration():
         "inverse_temperature": 1.0,
         "inverse_temperature_decay": 0.5,
         "min_variance": 0.01,
-        "cost_scale": "ibm",
+        "cost_scale": "normalized",
         "beta_u_initializer": keras.initializers.Constant(2.0),
         "beta_a_initializer": "ones",
     }
@@ -411,8 +413,8 @@ def test_configuration():
         ("inverse_temperature_decay", 1.0, "a finite number of at least 0"),
         ("inverse_temperature_decay", -0.1, "a finite number of at least 0"),
         ("min_variance", 0.0, "a finite number greater than 0"),
-        ("cost_scale", "IBM", "None, 'ibm' or a finite number"),
-        ("cost_scale", -1, "None, 'ibm' or a finite number"),
+        ("cost_scale", "ibm", "'normalized' or a finite number"),
+        ("cost_scale", -1, "'normalized' or a finite number"),
     ],
 )
 def test_bad_options(name, value, expected):

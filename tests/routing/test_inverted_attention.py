@@ -4,21 +4,21 @@ import json
 
 import numpy as np
 import pytest
-from blocks import in_blocks
-from blocks import set_block_size
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
 from keras import ops
-from testing import NOT_BOOLEANS
-from testing import NOT_POSITIVE_INTEGERS
-from testing import invalid
-from testing import values
 
 from keras_capsules import CapsuleLayer
 from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
+from tests.helpers.blocks import in_blocks
+from tests.helpers.blocks import set_block_size
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.testing import NOT_BOOLEANS
+from tests.helpers.testing import NOT_POSITIVE_INTEGERS
+from tests.helpers.testing import invalid
+from tests.helpers.testing import values
 
 # Distinct primes, so that no axis can be taken for another. Matrices have 2
 # rows.
@@ -155,7 +155,9 @@ def test_single_numbers_are_not_normalized():
 
 
 @needs_float64
-@pytest.mark.parametrize("number", [4, 5], ids=["anew", "from-outputs"])
+@pytest.mark.parametrize(
+    "number", [4, 5], ids=["from-the-start", "from-outputs"]
+)
 @in_blocks
 def test_gradients_equal_numeric_ones(size, number, monkeypatch):
     set_block_size(monkeypatch, size)
@@ -181,17 +183,17 @@ def test_extreme_votes_stay_finite(size):
         assert all(np.isfinite(each).all() for each in slopes)
 
 
-@pytest.mark.parametrize("use_gamma", [True, False])
-@pytest.mark.parametrize("use_beta", [True, False])
-def test_weights_of_the_layer(use_gamma, use_beta):
-    routing = InvertedAttentionRouting(use_gamma=use_gamma, use_beta=use_beta)
+@pytest.mark.parametrize("scale", [True, False])
+@pytest.mark.parametrize("center", [True, False])
+def test_weights_of_the_layer(scale, center):
+    routing = InvertedAttentionRouting(scale=scale, center=center)
     layer = CapsuleLayer(7, (2, 4), routing=routing)
     layer.build((None, 5, 2, 3))
     weights = {w.name: ops.convert_to_numpy(w) for w in layer.weights}
     assert weights.pop("kernel").shape == (5, 3, 7, 4)
-    if use_gamma:
+    if scale:
         np.testing.assert_array_equal(weights.pop("gamma"), np.ones((2, 4)))
-    if use_beta:
+    if center:
         np.testing.assert_array_equal(weights.pop("beta"), np.zeros((2, 4)))
     assert not weights
 
@@ -216,8 +218,8 @@ def test_config():
         "num_iterations": 3,
         "scale_agreement": True,
         "epsilon": 0.5,
-        "use_gamma": False,
-        "use_beta": False,
+        "scale": False,
+        "center": False,
     }
     config = InvertedAttentionRouting(**options).get_config()
     assert json.loads(json.dumps(config)) == options
@@ -238,7 +240,7 @@ def test_bad_epsilon(value):
         InvertedAttentionRouting(epsilon=value)
 
 
-@pytest.mark.parametrize("name", ["scale_agreement", "use_gamma", "use_beta"])
+@pytest.mark.parametrize("name", ["scale_agreement", "scale", "center"])
 @values(NOT_BOOLEANS)
 def test_bad_switch(name, value):
     with pytest.raises(ValueError, match=invalid(name, "True or False")):

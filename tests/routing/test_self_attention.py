@@ -3,19 +3,19 @@
 import keras
 import numpy as np
 import pytest
-from blocks import in_blocks
-from blocks import set_block_size
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
-from gradients import of_one
-from gradients import second_gradient
 from keras import ops
 
 from keras_capsules import CapsuleLayer
 from keras_capsules.routing import SelfAttentionRouting
+from tests.helpers.blocks import in_blocks
+from tests.helpers.blocks import set_block_size
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.gradients import of_one
+from tests.helpers.gradients import second_gradient
 
 # Distinct primes, so that no axis can be taken for another. Matrices have 2
 # rows.
@@ -45,7 +45,7 @@ def route(poses, kernel, bias=None, coupling_bias=None):
 
 
 def oracle(poses, kernel, bias=None, coupling_bias=None):
-    """As the paper has it, with its attention matrix, for each example."""
+    """The paper's form, with its attention matrix, for each example."""
     all_poses, all_coupling = [], []
     for example in poses:
         votes = np.einsum("ipd,idje->jipe", example, kernel)
@@ -194,7 +194,7 @@ def test_weights_of_the_layer(use_coupling_bias):
         assert not keras.ops.convert_to_numpy(layer.weights[1]).any()
 
 
-@pytest.mark.parametrize("value", [1, "yes", None])
+@pytest.mark.parametrize("value", [2, "yes", None])
 def test_bad_switch(value):
     with pytest.raises(ValueError, match="Received: use_coupling_bias="):
         SelfAttentionRouting(value)

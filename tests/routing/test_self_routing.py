@@ -5,20 +5,20 @@ import json
 import keras
 import numpy as np
 import pytest
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
 from keras import ops
-from testing import NOT_BOOLEANS
-from testing import invalid
-from testing import numpy
-from testing import values
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
 from keras_capsules.routing.self_routing import SelfRouting
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.testing import NOT_BOOLEANS
+from tests.helpers.testing import invalid
+from tests.helpers.testing import numpy
+from tests.helpers.testing import values
 
 # Distinct primes, so that no axis can be taken for another. Matrices have 2
 # rows.
@@ -102,7 +102,7 @@ def test_equals_the_oracle(rows):
         assert_close(ours, exact)
 
 
-def test_without_activations_every_child_counts_fully():
+def test_without_activations_every_input_counts_fully():
     poses, kernel, activations, *weights = make_arrays()
     exact = oracle(poses, kernel, np.ones_like(activations), *weights)
 
@@ -129,7 +129,7 @@ def test_gradients_equal_numeric_ones():
     check_slopes(loss, gradients, *arrays, rtol=1e-5, atol=1e-7)
 
 
-def test_inactive_children_do_not_count():
+def test_inactive_inputs_do_not_count():
     poses, kernel, activations, *weights = make_arrays()
     activations[:, 3] = 0
     poses[:, 3] *= 100
@@ -148,7 +148,7 @@ def test_inactive_children_do_not_count():
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-30, 1e-7], ids=str)
-def test_hardly_active_children_give_finite_values_and_gradients(size):
+def test_hardly_active_inputs_give_finite_values_and_gradients(size):
     poses, kernel, _, *weights = make_arrays(dtype="float32")
     activations = np.full((BATCH, INPUTS), size, "float32")
     arrays = poses, kernel, activations, *weights

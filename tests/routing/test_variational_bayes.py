@@ -4,34 +4,34 @@ import keras
 import numpy as np
 import pytest
 import scipy.special
-from blocks import in_blocks
-from blocks import set_block_size
-from gradients import assert_close
-from gradients import check_slopes
-from gradients import evaluate
-from gradients import gradient
-from gradients import needs_float64
 from keras import ops
-from mixtures import BATCH
-from mixtures import DIM
-from mixtures import INPUTS
-from mixtures import OUT_DIM
-from mixtures import OUTPUTS
-from mixtures import TOLERANCE
-from mixtures import Convolution
-from mixtures import check_that_inactive_children_count_for_nothing
-from mixtures import evaluate_all
-from mixtures import host_model
-from mixtures import make_arrays
-from mixtures import share_out
-from mixtures import strangers
-from testing import QUICK
-from testing import invalid
-from testing import on_one_backend
 
-from keras_capsules._digamma import digamma
 from keras_capsules.routing import RoutingSpec
 from keras_capsules.routing import VariationalBayesRouting
+from keras_capsules.utils.digamma import digamma
+from tests.helpers.blocks import in_blocks
+from tests.helpers.blocks import set_block_size
+from tests.helpers.gradients import assert_close
+from tests.helpers.gradients import check_slopes
+from tests.helpers.gradients import evaluate
+from tests.helpers.gradients import gradient
+from tests.helpers.gradients import needs_float64
+from tests.helpers.mixtures import BATCH
+from tests.helpers.mixtures import DIM
+from tests.helpers.mixtures import INPUTS
+from tests.helpers.mixtures import OUT_DIM
+from tests.helpers.mixtures import OUTPUTS
+from tests.helpers.mixtures import TOLERANCE
+from tests.helpers.mixtures import Convolution
+from tests.helpers.mixtures import check_that_inactive_inputs_count_for_nothing
+from tests.helpers.mixtures import evaluate_all
+from tests.helpers.mixtures import host_model
+from tests.helpers.mixtures import make_arrays
+from tests.helpers.mixtures import one_window_each
+from tests.helpers.mixtures import shares_of_inputs
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import invalid
+from tests.helpers.testing import on_one_backend
 
 BETA = np.random.default_rng(1).normal(size=OUTPUTS)
 covariances = pytest.mark.parametrize("covariance", ["diagonal", "full"])
@@ -59,9 +59,9 @@ def oracle(
     identities=None,
     num_iterations=3,
     covariance="diagonal",
-    concentration=1.0,
-    mean_strength=1.0,
-    prior_scatter=1.0,
+    weight_concentration_prior=1.0,
+    mean_precision_prior=1.0,
+    covariance_prior=1.0,
 ):
     """The paper's algorithm, with matrices for diagonals as well."""
     votes = np.einsum("bipd,idje->bjipe", poses, kernel)
@@ -69,30 +69,33 @@ def oracle(
     flat = votes.reshape(batch, outputs, inputs, -1)
     size = flat.shape[3]
     if identities is None:
-        identities = strangers(poses)
+        identities = one_window_each(poses)
     if activations is None:
         activations = np.ones((batch, inputs))
-    r = share_out(np.zeros((batch, outputs, inputs)), identities)
+    r = shares_of_inputs(np.zeros((batch, outputs, inputs)), identities)
     means = np.empty((batch, outputs, size))
     logits = np.empty((batch, outputs))
     scores = np.empty((batch, outputs, inputs))
     for iteration in range(num_iterations):
         masses = r * activations[:, None]
-        alpha = concentration + masses.sum(axis=2)  # [b, j]
+        alpha = weight_concentration_prior + masses.sum(axis=2)  # [b, j]
         log_pi = scipy.special.digamma(alpha) - scipy.special.digamma(
             alpha.sum(axis=1, keepdims=True)
         )
         for j in range(outputs):
             for b in range(batch):
                 mass, total = masses[b, j], masses[b, j].sum()
-                kappa, nu = mean_strength + total, size + 1 + total
+                kappa, nu = mean_precision_prior + total, size + 1 + total
                 mean = mass @ flat[b, j] / total
                 m = total * mean / kappa
                 off = flat[b, j] - mean
                 inverse = (
-                    prior_scatter * np.eye(size)
+                    covariance_prior * np.eye(size)
                     + (off * mass[:, None]).T @ off
-                    + mean_strength * total / kappa * np.outer(mean, mean)
+                    + mean_precision_prior
+                    * total
+                    / kappa
+                    * np.outer(mean, mean)
                 )
                 if covariance == "diagonal":
                     inverse = inverse * np.eye(size)
@@ -114,7 +117,7 @@ def oracle(
                 logits[b, j] = beta[j] - np.exp(log_pi[b, j]) * entropy
                 means[b, j] = m
         if iteration + 1 < num_iterations:
-            r = share_out(scores, identities)
+            r = shares_of_inputs(scores, identities)
     return means, 1 / (1 + np.exp(-logits)), r
 
 
@@ -167,7 +170,11 @@ def test_golden_values():
     [
         {},
         {"num_iterations": 1},
-        {"concentration": 0.5, "mean_strength": 2.0, "prior_scatter": 3.0},
+        {
+            "weight_concentration_prior": 0.5,
+            "mean_precision_prior": 2.0,
+            "covariance_prior": 3.0,
+        },
     ],
 )
 @pytest.mark.parametrize("rows", [1, 2], ids=["vectors", "matrices"])
@@ -178,7 +185,7 @@ def test_equals_the_oracle(covariance, rows, kwargs):
     check(plain(covariance, **kwargs), arrays, exact)
 
 
-def test_children_without_activations_are_fully_active():
+def test_inputs_without_activations_are_fully_active():
     poses, kernel, _ = make_arrays()
     value = evaluate(
         lambda *x: route(plain(), x[0], x[1], None, x[2]).poses,
@@ -189,7 +196,7 @@ def test_children_without_activations_are_fully_active():
     assert_close(value, oracle(poses, kernel, None, BETA)[0], TOLERANCE)
 
 
-def test_one_parent_and_one_example():
+def test_one_output_and_one_example():
     arrays = [*make_arrays(1, 1, INPUTS, 1), BETA[:1]]
     exact = oracle(*arrays)
     assert (exact[2] == 1).all()
@@ -206,7 +213,7 @@ def test_one_parent_and_one_example():
     ],
 )
 @in_blocks
-def test_outputs_at_all_positions_compete_for_a_child(
+def test_outputs_at_all_positions_compete_for_an_input(
     grid, strides, padding, covariance, size, monkeypatch
 ):
     set_block_size(monkeypatch, size)
@@ -230,8 +237,8 @@ def test_outputs_at_all_positions_compete_for_a_child(
     values = evaluate_all(routed, *arrays)
     for value, expected in zip(values, exact, strict=True):
         assert_close(value, expected, TOLERANCE)
-    for child in np.unique(identities):
-        shares = np.moveaxis(values.coupling, 1, 2)[identities == child]
+    for capsule in np.unique(identities):
+        shares = np.moveaxis(values.coupling, 1, 2)[identities == capsule]
         total = shares.sum()
         assert total == pytest.approx(1, abs=1e-5)
 
@@ -239,8 +246,8 @@ def test_outputs_at_all_positions_compete_for_a_child(
 @on_one_backend
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @covariances
-def test_inactive_children_count_for_nothing(covariance, dtype):
-    check_that_inactive_children_count_for_nothing(
+def test_inactive_inputs_count_for_nothing(covariance, dtype):
+    check_that_inactive_inputs_count_for_nothing(
         lambda *x: route(plain(covariance), *x, BETA.astype(dtype)), dtype
     )
 
@@ -381,7 +388,7 @@ def test_training(tmp_path):
     model.fit([poses, activations], targets, verbose=0)
     for old, weight in zip(before, model.weights, strict=True):
         assert np.abs(ops.convert_to_numpy(weight) - old).max() > 0
-    # What normalizations hold is saved with the layer.
+    # Statistics of normalizations are saved with the layer.
     model.save_weights(tmp_path / "a.weights.h5")
     other = host_model(routing)
     other.load_weights(tmp_path / "a.weights.h5")
@@ -408,9 +415,9 @@ def test_configuration():
         "num_iterations": 2,
         "covariance": "full",
         "batch_normalization": False,
-        "concentration": 0.5,
-        "mean_strength": 2.0,
-        "prior_scatter": 3.0,
+        "weight_concentration_prior": 0.5,
+        "mean_precision_prior": 2.0,
+        "covariance_prior": 3.0,
     }
     routing = VariationalBayesRouting(**kwargs)
     assert routing.get_config() == kwargs
@@ -425,10 +432,10 @@ def test_configuration():
     [
         ("num_iterations", 1.5, "a positive integer"),
         ("covariance", "spherical", "one of 'diagonal', 'full'"),
-        ("batch_normalization", 1, "True or False"),
-        ("concentration", 0, "a finite number greater than 0"),
-        ("mean_strength", -1.0, "a finite number greater than 0"),
-        ("prior_scatter", None, "a finite number greater than 0"),
+        ("batch_normalization", "yes", "True or False"),
+        ("weight_concentration_prior", 0, "a finite number greater than 0"),
+        ("mean_precision_prior", -1.0, "a finite number greater than 0"),
+        ("covariance_prior", None, "a finite number greater than 0"),
     ],
 )
 def test_bad_options(name, value, expected):

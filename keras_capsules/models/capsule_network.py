@@ -1,0 +1,391 @@
+"""Networks that end in class capsules, with an optional decoder."""
+
+import contextlib
+import contextvars
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+from typing import Self
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_capsules.layers.capsule_length import CapsuleLength
+from keras_capsules.layers.capsule_mask import CapsuleMask
+from keras_capsules.layers.propagate_nan import PropagateNaN
+from keras_capsules.models import batches
+from keras_capsules.models.base import Network
+from keras_capsules.models.base import get_policy
+from keras_capsules.models.parts import output_dtype
+from keras_capsules.types import Capsules
+from keras_capsules.types import Tensor
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
+
+# The network whose training or test step is being run or traced. Its forward
+# pass then returns the class capsules beside the scores, because the loss needs
+# both and would have to compute them again. No tensor is kept here.
+_stepping = contextvars.ContextVar("stepping", default=None)
+
+
+@contextlib.contextmanager
+def _step_of(model):
+    token = _stepping.set(model)
+    try:
+        yield
+    finally:
+        _stepping.reset(token)
+
+
+@keras.saving.register_keras_serializable(package="keras_capsules")
+class CapsuleNetwork(Network):
+    """A network of your own layers that ends in class capsules.
+
+    The network is a functional `keras.Model` from `inputs` to class scores.
+    `capsules` are either
+
+    - vector capsules `(batch, num_classes, dim)`, whose lengths are the scores;
+    - or a pair of poses `(batch, num_classes, dim)` or
+      `(batch, num_classes, rows, dim)` and activations `(batch, num_classes)`,
+      which are the scores.
+
+    A decoder reconstructs the input from the capsule of the labelled class: the
+    poses of all other classes are zeroed. Its squared error is part of the loss
+    in `fit` and `evaluate`, so a capsule learns to hold the pose of its entity:
+
+    ```
+    loss = compiled loss
+         + reconstruction_weight * (mean over examples of the sum over pixels of
+                                    (reconstruction - input)^2)
+    ```
+
+    `fit` and `evaluate` take integer, one-hot or multi-hot labels. They report
+    the mean squared error of a pixel as `reconstruction_error`. A sample weight
+    applies to both parts of the loss. As a layer of another model, a network
+    gives scores alone: the reconstruction is no part of that model's loss.
+
+    Args:
+        inputs: A `keras.Input`, or a list or dictionary of them.
+        capsules: The class capsules, computed from `inputs` by layers.
+        decoder: Optional `keras.Model` from poses, as described above, to
+            reconstructions. These have the shape of the first input.
+        reconstruction_weight: Number of at least 0, the weight of the squared
+            error. It has no effect without a decoder. Defaults to `0.0005`.
+        **kwargs: `name`, `dtype` and `trainable` of `keras.Model`. `dtype` is
+            that of the scores, in at least float32; layers have their own.
+
+    Output shape:
+        `(batch, num_classes)`, the class scores. An input that is not finite
+        makes all scores of its example NaN.
+
+    Raises:
+        ValueError: If an argument is not as described.
+
+    Example:
+
+    ```python
+    import keras
+    import numpy as np
+    from keras_capsules import CapsuleLayer, MarginLoss, PrimaryCapsules
+    from keras_capsules.models import CapsuleNetwork
+
+    images = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(16, 3, activation="relu")(images)
+    x = PrimaryCapsules(4, 8, kernel_size=3, strides=2)(x)
+    capsules = CapsuleLayer(3, 16)(x)
+    decoder = keras.Sequential(
+        [
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, activation="sigmoid"),
+            keras.layers.Reshape((8, 8, 1)),
+        ]
+    )
+    model = CapsuleNetwork(images, capsules, decoder)
+    model.compile("adam", MarginLoss(), metrics=["accuracy"])
+    x = np.random.uniform(size=(20, 8, 8, 1)).astype("float32")
+    model.fit(x, np.random.randint(3, size=20), verbose=0)
+    scores = model.predict(x, verbose=0)  # (20, 3)
+    poses = model.encode(x)  # (20, 3, 16)
+    reconstructions = model.decode(poses)  # (20, 8, 8, 1)
+    ```
+    """
+
+    def __init__(
+        self,
+        inputs: Any,
+        capsules: Capsules,
+        decoder: keras.Model | None = None,
+        reconstruction_weight: float = 0.0005,
+        **kwargs: Any,
+    ):
+        policy = get_policy(self, kwargs)
+        reconstruction_weight = check_number(
+            reconstruction_weight, "reconstruction_weight", minimum=0.0
+        )
+        capsules = _check_capsules(capsules)
+        features = capsules
+        for index, each in enumerate(keras.tree.flatten(inputs)):
+            name = f"propagate_nan_{index}" if index else "propagate_nan"
+            features = PropagateNaN(name=name)(each, features)
+        dtype = output_dtype(policy)
+        scores = CapsuleLength(name="scores", dtype=dtype)(features)
+        super().__init__(inputs, scores, **kwargs)
+        self.reconstruction_weight = reconstruction_weight
+        # A function, because Keras would wrap a dictionary of inputs.
+        self._graph = lambda: (inputs, capsules, features)
+        self._capsule_shapes = [
+            tuple(x.shape[1:]) for x in keras.tree.flatten(capsules)
+        ]
+        # Not part of the graph, because they also take labels.
+        self.mask = CapsuleMask(name="mask", dtype=policy)
+        self.mask.build(keras.tree.map_structure(lambda x: x.shape, capsules))
+        self.decoder = decoder
+        if decoder is not None:
+            self._check_decoder()
+            self._reconstruction_error = keras.metrics.Mean(
+                name="reconstruction_error"
+            )
+        self.trainable = self.trainable  # of the decoder as well
+
+    def _check_decoder(self):
+        poses, expected = self._capsule_shapes[0], self.inputs[0].shape
+        shape = self.decoder(
+            keras.Input(poses, dtype=output_dtype(self.dtype_policy))
+        ).shape
+        if shape[1:] != expected[1:]:
+            raise ValueError(
+                "The decoder has to make reconstructions of the shape of the "
+                f"first input. Expected {expected}. Received: a decoder that "
+                f"makes {tuple(shape)} from poses of shape {(None, *poses)}"
+            )
+
+    @functools.cached_property
+    def encoder(self) -> keras.Model:
+        """The part of the network from inputs to class capsules."""
+        # Made when it is needed, and kept where Keras does not find it: its
+        # layers are those of this network.
+        inputs, _, features = self._graph()
+        return keras.Model(inputs, features, name="encoder")
+
+    @functools.cached_property
+    def _encoder_with_scores(self):
+        inputs, _, features = self._graph()
+        return keras.Model(inputs, (self.output, features))
+
+    def quantize(
+        self, mode: str | None = None, config: Any = None, **kwargs: Any
+    ) -> None:
+        super().quantize(mode, config=config, **kwargs)
+        # Their compiled functions have the weights of before.
+        for name in ("encoder", "_encoder_with_scores"):
+            self.__dict__.pop(name, None)
+
+    def call(
+        self, inputs: Any, training: bool | None = None, mask: Any = None
+    ) -> Any:
+        if _stepping.get() is not self:
+            return super().call(inputs, training=training, mask=mask)
+        inputs = batches.with_sizes(self, batches.only_input(self, inputs))
+        return tuple(self._encoder_with_scores(inputs, training=training))
+
+    def encode(self, images: Any, batch_size: int = 128) -> Capsules:
+        """Computes the class capsules of images, or of other inputs.
+
+        Args:
+            images: The input of the network. Arrays are encoded in batches, a
+                tensor of the backend at once, so the method can be part of
+                other computations.
+            batch_size: Positive integer, the batch size for arrays. Defaults
+                to `128`.
+
+        Returns:
+            Capsules `(batch, num_classes, dim)`, an array or a tensor as
+            `images` are; or a pair of poses and activations, if these are the
+            capsules of this network.
+
+        Raises:
+            ValueError: If the images do not have the shape that the network
+                takes, or `batch_size` is not a positive integer.
+        """
+        batch_size = check_integer(batch_size, "batch_size")
+        images = batches.only_input(self, images)
+        if len(self.inputs) == 1:
+            images = batches.as_array(images)
+            batches.check_shape(images, self.inputs[0].shape[1:], "images")
+        return batches.apply(self.encoder, images, batch_size)
+
+    def decode(
+        self, capsules: Capsules, labels: Any = None, batch_size: int = 128
+    ) -> Tensor:
+        """Reconstructs images from class capsules.
+
+        Args:
+            capsules: Capsules as `encode` returns them, arrays or tensors.
+            labels: Optional integer, one-hot or multi-hot labels, the classes
+                to decode. By default, the class with the highest score is
+                decoded.
+            batch_size: Positive integer, as in `encode`.
+
+        Returns:
+            Images, of the shape that the network takes.
+
+        Raises:
+            ValueError: If the network has no decoder, capsules or labels do
+                not fit it, or `batch_size` is not a positive integer.
+        """
+        batch_size = check_integer(batch_size, "batch_size")
+        if self.decoder is None:
+            options = ", ".join(
+                f"{name}={value!r}"
+                for name, value in self.get_config().items()
+                if name.startswith("decoder")
+            )
+            raise ValueError(
+                f"This network was made without a decoder. Received: {options}"
+            )
+        if len(self._capsule_shapes) == 1:
+            capsules = poses = batches.as_array(capsules)
+            batches.check_shape(capsules, self._capsule_shapes[0], "capsules")
+        else:
+            capsules = batches.as_pair(capsules)
+            poses = capsules[0]
+            for index, shape in enumerate(self._capsule_shapes):
+                name = f"capsules[{index}]"
+                batches.check_shape(capsules[index], shape, name)
+        masked = self.mask(capsules, labels=labels)
+        if isinstance(poses, np.ndarray):
+            masked = ops.convert_to_numpy(masked)
+        return batches.apply(self.decoder, masked, batch_size)
+
+    def reconstruct(
+        self, images: Any, labels: Any = None, batch_size: int = 128
+    ) -> Tensor:
+        """Encodes images and decodes them again.
+
+        Args:
+            images: As in `encode`.
+            labels: As in `decode`.
+            batch_size: Positive integer, as in `encode`.
+
+        Returns:
+            Images, of the shape that the network takes.
+
+        Raises:
+            ValueError: As in `encode` and `decode`.
+        """
+        capsules = self.encode(images, batch_size)
+        return self.decode(capsules, labels, batch_size)
+
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        with _step_of(self):
+            return super().train_step(*args, **kwargs)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        with _step_of(self):
+            return super().test_step(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """The compiled loss of the scores plus that of the reconstruction."""
+        if self.loss is None:  # JAX would train on the reconstruction alone
+            raise ValueError(
+                "No loss to compute. Provide a `loss` argument in `compile()`."
+            )
+        scores, capsules = _split(y_pred)
+        loss = super().compute_loss(x, y, scores, sample_weight, training)
+        if self.decoder is None:
+            return loss
+        if capsules is None:
+            capsules = self.encoder(
+                batches.only_input(self, x), training=training
+            )
+        masked = self.mask(capsules, labels=y)
+        decoded = self.decoder(masked, training=training)
+        # Keras also takes images without a last axis of size 1.
+        target = ops.reshape(keras.tree.flatten(x)[0], ops.shape(decoded))
+        errors = ops.square(decoded - ops.cast(target, decoded.dtype))
+        axes = tuple(range(1, len(errors.shape)))
+        errors = ops.mean(errors, axis=axes)  # [b]
+        self._reconstruction_error.update_state(errors, sample_weight)
+        if sample_weight is not None:
+            weights = ops.cast(sample_weight, errors.dtype)
+            errors = errors * ops.reshape(weights, (-1,))
+        pixels = math.prod(decoded.shape[1:])
+        penalty = self.reconstruction_weight * pixels * ops.mean(errors)
+        return loss + ops.cast(penalty, loss.dtype)
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        scores, _ = _split(y_pred)
+        return super().compute_metrics(x, y, scores, sample_weight)
+
+    # A subclass with a constructor of its own is saved as its options, other
+    # networks as the graphs that they were given.
+
+    def get_config(self) -> dict[str, Any]:
+        if type(self).__init__ is not CapsuleNetwork.__init__:
+            return super().get_config()
+        inputs, capsules, _ = self._graph()
+        serialize = keras.saving.serialize_keras_object
+        decoder = self.decoder
+        return {
+            **keras.Model.get_config(self),
+            "encoder": serialize(keras.Model(inputs, capsules)),
+            "decoder": decoder if decoder is None else serialize(decoder),
+            "reconstruction_weight": self.reconstruction_weight,
+        }
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        custom_objects: Mapping[str, Any] | None = None,
+    ) -> Self:
+        options = dict(config)
+        if "encoder" in options:
+            deserialize = functools.partial(
+                keras.saving.deserialize_keras_object,
+                custom_objects=custom_objects,
+            )
+            encoder = deserialize(options.pop("encoder"))
+            options["inputs"] = encoder.input
+            options["capsules"] = encoder.output
+            options["decoder"] = deserialize(options["decoder"])
+        return super().from_config(options, custom_objects)
+
+
+def _check_capsules(capsules):
+    """Capsules as one symbolic tensor, or as a tuple of two."""
+    tensors = keras.tree.flatten(capsules)
+    shapes = [getattr(x, "shape", None) for x in tensors]
+    valid = all(isinstance(x, keras.KerasTensor) for x in tensors)
+    if valid and len(shapes) == 1:
+        valid = len(shapes[0]) == 3
+    elif valid and len(shapes) == 2:
+        valid = len(shapes[0]) > 2 and shapes[0][:2] == shapes[1]
+    else:
+        valid = False
+    if not valid or any(None in shape[1:] for shape in shapes):
+        raise ValueError(
+            "Expected `capsules` to be the output of a layer of class "
+            "capsules: vectors (batch, num_classes, dim), or a pair of poses "
+            "(batch, num_classes, ...) and activations (batch, num_classes). "
+            f"Received: capsules={capsules!r}"
+        )
+    return tuple(tensors) if len(tensors) == 2 else tensors[0]
+
+
+def _split(predictions):
+    """Scores, and the capsules if a step of the model computed them."""
+    if isinstance(predictions, tuple):
+        return predictions
+    return predictions, None

@@ -1,0 +1,1 @@
+"""Validation, labels, dtypes, initializers and functions that Keras lacks."""

@@ -1,0 +1,320 @@
+"""Input capsules that a mask excludes vote for nothing."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_capsules import CapsuleLayer
+from keras_capsules import CapsuleLength
+from keras_capsules import CapsuleStack
+from keras_capsules import ConvCapsules1D
+from keras_capsules import ConvCapsules2DTranspose
+from keras_capsules.routing import DynamicRouting
+from tests.helpers.capsules import assert_all_close
+from tests.helpers.capsules import pair
+from tests.helpers.capsules import random
+from tests.helpers.capsules import set_random_weights
+from tests.helpers.routings import all_routings
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import check_saving
+from tests.helpers.testing import numpy
+
+BATCH, LENGTH, DIM, NUMBER, OUT_DIM = 3, 7, 2, 5, 11
+# The same for all examples, so that the layer without them exists.
+KEPT = [0, 2, 3, 6]
+MASK = np.isin(np.arange(LENGTH), KEPT)
+MASKS = np.broadcast_to(MASK, (BATCH, LENGTH))
+
+routings = pytest.mark.parametrize(
+    "routing", all_routings().values(), ids=all_routings()
+)
+
+
+def without(layer, shape):
+    """A layer for the kept input capsules alone, with the same weights."""
+    copy = type(layer).from_config(layer.get_config())
+    copy.build(shape)
+    for one, other in zip(copy.weights, layer.weights, strict=True):
+        value = numpy(other)
+        for axis, size in enumerate(value.shape):
+            if size == LENGTH:
+                value = np.take(value, KEPT, axis)
+        one.assign(value)
+    return copy
+
+
+def test_sizes_are_distinct():
+    """So that `without` finds the axis of input capsules."""
+    assert LENGTH not in (BATCH, DIM, NUMBER, OUT_DIM, 1, 3)
+
+
+@routings
+@pytest.mark.parametrize("kind", ["vectors", "matrices", "pair"])
+def test_equals_the_layer_without_them(routing, kind):
+    poses, activations = pair(BATCH, LENGTH, DIM)
+    if kind == "matrices":
+        poses = random(BATCH, LENGTH, 3, DIM).astype("float32")
+    dim = (3, OUT_DIM) if kind == "matrices" else OUT_DIM
+    inputs = (poses, activations) if kind == "pair" else poses
+    layer = CapsuleLayer(NUMBER, dim, routing=routing)
+    layer(inputs)
+    set_random_weights(layer, 0.5)
+    kept = keras.tree.map_structure(lambda x: x[:, KEPT], inputs)
+    shape = keras.tree.map_structure(lambda x: x.shape, kept)
+    exact, shares = without(layer, shape)(kept, return_coupling=True)
+
+    # Even if padding is not a number.
+    poses[:, ~MASK] = np.nan
+    activations[:, ~MASK] = np.nan
+    ours, coupling = layer(inputs, return_coupling=True, mask=MASKS)
+    assert_all_close(ours, exact, 1e-5, 1e-5)
+    coupling = numpy(coupling)
+    assert not coupling[:, ~MASK].any()
+    assert_all_close(coupling[:, KEPT], shares, 1e-5, 1e-5)
+    assert_all_close(layer(inputs, mask=MASKS), exact, 1e-5, 1e-5)
+
+
+# Some activations of output capsules are not trained here.
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")
+@routings
+def test_training_ignores_padding(routing):
+    """Gradients do not depend on padding, and are finite."""
+    inputs = keras.Input((LENGTH, DIM))
+    mask = keras.Input((LENGTH,), dtype="bool")
+    outputs = CapsuleLayer(NUMBER, OUT_DIM, routing=routing)(inputs, mask=mask)
+    model = keras.Model([inputs, mask], keras.tree.flatten(outputs)[0])
+    model.compile("sgd", "mse", **QUICK)
+    set_random_weights(model, 0.5)
+    before = model.get_weights()
+    targets = random(BATCH, NUMBER, OUT_DIM)
+    trained = []
+    for padding in (0.0, 100.0):
+        poses = random(BATCH, LENGTH, DIM)
+        poses[:, ~MASK] = padding
+        model.set_weights(before)
+        model.train_on_batch([poses, MASKS], targets)
+        trained.append(model.get_weights())
+    for one, other, old in zip(*trained, before, strict=True):
+        assert np.isfinite(one).all()
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+        if one.shape[0] == LENGTH:  # a matrix for each input capsule
+            np.testing.assert_allclose(one[~MASK], old[~MASK], atol=1e-6)
+
+
+def test_a_different_mask_for_each_example():
+    poses = random(2, LENGTH, DIM).astype("float32")
+    masks = np.arange(LENGTH) < np.array([[3], [5]])
+    layer = CapsuleLayer(NUMBER, OUT_DIM)
+    ours = numpy(layer(poses, mask=masks))
+    for index in range(2):
+        alone = numpy(layer(poses[index:][:1], mask=masks[index:][:1]))
+        np.testing.assert_allclose(ours[index], alone[0], atol=1e-6)
+    assert not np.allclose(ours, numpy(layer(poses)), atol=1e-3)
+
+
+def test_a_mask_of_positions_is_that_of_all_types():
+    poses = random(2, LENGTH, 3, DIM).astype("float32")
+    masks = np.arange(LENGTH) < np.array([[3], [5]])
+    layer = CapsuleLayer(
+        NUMBER, OUT_DIM, share_over_positions=True, coordinate_addition=True
+    )
+    full = np.repeat(masks[:, :, None], 3, axis=2)
+    np.testing.assert_array_equal(
+        numpy(layer(poses, mask=masks)), numpy(layer(poses, mask=full))
+    )
+    # Coordinates are part of the votes.
+    assert_all_close(
+        layer(poses[:1], mask=np.zeros((1, LENGTH), bool)),
+        numpy(layer(poses[1:], mask=np.zeros((1, LENGTH), bool))),
+    )
+
+
+@pytest.mark.parametrize("routing", ["em", "variational_bayes", "self_routing"])
+def test_nothing_but_padding_is_finite(routing):
+    layer = CapsuleLayer(NUMBER, OUT_DIM, routing=routing)
+    outputs = layer(random(2, LENGTH, DIM), mask=np.zeros((2, LENGTH), bool))
+    for each in outputs:
+        assert np.isfinite(numpy(each)).all()
+
+
+# Where masks come from.
+
+
+def text_model(routing, length=None):
+    words = keras.Input((length,), dtype="int32")
+    x = keras.layers.Embedding(13, 4, mask_zero=True)(words)
+    x = keras.layers.GRU(3, return_sequences=True)(x)
+    layer = CapsuleLayer(2, 4, routing=routing, share_over_positions=True)
+    return keras.Model(words, CapsuleLength()(layer(x)))
+
+
+@pytest.mark.parametrize(
+    "routing", ["dynamic", pytest.param("em", marks=pytest.mark.slow)]
+)
+def test_words(routing, tmp_path):
+    """The number of zeros behind a text does not matter."""
+    model = text_model(routing)
+    set_random_weights(model)
+    text = np.array([[3, 5, 7, 2, 0], [1, 12, 0, 0, 0]])
+    longer = np.pad(text, [(0, 0), (0, 4)])
+    expected = model.predict(text, verbose=0)
+    assert_all_close(model.predict(longer, verbose=0), expected)
+    assert_all_close(
+        model.predict(text[1:, :2], verbose=0), expected[1:], atol=1e-4
+    )
+    check_saving(model, text, tmp_path)
+    model.compile("sgd", "mse")
+    for batch in (text, longer):
+        assert np.isfinite(model.train_on_batch(batch, np.ones((2, 2))))
+
+
+def test_no_mask_is_passed_on():
+    words = keras.Input((LENGTH,), dtype="int32")
+    x = keras.layers.Embedding(13, 4, mask_zero=True)(words)
+    layer = CapsuleLayer(NUMBER, 4)
+    assert layer.supports_masking
+    assert getattr(layer(x), "_keras_mask", None) is None
+    layer = ConvCapsules1D(NUMBER, 4, 3)
+    x = keras.layers.Embedding(13, 4, mask_zero=True)(words)
+    assert layer.compute_mask(x, x) is None
+
+
+def test_a_convolution_treats_padding_as_its_own():
+    poses, activations = pair(2, LENGTH, 3, DIM)
+    masks = np.arange(LENGTH) < np.array([[4], [4]])
+    for routing in ("dynamic", "em", "self_routing"):
+        layer = ConvCapsules1D(NUMBER, OUT_DIM, 3, routing=routing)
+        layer((poses, activations))
+        set_random_weights(layer, 0.5)
+        ours, coupling = layer(
+            (poses, activations), return_coupling=True, mask=masks
+        )
+        zeros = poses * masks[..., None, None], activations * masks[..., None]
+        exact = layer(zeros)
+        assert_all_close(ours, exact)
+        coupling = numpy(coupling).reshape(2, LENGTH - 2, 3, 3, NUMBER)
+        assert not coupling[:, 2, 2].any() and coupling[:, 2, 1].any()
+
+
+def test_transposed_capsules_take_masks():
+    poses = random(2, 3, 2, 5, DIM).astype("float32")
+    mask = np.ones((2, 3, 2), bool)
+    mask[:, 1, 1] = False
+    layer = ConvCapsules2DTranspose(NUMBER, OUT_DIM, 3, 2, use_bias=False)
+    ours = layer(poses, mask=mask)
+    assert_all_close(ours, layer(poses * mask[..., None, None]))
+
+
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_a_stack_hands_the_mask_to_its_first_layer(concurrent):
+    def layer(number):
+        return CapsuleLayer(number, DIM, routing="inverted_attention")
+
+    stack = CapsuleStack([layer(5), layer(3)], 3, concurrent)
+    poses = random(2, LENGTH, DIM).astype("float32")
+    masks = np.arange(LENGTH) < np.array([[3], [5]])
+    ours = stack(poses, mask=masks)
+    poses[~masks] = 100.0
+    assert_all_close(stack(poses, mask=masks), ours)
+    assert stack.compute_mask(poses, masks) is None
+
+
+def test_16_bits():
+    poses = random(2, LENGTH, DIM)
+    layer = CapsuleLayer(NUMBER, OUT_DIM, routing="em", dtype="mixed_float16")
+    outputs = layer(poses, mask=MASKS[:2])
+    for each in outputs:
+        assert keras.backend.standardize_dtype(each.dtype) == "float16"
+        assert np.isfinite(numpy(each)).all()
+
+
+@pytest.mark.parametrize("shape", [(BATCH, LENGTH + 1), (BATCH, LENGTH, DIM)])
+def test_a_mask_that_does_not_fit_raises(shape):
+    layer = CapsuleLayer(NUMBER, OUT_DIM)
+    message = r"the first axes of the input capsules.*Received: mask.shape=\("
+    with pytest.raises(ValueError, match=message):
+        layer(random(BATCH, LENGTH, DIM), mask=np.ones(shape, bool))
+
+
+# Sequences of unknown length.
+
+
+def test_the_shared_kernel_does_not_depend_on_the_length():
+    layer = CapsuleLayer(NUMBER, OUT_DIM, share_over_positions=True)
+    layer.build((None, None, DIM))
+    assert layer.kernel.shape == (1, DIM, NUMBER, OUT_DIM)
+    assert layer.compute_output_shape((None, None, DIM)) == (
+        None,
+        NUMBER,
+        OUT_DIM,
+    )
+    layer = CapsuleLayer(NUMBER, OUT_DIM, share_over_positions=True)
+    layer.build((None, None, 3, DIM))
+    assert layer.kernel.shape == (3, DIM, NUMBER, OUT_DIM)
+
+
+@pytest.mark.parametrize("types", [(), (3,)], ids=["one type", "types"])
+@pytest.mark.parametrize(
+    "routing",
+    [
+        "dynamic",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("em", "variational_bayes", "inverted_attention")
+        ),
+    ],
+)
+def test_unknown_lengths(routing, types, tmp_path):
+    inputs = keras.Input((None, *types, DIM))
+    layer = CapsuleLayer(
+        NUMBER,
+        OUT_DIM,
+        routing=routing,
+        share_over_positions=True,
+        coordinate_addition=bool(types),
+    )
+    (outputs, coupling) = layer(inputs, return_coupling=True)
+    assert coupling.shape == (None, None, NUMBER)
+    model = keras.Model(inputs, keras.tree.flatten(outputs))
+    set_random_weights(model, 0.3)
+    for length in (7, 4):
+        poses = random(2, length, *types, DIM).astype("float32")
+        known = CapsuleLayer.from_config(layer.get_config())
+        known.build(poses.shape)
+        known.set_weights(layer.get_weights())
+        assert_all_close(model.predict(poses, verbose=0), known(poses))
+    model.compile("sgd", ["mse"] * len(model.outputs))
+    targets = [ops.zeros((2, *each.shape[1:])) for each in model.outputs]
+    model.train_on_batch(poses, targets)
+    check_saving(model, poses, tmp_path)
+
+
+def test_stopped_gradients_with_unknown_lengths():
+    inputs = keras.Input((None, DIM))
+    routing = DynamicRouting(stop_gradient=True)
+    layer = CapsuleLayer(NUMBER, OUT_DIM, routing, share_over_positions=True)
+    model = keras.Model(inputs, layer(inputs))
+    model.compile("sgd", "mse")
+    for length in (7, 4):
+        loss = model.train_on_batch(
+            random(2, length, DIM), random(2, NUMBER, OUT_DIM)
+        )
+        assert np.isfinite(loss)
+
+
+@pytest.mark.parametrize("routing", ["self_attention", "self_routing"])
+def test_weights_for_each_input_capsule_need_a_known_length(routing):
+    layer = CapsuleLayer(
+        NUMBER, OUT_DIM, routing=routing, share_over_positions=True
+    )
+    message = "weights for each input capsule.* Received: routing="
+    with pytest.raises(ValueError, match=message):
+        layer.build((None, None, DIM))
+    layer.build((None, LENGTH, DIM))
+
+
+def test_unknown_types_raise():
+    layer = CapsuleLayer(NUMBER, OUT_DIM, share_over_positions=True)
+    with pytest.raises(ValueError, match="the number of positions may be unk"):
+        layer.build((None, LENGTH, None, DIM))
