@@ -16,8 +16,8 @@ from keras_capsules.types import Shape
 from keras_capsules.types import Sizes
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
-from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
