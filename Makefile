@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # What `make test-torch` puts into its own environment, .venv-torch.
 TORCH ?= torch==2.13.0
+# What `make test-slow` runs on.
+BACKEND ?= tensorflow
 # Hides the messages that TensorFlow prints when it is imported.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -12,7 +14,7 @@ help:
 	@echo "make demo       train on real digits, look inside, export, reload"
 	@echo "make test       the tests, on TensorFlow and on JAX"
 	@echo "make test-torch the tests on PyTorch, in an environment of their own"
-	@echo "make test-slow  the tests that take longest, on TensorFlow"
+	@echo "make test-slow  the tests that take longest; BACKEND=jax for JAX"
 	@echo "make lint       check the style and the types of the code"
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
@@ -33,7 +35,8 @@ test-torch: .venv-torch/ready
 	    --dist worksteal -ra
 
 test-slow: .venv/ready
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n 2 --dist worksteal \
+	    -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ LABELS = {
     "batch": "batch",
     "inputs": "input capsules",
     "outputs": "output capsules",
-    "out_pose": "pose",
+    "out_pose": "output pose",
 }
 KINDS = {"time": "ms", "memory": "mib"}
 
@@ -147,7 +147,8 @@ def draw(results, folder):
             axis.set_xlabel("size, times the smallest")
             axis.set_ylabel(f"{kind} of a step, times the smallest")
             axis.set_xticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
-            axis.set_yticks([1, 2, 4, 8, 16], [1, 2, 4, 8, 16])
+            ticks = [1, 2, 4, 8, 16, 32, 64]
+            axis.set_yticks(ticks, ticks)
             axis.minorticks_off()
             axis.legend(loc="upper left")
     harness.save(figure, "growth", folder)

@@ -171,10 +171,8 @@ def in_turn(function, *arguments, baseline, rounds, **options):
 
 
 def name_of(package):
-    """The version of a checkout."""
-    path = pathlib.Path(package) / "keras_capsules" / "version.py"
-    version = re.search(r'__version__ = "(.*)"', path.read_text())[1]
-    return f"{version} ({commit(package)})"
+    """A name for the code of a checkout."""
+    return f"commit {commit(package)}"
 
 
 def status(name):
@@ -223,7 +221,8 @@ def show(title, rows, unit="ms"):
 def draw(name, panels, folder, units):
     """Draws groups of bars, one panel beside the other.
 
-    Axes start at zero, so that lengths of bars can be compared.
+    Axes start at zero and are equal along a row, so that lengths of bars can be
+    compared.
 
     Args:
         name: Of the picture.
@@ -248,6 +247,7 @@ def draw(name, panels, folder, units):
     )
     colours = {}
     for row, (title, found) in zip(axes, panels.items(), strict=True):
+        longest = max(filter(_is_measured, _values(found)), default=0)
         for axis, column in zip(row, columns, strict=True):
             if column not in found:
                 axis.set_axis_off()
@@ -255,12 +255,15 @@ def draw(name, panels, folder, units):
             axis.set_title(f"{title}\n{column}" if column else title)
             axis.set_xlabel(units[title])
             _draw_bars(axis, found[column], colours)
-    if len(colours) > 1:
+            # Room for the labels after the longest bar.
+            axis.set_xlim(0, 1.25 * longest or 1)
+    colours.pop("", None)
+    if colours:
         figure.legend(
             handles=colours.values(),
             labels=colours.keys(),
             loc="outside upper center",
-            ncols=min(3 if len(columns) == 1 else 4, len(colours)),
+            ncols=2 if len(columns) == 1 else 4,
         )
     save(figure, name, folder)
 
@@ -272,7 +275,7 @@ def _height(groups):
 
 def _draw_bars(axis, groups, colours):
     """Draws groups of bars; `colours` remembers a bar of each name."""
-    place, centers, values = 0, [], []
+    place, centers = 0, []
     for bars in groups.values():
         centers.append(place + (len(bars) - 1) / 2)
         for name, value in bars.items():
@@ -280,11 +283,10 @@ def _draw_bars(axis, groups, colours):
             if label not in colours:
                 number = len(colours)
                 colours[label] = plt.Rectangle((0, 0), 1, 1, color=f"C{number}")
-            if value is not None and math.isfinite(value):
-                values.append(value)
+            if _is_measured(value):
                 colour = colours[label].get_facecolor()
                 bar = axis.barh(place, value, 0.9, color=colour)
-                text = f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+                text = f"{value:.0f}" if value >= 10 else f"{value:.2g}"
                 axis.bar_label(bar, [text], padding=2, fontsize="small")
             else:
                 axis.annotate(
@@ -300,10 +302,22 @@ def _draw_bars(axis, groups, colours):
         place += 1
     axis.set_yticks(centers, list(groups))
     axis.set_ylim(place - 1, -1)
-    if not values:
+    if not any(map(_is_measured, _values({"": groups}))):
         axis.set_xticks([])
-    # Room for the labels after the longest bar.
-    axis.set_xlim(0, 1.25 * max([*values, 0]) or 1)
+
+
+def _values(columns):
+    """The numbers of all bars in a row of panels."""
+    return [
+        value
+        for groups in columns.values()
+        for bars in groups.values()
+        for value in bars.values()
+    ]
+
+
+def _is_measured(value):
+    return value is not None and math.isfinite(value)
 
 
 def _label(name):
@@ -311,6 +325,9 @@ def _label(name):
     form, *rest = name.split(", ")
     names = {
         "ours": "keras_capsules",
+        "this version": "keras_capsules",
+        "capsules": "keras_capsules",
+        "pooling": "pooling and a dense layer",
         "textbook": "textbook form",
         "better layout": "textbook form in a better layout",
     }

@@ -5,15 +5,15 @@
 Prints tables and writes `memory.json` and `memory.png` to `benchmarks/results`:
 the peak memory of one step, forward and with gradients to poses and kernel,
 above that of poses, kernel and gradients themselves, of every routing and its
-textbook form at the shapes of `speed.py`. Of TensorFlow, as ordinary graph and
-with XLA, it is the peak of what it allocates in pieces of 256 KiB or more, in a
-process for each form; it counts that where it uses oneDNN. Of JAX, it is the
-size of the temporary buffers of the compiled step; of PyTorch, the peak of all
-tensors, as its profiler notes them.
+textbook form at the shapes of `speed.py`. In TensorFlow, as ordinary graph and
+with XLA, it is the peak of the memory that is allocated in pieces of 256 KiB or
+more. TensorFlow counts that where it uses oneDNN; each form has a process of
+its own. On JAX, it is the size of the temporary buffers of the compiled step.
+In PyTorch, it is the peak of all tensors, as the profiler reports them.
 
 Then one step of a large layer, 3872 x 8 to 196 x 16 with a batch of 128, whose
-votes alone would take 6.2 GB, in TensorFlow: the seconds it takes and the peak
-memory of the whole process, which Linux tells. With `--baseline PATH` the
+votes alone would take 5.8 GiB, in TensorFlow: the seconds it takes and the peak
+memory of the whole process, which Linux reports. With `--baseline PATH`, the
 package at PATH takes the same step.
 """
 
@@ -73,7 +73,7 @@ def main():
 def draw(results, folder):
     """Draws the memory of a step, and of a process with a large layer."""
     panels = {
-        "A training step": {
+        "A training step of one layer, batch 128": {
             title: {
                 # Zero is less than can be measured.
                 name.replace(", ", ",\n"): {

@@ -3,12 +3,12 @@
     python benchmarks/network.py
 
 Prints tables and writes `network.json` and `network.png` to
-`benchmarks/results`: a training step of CapsNet without decoder, beside the
-same network with average pooling and a dense layer in the place of its class
-capsules, in float32 and in bfloat16, and with the textbook form of its routing;
-as Keras compiles it by default on this machine, and with XLA; the latency of a
-single image; and the first training step of MatrixCapsNet on images of 8 x 8,
-most of which is tracing and compiling.
+`benchmarks/results`: a training step of CapsNet without decoder, compared with
+the same network with average pooling and a dense layer in the place of its
+class capsules, in float32 and in bfloat16, and with the textbook form of its
+routing; as Keras compiles it by default on this machine, and with XLA; the
+latency of a single image; and the first training step of MatrixCapsNet on
+images of 8 x 8, most of which is tracing and compiling.
 
 With `--baseline PATH`, the networks of the package at PATH are measured as
 well, in turn with ours, in processes of their own.
@@ -120,7 +120,7 @@ def draw(results, folder):
     )
     steps = {name: row["median"] for name, row in results["step_ms"].items()}
     panels = {
-        step: {"": {"": steps}},
+        step: {"": {"without\ndecoder": steps}},
         image: {"": _medians(results["latency_ms"])},
     }
     if results["first_step_seconds"]:

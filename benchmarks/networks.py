@@ -27,9 +27,9 @@ from keras_capsules.routing import VariationalBayesRouting
 
 # The squared error is summed over the pixels, so that each of 64 needs more
 # weight than each of 784.
-DRAWN = {"reconstruction_weight": 0.006}
+DECODED = {"reconstruction_weight": 0.006}
 
-SMALL_CAPSNET = {"filters": 128, "num_primary_capsules": 16, **DRAWN}
+SMALL_CAPSNET = {"filters": 128, "num_primary_capsules": 16, **DECODED}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +49,14 @@ NETWORKS = {
     "CapsNet, self-attention": Training(
         models.CapsNet, {**SMALL_CAPSNET, "routing": "self_attention"}
     ),
-    "EfficientCapsNet": Training(models.EfficientCapsNet, DRAWN),
+    "EfficientCapsNet": Training(models.EfficientCapsNet, DECODED),
     "DeepCaps, small": Training(
         models.DeepCaps,
         {
             "filters": 32,
             "num_cell_capsules": (8, 8, 8, 8),
             "capsule_dim": 16,
-            **DRAWN,
+            **DECODED,
         },
     ),
     "InvertedAttentionCapsNet": Training(
@@ -140,11 +140,11 @@ def main():
 def draw(rows, name, folder):
     """Draws errors and times of all networks."""
     panels = {
-        "Errors": {
+        "Images classified wrongly": {
             "": {
                 network: {
                     split: 100 - row[f"{split}_percent"]
-                    for split in ("validation", "test")
+                    for split in ("test", "validation")
                     if f"{split}_percent" in row
                 }
                 for network, row in rows.items()
@@ -152,12 +152,12 @@ def draw(rows, name, folder):
         },
         "Time per epoch": {
             "": {
-                network: {"time": row["seconds_per_epoch"]}
+                network: {"": row["seconds_per_epoch"]}
                 for network, row in rows.items()
             }
         },
     }
-    units = {"Errors": "%", "Time per epoch": "s"}
+    units = {"Images classified wrongly": "%", "Time per epoch": "s"}
     harness.draw(name, panels, folder, units)
 
 

@@ -1,8 +1,8 @@
-"""How fast every routing is, beside its textbook form, on every backend.
+"""How fast every routing is, compared with its textbook form, on every backend.
 
     python benchmarks/speed.py
 
-Prints tables and writes `speed.json` and `speed.png` to `benchmarks/results`:
+Prints tables and writes `speed.json` and pictures to `benchmarks/results`:
 milliseconds of a layer forward, and with gradients to poses and kernel. Dynamic
 routing with three iterations and routings of one or two passes have the shape
 of the MNIST CapsNet, 1152 x 8 to 10 x 16; EM and variational Bayes route 288
@@ -86,13 +86,17 @@ def main():
 
 
 def draw(results, folder):
-    """Draws the times of all forms, and of two versions."""
-    panels = {}
-    for key, suffix in (("forms", ""), ("against_baseline", ", two versions")):
+    """Draws the times of all forms, and in another picture of two versions."""
+    for name, key in (
+        ("speed", "forms"),
+        ("speed-versions", "against_baseline"),
+    ):
+        panels = {}
         for backend, tables in results[key].items():
-            _add(panels, harness.BACKENDS[backend], tables, suffix)
-    units = {row: "ms" for row in panels}
-    harness.draw("speed", panels, folder, units)
+            _add(panels, harness.BACKENDS[backend], tables)
+        if panels:
+            units = {row: "ms" for row in panels}
+            harness.draw(name, panels, folder, units)
 
 
 def compare(arguments, sizes):
@@ -149,10 +153,10 @@ def _summary(rows):
     }
 
 
-def _add(panels, title, tables, suffix=""):
+def _add(panels, title, tables):
     """Adds the tables of a backend to the panels."""
     for column in COLUMNS:
-        panels.setdefault(column + suffix, {})[title] = {
+        panels.setdefault(f"One layer, {column}", {})[title] = {
             name.replace(", ", ",\n"): {
                 form: row.get(column, {}).get("median")
                 for form, row in rows.items()

@@ -4,8 +4,8 @@
     python examples/segmentation.py --epochs 1 --images 200    # a quick look
 
 The images are made up: 24 x 24 pixels of noise with discs and lines of one
-brightness. The discs are to be found, pixel by pixel. Brightness alone does not
-tell them from the lines, so a pixel has to know what is around it.
+brightness. The network has to find the discs, pixel by pixel. Brightness alone
+does not tell them from the lines, so a pixel has to know what is around it.
 
 The network is a small version of SegCaps (LaLonde and Bagci, 2018,
 https://arxiv.org/abs/1804.04241). Convolutional capsules make the grid smaller,
@@ -13,7 +13,7 @@ transposed ones make it larger again, and skip connections add the capsules of
 earlier grids as further types. The last layer has one capsule at each pixel,
 and its length is the probability that the pixel belongs to a disc.
 
-What to expect on two busy CPU cores: an IoU of 0.86 on test images, after three
+Expected result on two CPU cores: an IoU of 0.86 on test images, after three
 to five minutes. The IoU is the number of pixels that prediction and truth
 share, divided by the number that either has. Taking all bright pixels for discs
 gives 0.44.
@@ -74,7 +74,7 @@ def main(argv=None):
         predictions,
         folder / "predictions.png",
     )
-    print(f"Drawn: {folder / 'predictions.png'}")
+    print(f"Wrote {folder / 'predictions.png'}")
 
 
 def make_model():
@@ -100,7 +100,7 @@ def down(x, num_capsules):
 
 
 def up(x, num_capsules, skip):
-    """Capsules at twice as many, and those of an earlier grid."""
+    """Capsules at twice as many positions, joined with an earlier grid."""
     x = ConvCapsules2DTranspose(
         num_capsules, DIM, 4, strides=2, padding="same"
     )(x)

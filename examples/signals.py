@@ -10,7 +10,7 @@ pitch, phase, height and place are random.
     Conv1D -> PrimaryCapsules -> ConvCapsules1D -> CapsuleLayer
         -> CapsuleLength
 
-What to expect, after two minutes on two busy CPU cores: 92 % of the test
+Expected result, after two minutes on two CPU cores: 92 % of the test
 signals are right. Guessing is right for 25 %. Most errors are sines, of which
 75 % are right.
 """
@@ -50,7 +50,7 @@ def main(argv=None):
         validation_split=0.1,
     )
     guesses = model.predict(test_signals, verbose=0).argmax(axis=-1)
-    print(f"\nTest signals right: {np.mean(guesses == test_labels):.1%}")
+    print(f"\nTest accuracy: {np.mean(guesses == test_labels):.1%}")
     for index, shape in enumerate(SHAPES):
         right = np.mean(guesses[test_labels == index] == index)
         print(f"  {shape:<8} {right:.1%}")

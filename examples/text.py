@@ -7,7 +7,7 @@ The reviews are made up. Each has two to six clauses in any order, such as "the
 food was not bad", "i found the room dirty" or "we came on a monday". The labels
 are the complaints: any number of food, staff, room and price, or none at all.
 Words alone do not tell: "not good" is a complaint, "not bad" is none, and
-every adjective is said of everything.
+every adjective is used with every subject.
 
     Embedding(mask_zero=True) -> Bidirectional(GRU) -> CapsuleLayer
         -> CapsuleLength
@@ -16,7 +16,7 @@ Every word is an input capsule, and every complaint an output capsule, whose
 length is the probability that the review contains it. Words that are padding
 vote for nothing, so more padding does not change the scores.
 
-What to expect, after two minutes on two busy CPU cores: exactly the right
+Expected result, after two minutes on two CPU cores: exactly the right
 complaints are found in nearly all test reviews (100.0 % of 1000 with seed 0).
 The answer "none" is right for about 23 %. During the first four epochs the
 network seems to learn little.

@@ -126,8 +126,8 @@ def exponential_squash(
 ) -> Tensor:
     """Shrinks vectors to a length below 1, short ones hardly at all.
 
-    `squash` squares short lengths. This function keeps them almost unchanged,
-    and so it does with their gradients.
+    `squash` squares short lengths. This function keeps short vectors and their
+    gradients almost unchanged.
 
     Formula:
 

@@ -82,7 +82,8 @@ def export_saved_model(
         remedy = (
             "Expected another path, or overwrite=True"
             if is_saved_model
-            else "Expected a path where nothing is, or an older SavedModel"
+            else "Expected a path that does not exist, or an older SavedModel "
+            "with overwrite=True"
         )
         raise ValueError(
             f"There is something at the path already. {remedy}. "
@@ -122,8 +123,8 @@ def _check_path(path: str | os.PathLike[str]) -> str:
     for parent in pathlib.Path(path).parents:
         if os.path.lexists(parent) and not os.path.isdir(parent):
             raise ValueError(
-                "Invalid value for argument `path`. Expected a path below "
-                f"folders, but {str(parent)!r} is none. "
+                "Invalid value for argument `path`. Expected a path whose "
+                f"parents are folders, but {str(parent)!r} is not a folder. "
                 f"Received: path={path!r}"
             )
     return path

@@ -20,9 +20,9 @@ class ExactMatchAccuracy(keras.metrics.Mean):
     """The share of examples whose predicted classes are exactly the true ones.
 
     A prediction counts as correct if it contains all classes that are present
-    and no other. Predicted are the classes with a score above a threshold; or
-    the `top_k` classes with the highest scores, if the number of objects in an
-    image is known.
+    and no other. The predicted classes are those with a score above a
+    threshold, or the `top_k` classes with the highest scores, if the number of
+    objects in an image is known.
 
     Do not use `metrics=["accuracy"]` with multi-hot labels. Keras takes it for
     `CategoricalAccuracy`, which compares only the highest score with the first
@@ -37,8 +37,8 @@ class ExactMatchAccuracy(keras.metrics.Mean):
         threshold: Number. A class with a score above it is predicted. Not used
             with `top_k`. Defaults to `0.5`.
         top_k: Positive integer, how many classes to predict for each example;
-            or `None` to use the threshold. Of equal scores, classes of lower
-            index are predicted. Defaults to `None`.
+            or `None` to use the threshold. Ties go to the class with the
+            lower index. Defaults to `None`.
         name: Optional name of the metric. Defaults to
             `"exact_match_accuracy"`.
         dtype: The dtype of the result. Defaults to `None`, which means
@@ -105,7 +105,7 @@ class ExactMatchAccuracy(keras.metrics.Mean):
         predicted = y_pred > self.threshold
         if self.top_k is not None:
             predicted = self._highest(y_pred)
-        # An invalid label is NaN, thus neither.
+        # An invalid label is NaN, so neither comparison is true.
         agrees = ops.where(predicted, labels > 0.5, labels <= 0.5)
         super().update_state(ops.all(agrees, axis=-1), sample_weight)
 

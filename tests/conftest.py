@@ -21,6 +21,13 @@ def pytest_configure(config):
         )
 
 
+@pytest.fixture(autouse=True)
+def seed():
+    import keras
+
+    keras.utils.set_random_seed(3)
+
+
 @pytest.fixture(scope="module")
 def optimized():
     """For tests that train: with the optimizations left out above."""

@@ -66,18 +66,10 @@ only_tensorflow = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow  # they begin many processes
 @only_tensorflow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is Linux's")
-@pytest.mark.parametrize(
-    "name",
-    # Two of these begin many processes, the third traces five networks.
-    [
-        pytest.param(name, marks=pytest.mark.slow)
-        if name in ("growth", "memory", "network")
-        else name
-        for name in RUNS
-    ],
-)
+@pytest.mark.parametrize("name", RUNS)
 def test_benchmark_runs(name, tmp_path):
     options, keys = RUNS[name]
     script = str(BENCHMARKS / f"{name}.py")

@@ -17,16 +17,13 @@ import keras_capsules
 from keras_capsules import datasets
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import on_one_backend
+from tests.helpers.testing import slow_on_jax
 
 pytestmark = [
     pytest.mark.usefixtures("optimized"),
     pytest.mark.skipif(
         keras.backend.backend() == "torch",
         reason="Keras makes no SavedModels of PyTorch models",
-    ),
-    # Keras hands jax2tf an argument that JAX means to drop.
-    pytest.mark.filterwarnings(
-        "ignore:The `native_serialization` parameter:DeprecationWarning"
     ),
 ]
 
@@ -132,6 +129,7 @@ def test_quickstart_results(digits):
     assert f"{results['test_accuracy']:.2%}" in printed
 
 
+@slow_on_jax
 def test_quickstart_models_are_the_measured_one(digits, tmp_path):
     folder, _ = digits
     results = read_results(folder)
@@ -213,6 +211,7 @@ def test_quickstart_takes_options(quickstart, tmp_path, monkeypatch):
     assert results["batch_size"] == 8
 
 
+@pytest.mark.slow
 @on_one_backend
 def test_quickstart_raises_if_the_reloaded_scores_differ(
     quickstart, digits, tmp_path, monkeypatch
@@ -250,6 +249,7 @@ def test_quickstart_rejects_unknown_data_sets(quickstart, capsys):
 # examples/sequential.py
 
 
+@pytest.mark.slow
 @on_one_backend
 def test_sequential(tmp_path):
     finished = run("sequential.py", cwd=tmp_path)
@@ -325,7 +325,7 @@ def test_text_labels_are_the_complaints():
 def test_signals(quick):
     signals = load_example("signals")
     printed = run_in_process(signals, "--epochs=1", "--signals=99")
-    assert 0 <= find_number("Test signals right:", printed) <= 100
+    assert 0 <= find_number("Test accuracy:", printed) <= 100
     for shape in signals.SHAPES:
         assert f"  {shape}" in printed
 

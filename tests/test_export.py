@@ -18,10 +18,6 @@ pytestmark = [
         keras.backend.backend() == "torch",
         reason="Keras makes no SavedModels of PyTorch models",
     ),
-    # Keras hands jax2tf an argument that JAX means to drop.
-    pytest.mark.filterwarnings(
-        "ignore:The `native_serialization` parameter:DeprecationWarning"
-    ),
 ]
 
 IMAGES = np.random.default_rng(1).uniform(size=(3, 8, 8, 1)).astype("float32")

@@ -16,6 +16,7 @@ from keras_capsules import routing as routings
 from keras_capsules.engine import blocks
 from keras_capsules.engine import compilation
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.testing import import_or_skip
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip(
@@ -86,8 +87,8 @@ def litert(model, folder, **options):
 
 
 def onnx(model, folder, **options):
-    pytest.importorskip("tf2onnx", reason="the extra `formats` has it")
-    runtime = pytest.importorskip("onnxruntime", reason="see `formats`, too")
+    import_or_skip("tf2onnx")  # the extra `formats` has both
+    runtime = import_or_skip("onnxruntime")
     path = folder / "model.onnx"
     model.export(path, format="onnx", verbose=False, **options)
     session = runtime.InferenceSession(path)

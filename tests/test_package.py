@@ -17,6 +17,7 @@ import keras
 import pytest
 
 import keras_capsules
+from tests.helpers.testing import QUICK
 from tests.helpers.testing import on_one_backend
 
 ROOT = pathlib.Path(keras_capsules.__file__).parent
@@ -32,6 +33,7 @@ BACKENDS_ALLOWED = {
 BACKENDS = {"jax", "torch", "tensorflow"}
 
 MOST_LINES = 300
+MOST_LINES_OF_TESTS = 600
 # Library files that are longer, each with its reason.
 LONG_FILES = {
     "models/capsule_network.py": "one class, half of it docstrings",
@@ -177,6 +179,12 @@ def test_no_file_is_long():
     assert set(long) == set(LONG_FILES), long
 
 
+def test_no_file_of_tests_is_long():
+    tests = (REPOSITORY / "tests").rglob("*.py")
+    lengths = {path: len(path.read_text().splitlines()) for path in tests}
+    assert [p for p, n in lengths.items() if n > MOST_LINES_OF_TESTS] == []
+
+
 def test_no_import_runs_upward():
     levels = {name: n for n, line in enumerate(LEVELS) for name in line}
     wrong = []
@@ -299,19 +307,38 @@ def test_docstrings_name_every_argument():
     assert wrong == []
 
 
+def train_quickly(monkeypatch):
+    """Lets models train on few images, for one epoch, without a graph."""
+    fit = keras.Model.fit
+
+    def fit_quickly(self, x, y, **options):
+        self.run_eagerly = QUICK["run_eagerly"]
+        return fit(self, x[:64], y[:64], **{**options, "epochs": 1})
+
+    monkeypatch.setattr(keras.Model, "fit", fit_quickly)
+
+
 @on_one_backend
 @pytest.mark.parametrize("block", EXAMPLES)
 def test_docstring_examples_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    train_quickly(monkeypatch)
     exec(compile(block, "example", "exec"), {"__name__": "example"})
 
 
 @pytest.mark.usefixtures("optimized")
 @on_one_backend
 @_not_on_torch("exports")
-def test_readme_blocks_run(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "in_full",
+    [False, pytest.param(True, marks=pytest.mark.slow)],
+    ids=["quickly", "in full"],
+)
+def test_readme_blocks_run(in_full, tmp_path, monkeypatch):
     """One after the other, as a reader would type them."""
     monkeypatch.chdir(tmp_path)
+    if not in_full:
+        train_quickly(monkeypatch)
     namespace = {"__name__": "readme"}
     found = blocks((REPOSITORY / "README.md").read_text())
     assert len(found) >= 3
@@ -332,4 +359,15 @@ def test_the_readme_names_what_there_is():
     ]
     assert missing == []
     for link in re.findall(r"\]\((?!http|#)([^)]+)\)", text):
-        assert (REPOSITORY / link).exists(), f"{link} is no file"
+        path, _, anchor = link.partition("#")
+        assert (REPOSITORY / path).exists(), f"{path} is no file"
+        assert not anchor or anchor in anchors(REPOSITORY / path), link
+
+
+def anchors(page):
+    """The addresses of the headings of a page."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return [
+        re.sub(r"[^\w -]", "", each).lower().replace(" ", "-")
+        for each in headings
+    ]

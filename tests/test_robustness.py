@@ -10,51 +10,29 @@ from keras_capsules import CapsuleLength
 from keras_capsules import ConvCapsules2D
 from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
-from keras_capsules import models
+from keras_capsules.routing import ROUTINGS
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers import networks
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import compile_for_one_trace
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 
-pytestmark = on_one_backend
+pytestmark = [
+    on_one_backend,
+    # With self-routing, no score depends on the poses of the last layer.
+    pytest.mark.filterwarnings("ignore:Gradients do not exist"),
+]
 
-# Nothing depends on the poses of the last layer, and so on its kernel.
-no_poses = pytest.mark.filterwarnings("ignore:Gradients do not exist")
-routings = pytest.mark.parametrize(
-    "routing",
-    [
-        "dynamic",
-        "em",
-        "inverted_attention",
-        "self_attention",
-        pytest.param("self_routing", marks=no_poses),
-        "variational_bayes",
-        pytest.param(
-            VariationalBayesRouting(covariance="full"),
-            id="variational_bayes-full",
-            marks=pytest.mark.slow,
-        ),
-    ],
-)
-NETWORKS = {
-    "CapsNet": {"filters": 4, "num_primary_capsules": 2},
-    "EfficientCapsNet": {"filters": (4,)},
-    "MatrixCapsNet": {"filters": 4, "conv_capsules": (2, 2)},
-    "DeepCaps": {"filters": 4, "cell_capsules": (2,) * 4},
-    "InvertedAttentionCapsNet": {"filters": (4,), "num_capsules": 2},
-    "ConvNet": {"filters": (4,)},
-    "SqueezeExcitationNet": {"filters": (4, 4)},
-}
 SHAPE = 4, 5, 7, 1
+FULL = pytest.param(
+    VariationalBayesRouting(covariance="full"),
+    id="variational_bayes-full",
+    marks=pytest.mark.slow,
+)
 LABELS = np.array([0, 2, 1, 1])
 # In an empty image, capsules have nothing to agree on.
 BLANK = [np.zeros(SHAPE), np.ones(SHAPE)]
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    keras.utils.set_random_seed(0)
 
 
 def random():
@@ -96,13 +74,20 @@ def train(model, optimizer, batches, **kwargs):
         assert np.isfinite(numpy(weight)).all(), weight.path
 
 
-@routings
+@pytest.mark.parametrize(
+    "routing",
+    [
+        pytest.param(name, marks=() if name == "em" else pytest.mark.slow)
+        for name in ROUTINGS
+    ]
+    + [FULL],
+)
 def test_ten_times_the_usual_learning_rate(routing):
     batches = [*BLANK, *[random()] * 196, *BLANK]
     train(network(routing), keras.optimizers.Adam(1e-2), batches)
 
 
-@routings
+@pytest.mark.parametrize("routing", [*ROUTINGS, FULL])
 def test_float16(routing):
     batches = [*BLANK, random(), 1e3 * random()]
     # It leaves steps out whose gradients are not finite.
@@ -114,8 +99,7 @@ def test_float16(routing):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", networks.NAMES)
 def test_networks_without_contrast(name):
-    model = getattr(models, name)((9, 8, 1), 3, **NETWORKS[name])
-    batches = [np.zeros((4, 9, 8, 1)), np.ones((4, 9, 8, 1))]
-    train(model, "adam", batches)
+    shape = (4, *networks.SHAPE)
+    train(networks.make(name), "adam", [np.zeros(shape), np.ones(shape)])

@@ -10,7 +10,7 @@ from keras_capsules.datasets.dataset_info import DatasetInfo
 from keras_capsules.datasets.splits import parse_split
 from keras_capsules.types import Sizes
 from keras_capsules.utils.validation import check_choice
-from keras_capsules.utils.validation import check_integer_pair
+from keras_capsules.utils.validation import check_sizes
 
 # TensorFlow, TensorFlow Datasets and scikit-learn are imported where they are
 # used: `import keras_capsules` stays light and works without the extras.
@@ -131,7 +131,7 @@ def load(
     parse_split(split)
     size = facts.image_shape[:2]
     if image_size is not None:
-        size = check_integer_pair(image_size, "image_size")
+        size = check_sizes(image_size, "image_size", 2)
 
     import tensorflow as tf
 

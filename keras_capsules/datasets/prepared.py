@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 REMEDY = (
-    "Install what all data sets need with `pip install tensorflow-datasets "
+    "Install the packages for data sets: `pip install tensorflow-datasets "
     "importlib_resources scikit-learn`."
 )
 

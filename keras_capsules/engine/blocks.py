@@ -12,9 +12,9 @@ from keras import ops
 from keras_capsules.engine import compilation
 from keras_capsules.types import Tensor
 
-# How many numbers the votes of a block should have. On a CPU they fit in
-# second-level caches; on other devices they are a share of the memory, so that
-# most layers are one block.
+# How many numbers the votes of a block should have. On a CPU this is about the
+# size of the second-level caches of two cores; on other devices it is a share
+# of the memory, so that most layers are one block.
 _CPU_BUDGET, _BUDGET = 400_000, 2**27
 
 # The batch size to assume where it is unknown.
@@ -39,7 +39,7 @@ def block_size(votes: Any, kernel: int, is_open: bool = False) -> int | None:
         return 1
     budget = _CPU_BUDGET if compilation.device() == "cpu" else _BUDGET
     # Each block reads the whole kernel and adds to the whole gradient of it, so
-    # a block should have at least as many votes as the kernel has numbers.
+    # the votes of a block should have at least as many numbers as the kernel.
     size = max(budget, kernel) / max(1, votes)
     return max(1, round(size)) * _devices_of_a_batch()
 

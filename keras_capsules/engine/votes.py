@@ -112,9 +112,10 @@ def sum_votes(
 ) -> Tensor:
     """Sums the votes for each output capsule, with given weights.
 
-    Where coupling coefficients have no gradient, only this sum has one. It
-    needs no votes: poses are weighted, for a few output capsules at a time,
-    and multiplied by the matrices of all input capsules at once.
+    If the coupling coefficients have no gradient, this sum is the only part
+    that has one. It needs no votes: poses are weighted, for a few output
+    capsules at a time, and multiplied by the matrices of all input capsules at
+    once.
 
     Args:
         coupling: Weights of the votes, `[b, j, i]`.

@@ -143,7 +143,7 @@ class Windows:
 
 
 def _moved(values, windows, places, fill):
-    """The values of other windows at the places that they share with each.
+    """Shifts values, so that windows see those of others at shared places.
 
     Args:
         values: `[b, windows, ..., places, c]`.
@@ -213,7 +213,7 @@ def convolve(
     shape: Shape,
     depthwise: bool = False,
 ) -> Tensor:
-    """A convolution whose output channels are the numbers of capsules.
+    """Convolves, and reshapes the output channels to capsules.
 
     Args:
         inputs: `(batch, *size, channels)`.
@@ -238,8 +238,8 @@ def convolve(
         padding=padding,
         data_format="channels_last",
     )
-    # Of nothing, or of less than a window, some backends' convolutions make
-    # other sizes than they should: only unknown sizes are read from the result.
+    # For an empty input, or one smaller than a window, some backends return a
+    # wrong size. So only unknown sizes are read from the result.
     grid = [
         known if isinstance(known, numbers.Integral) else size
         for known, size in zip(grid, ops.shape(result)[1:-1], strict=True)
@@ -248,7 +248,7 @@ def convolve(
 
 
 def dilate(grid: Tensor, strides: Sequence[int]) -> Tensor:
-    """Puts zeros behind every position of a grid, as a transposed convolution.
+    """Inserts zeros after every position of a grid, for transposed convolution.
 
     Args:
         grid: `[b, *size, c]`.

@@ -146,14 +146,15 @@ class RoutedLayer(WeightedLayer):
         return split_shape(input_shape, self.capsule_dim, type(self).__name__)
 
     def _split(self, inputs, mask):
-        """Poses `[..., p, d]`, activations and a mask `[...]`, or `None`."""
+        """Poses `[..., p, d]`; activations and mask, each `[...]` or `None`."""
         activations = None
         if isinstance(inputs, (list, tuple)):
             inputs, activations = inputs
             activations = ops.cast(activations, self.compute_dtype)
         poses = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         if activations is None and self._returns_pair:
-            # Matrices have no length to speak of. All count, but padding.
+            # Matrices have no length that could serve as activation: all are
+            # fully active, except padding.
             activations = (
                 ops.ones(ops.shape(poses)[:-2], dtype=poses.dtype)
                 if self._is_matrix

@@ -39,8 +39,7 @@ class CapsuleLayer(LocatedLayer):
     - `InvertedAttentionRouting` makes poses without activations.
 
     Input capsules that a mask excludes, such as the padding of a sequence, vote
-    for nothing: the output is the same as without them. The output
-    has no mask.
+    for nothing: the output is the same as without them. The output has no mask.
 
     Notation: `kernel` holds the matrices W_ij, transposed, and the output
     capsules are the v_j of

@@ -21,10 +21,10 @@ class CapsuleMask(keras.layers.Layer):
     """Zeros every class capsule except the labelled (or most active) one.
 
     It stands between the class capsules and a decoder. The decoder then has to
-    reconstruct an image from the capsule of its class, and this capsule learns
-    all that is needed for that. In training, labels say which capsule is kept.
-    Without labels, the longest capsule is kept or, if capsules have activations
-    beside their poses, the most active one.
+    reconstruct an image from the capsule of its class, so this capsule learns
+    everything that the reconstruction needs. In training, labels say which
+    capsule is kept. Without labels, the longest capsule is kept or, if capsules
+    have activations beside their poses, the most active one.
 
     Notation: the mask in section 4.1 of
     [Sabour et al., 2017](https://arxiv.org/abs/1710.09829).

@@ -158,7 +158,7 @@ class ConvCapsules1D(ConvCapsules):
         excludes positions from the votes.
 
     Output shape:
-        As of `ConvCapsules2D`, with `new_length` as the grid.
+        The same as for `ConvCapsules2D`, with `new_length` as the grid.
 
     Example:
 
@@ -281,8 +281,8 @@ class ConvCapsules3D(ConvCapsules):
         and width may be unknown.
 
     Output shape:
-        As of `ConvCapsules2D`, with `new_depth, new_height, new_width` as the
-        grid.
+        The same as for `ConvCapsules2D`, with `new_depth, new_height,
+        new_width` as the grid.
 
     Example:
 

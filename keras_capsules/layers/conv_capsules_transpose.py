@@ -35,9 +35,10 @@ class ConvCapsules2DTranspose(WindowedLayer, RoutedLayer):
     v_jx  = routing of V_ijx over the input types i
     ```
 
-    Capsules with activations, and routings that need them: the activation of an
-    input type at an output position is the largest of those that contribute to
-    its vote. Input capsules that a mask excludes contribute nothing.
+    If capsules have activations, or the routing needs them, the activation of
+    an input type at an output position is the largest activation of the
+    capsules that contribute to its vote. Input capsules that a mask excludes
+    contribute nothing.
 
     Notation: the deconvolutional capsules of
     [LaLonde and Bagci, 2018](https://arxiv.org/abs/1804.04241) (SegCaps), whose
@@ -73,13 +74,13 @@ class ConvCapsules2DTranspose(WindowedLayer, RoutedLayer):
             of the shape of the first axes of capsules.
 
     Input shape:
-        As of `ConvCapsules2D`.
+        The same as for `ConvCapsules2D`.
 
     Output shape:
         Poses `(batch, new_height, new_width, num_capsules, capsule_dim)`, or
         matrices, or a pair, depending on the routing. With `padding="same"` the
-        new height is the height times the stride, with `"valid"` as much as
-        the kernel size exceeds the stride more. With `return_coupling=True` a
+        new height is the height times the stride; with `"valid"` it is larger
+        by `max(kernel_size - strides, 0)`. With `return_coupling=True` a
         pair of these and the coupling coefficients `(batch, new_height,
         new_width, types, num_capsules)`.
 

@@ -6,8 +6,8 @@ unchanged.
 
 The coordinates are x, y, z in this order: x along the last axis of the grid
 (the width or the length), y along the axis before it, z along the first of
-three. They run from 0 to 1 over the whole grid. The coordinates of a cell are
-those of its middle. Number n of them is added to number n of a vector, or to
+three. They run from 0 to 1 over the whole grid. Each cell has the coordinates
+of its center. Number n of them is added to number n of a vector, or to
 the number in row n of the last column of a matrix.
 """
 

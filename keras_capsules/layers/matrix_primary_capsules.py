@@ -31,9 +31,9 @@ class MatrixPrimaryCapsules(WindowedLayer, WeightedLayer):
     At every position of the output grid, `num_capsules` capsules are computed
     from the window below: their poses by a convolution, and their activations,
     from 0 to 1, by another one with a sigmoid. The input is a signal, an image
-    or a volume. The next layer has to use both poses and activations for both
-    to be trained. Dynamic, self-attention and inverted attention routing ignore
-    activations; on TensorFlow, Keras warns of it.
+    or a volume. Both are trained only if the next layer uses both. Dynamic,
+    self-attention and inverted attention routing ignore activations; TensorFlow
+    then warns of missing gradients.
 
     Notation: the primary capsules of
     [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), whose B is

@@ -11,7 +11,7 @@ from keras_capsules.types import Capsules
 from keras_capsules.types import Shape
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_integer
-from keras_capsules.utils.validation import check_integer_pair
+from keras_capsules.utils.validation import check_sizes
 
 
 def check_capsule_dim(value: CapsuleDim) -> int | tuple[int, int]:
@@ -27,7 +27,7 @@ def check_capsule_dim(value: CapsuleDim) -> int | tuple[int, int]:
         ValueError: If it is neither.
     """
     if isinstance(value, (list, tuple)):
-        return check_integer_pair(value, "capsule_dim")
+        return check_sizes(value, "capsule_dim", 2)
     return check_integer(value, "capsule_dim")
 
 
@@ -94,7 +94,7 @@ def split_shape(
     if isinstance(capsule_dim, tuple) and poses[-2:-1] != capsule_dim[:1]:
         raise ValueError(
             "The poses of input and output capsules must have the same number "
-            "of rows, because votes are products with matrices from the right. "
+            "of rows, because votes multiply poses by matrices from the right. "
             f"Expected poses of shape (batch, ..., {capsule_dim[0]}, dim). "
             f"Received: input_shape={input_shape}, capsule_dim={capsule_dim}"
         )

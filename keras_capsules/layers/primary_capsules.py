@@ -127,7 +127,7 @@ class PrimaryCapsules(WindowedLayer, WeightedLayer):
         if depthwise and len({*keras.tree.flatten(self.strides)}) > 1:
             raise ValueError(
                 "With depthwise=True all strides must be equal, because not "
-                "all backends have others. "
+                "every backend supports unequal strides there. "
                 f"Received: strides={self.strides!r}"
             )
         self.pre_squash_scale = check_number(

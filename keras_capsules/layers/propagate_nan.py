@@ -17,12 +17,16 @@ class PropagateNaN(keras.layers.Layer):
     as the maximum in a ReLU drop it. This layer compares the input of a network
     with its features, so that a broken image never gets plausible scores.
 
+    Args:
+        **kwargs: Arguments of `keras.layers.Layer`, such as `name` and
+            `dtype`.
+
     Call arguments:
         inputs: A tensor, the input of a network, `(batch, ...)`.
         features: A tensor with the same batch, or a tuple of them.
 
     Output shape:
-        That of `features`.
+        The shape of `features`.
 
     Example:
 

@@ -26,8 +26,8 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
 
     Each input type is an image, whose channels are the numbers of its poses.
     One convolution, the same for all input types, turns it into an image of
-    votes for every output type. So the kernel is as small as that of a single
-    type. Dynamic routing follows, in which an input type shares itself out
+    votes for every output type. So the kernel is no larger than the kernel of a
+    single type. Dynamic routing follows, in which an input type divides itself
     among all output types at all positions:
 
     ```

@@ -1,6 +1,5 @@
 """Options of layers whose windows lie on a grid."""
 
-import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,8 +8,8 @@ import keras
 from keras_capsules.engine.windows import output_grid
 from keras_capsules.types import Shape
 from keras_capsules.types import Sizes
-from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_padding
+from keras_capsules.utils.validation import check_sizes
 
 # The names of the axes of a grid, by their number.
 GRIDS = {1: "length", 2: "height, width", 3: "depth, height, width"}
@@ -95,39 +94,6 @@ class WindowedLayer(keras.layers.Layer):
         return {**super().get_config(), **config}
 
 
-def check_sizes(value: Any, name: str, rank: int | None) -> Any:
-    """Checks sizes along the axes of a grid.
-
-    Args:
-        value: The argument.
-        name: Its name, for the message.
-        rank: The number of axes, or `None` if it is not known yet.
-
-    Returns:
-        A tuple of `rank` integers; or, if `rank` is `None`, an integer or a
-        tuple of one to three integers.
-
-    Raises:
-        ValueError: If the value is something else.
-    """
-    try:
-        if isinstance(value, numbers.Integral):
-            size = check_integer(value, name)
-            return size if rank is None else (size,) * rank
-        if isinstance(value, str):
-            raise ValueError
-        sizes = tuple(check_integer(each, name) for each in value)
-        if len(sizes) in (GRIDS if rank is None else [rank]):
-            return sizes
-        raise ValueError
-    except (TypeError, ValueError):
-        number = "" if rank is None else f"{rank} of "
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a positive "
-            f"integer or a tuple of {number}them. Received: {name}={value!r}"
-        ) from None
-
-
 def check_features(input_shape: Shape, name: str) -> int:
     """Checks the shape of a signal, an image or a volume.
 
@@ -159,8 +125,8 @@ def _check_unsupported(kwargs):
     if data_format not in (None, "channels_last"):
         raise ValueError(
             "Capsules are the last axes of a tensor. Expected "
-            'data_format="channels_last", for instance behind a '
-            f"keras.layers.Permute. Received: data_format={data_format!r}"
+            'data_format="channels_last", for instance after a '
+            f"keras.layers.Permute layer. Received: data_format={data_format!r}"
         )
     rate = kwargs.pop("dilation_rate", 1)
     if any(each != 1 for each in keras.tree.flatten(rate)):

@@ -110,8 +110,9 @@ def get_policy(network: Network, kwargs: Mapping[str, Any]) -> Any:
         if name in known:
             continue
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-        other = _OTHER_NAMES.get(name, close[0] if close else None)
-        expected = other or f"one of {', '.join(known)}"
+        expected = _OTHER_NAMES.get(name, close[0] if close else "")
+        if expected.split("=")[0] not in known:
+            expected = f"one of {', '.join(known)}"
         raise ValueError(
             f"{type(network).__name__} has no argument `{name}`. Expected "
             f"{expected}. Received: {name}={kwargs[name]!r}"

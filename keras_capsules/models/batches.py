@@ -7,11 +7,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_capsules.layers.poses import fits
 from keras_capsules.types import Shape
 
 
 def only_input(model: keras.Model, inputs: Any) -> Any:
-    """The input of a model that has one, also if it comes in a structure.
+    """Unwraps the input of a single-input model from a list, tuple or dict.
 
     Args:
         model: A functional model.
@@ -32,9 +33,9 @@ def only_input(model: keras.Model, inputs: Any) -> Any:
 
 
 def with_sizes(model: keras.Model, inputs: Any) -> Any:
-    """Inputs with the sizes that the model takes, where they have others open.
+    """Fills in unknown sizes of a tensor with the sizes that the model expects.
 
-    TensorFlow opens sizes after batches of different ones. Other sizes, which
+    TensorFlow forgets sizes after batches of different ones. Wrong sizes, which
     may fit the layers by chance, then fail at run time.
 
     Args:
@@ -58,12 +59,13 @@ def with_sizes(model: keras.Model, inputs: Any) -> Any:
 
 
 def as_array(value: Any) -> Any:
-    """Lists as arrays; arrays and tensors as they are."""
+    """Converts lists to arrays; returns arrays and tensors unchanged."""
     if isinstance(value, (list, tuple)):
         return np.asarray(value)
     if not hasattr(value, "shape"):
         raise ValueError(
-            "Expected an array, a list or a tensor; of a data set, one batch. "
+            "Expected an array, a list or a tensor. Pass one batch of a data "
+            "set at a time. "
             f"Received: {value!r}"
         )
     return value
@@ -82,11 +84,7 @@ def as_pair(value: Any) -> tuple[Any, Any]:
 def check_shape(value: Any, shape: Shape, name: str) -> None:
     """Raises if `value` is no batch of examples of this shape."""
     given = tuple(value.shape)
-    fits = len(given) == len(shape) + 1 and all(
-        size in (None, other)
-        for size, other in zip(shape, given[1:], strict=True)
-    )
-    if not fits:
+    if not fits(given, (None, *shape)):
         raise ValueError(
             f"Expected `{name}` of shape (batch, "
             f"{', '.join(map(str, shape))}). Received: {name}.shape={given}"
@@ -94,7 +92,7 @@ def check_shape(value: Any, shape: Shape, name: str) -> None:
 
 
 def apply(model: keras.Model, inputs: Any, batch_size: int) -> Any:
-    """Arrays through `predict`, compiled and in batches; tensors at once."""
+    """Calls `predict` on arrays, in batches; calls the model on tensors."""
     first, *_ = keras.tree.flatten(inputs)
     if isinstance(first, np.ndarray) and not len(first):
         # Keras predicts nothing of an empty batch, not even its shape.

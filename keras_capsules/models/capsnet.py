@@ -13,9 +13,9 @@ from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.types import Sizes
 from keras_capsules.utils.validation import check_integer
-from keras_capsules.utils.validation import check_integer_pair
 from keras_capsules.utils.validation import check_integers
 from keras_capsules.utils.validation import check_padding
+from keras_capsules.utils.validation import check_sizes
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -128,10 +128,10 @@ class CapsNet(CapsuleNetwork):
         self.filters = check_integer(filters, "filters")
         if kernel_size is None:
             kernel_size = _fitting_kernel_size(self.image_shape)
-        self.kernel_size = check_integer_pair(kernel_size, "kernel_size")
-        self.conv_strides = check_integer_pair(conv_strides, "conv_strides")
-        self.primary_strides = check_integer_pair(
-            primary_strides, "primary_strides"
+        self.kernel_size = check_sizes(kernel_size, "kernel_size", 2)
+        self.conv_strides = check_sizes(conv_strides, "conv_strides", 2)
+        self.primary_strides = check_sizes(
+            primary_strides, "primary_strides", 2
         )
         self.padding = check_padding(padding)
         self.num_primary_capsules = check_integer(

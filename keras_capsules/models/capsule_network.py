@@ -74,7 +74,8 @@ class CapsuleNetwork(Network):
         reconstruction_weight: Number of at least 0, the weight of the squared
             error. It has no effect without a decoder. Defaults to `0.0005`.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`. `dtype` is
-            that of the scores, in at least float32; layers have their own.
+            the dtype of the scores (at least float32); the layers keep their
+            own.
 
     Output shape:
         `(batch, num_classes)`, the class scores. An input that is not finite
@@ -164,8 +165,8 @@ class CapsuleNetwork(Network):
     @functools.cached_property
     def encoder(self) -> keras.Model:
         """The part of the network from inputs to class capsules."""
-        # Made when it is needed, and kept where Keras does not find it: its
-        # layers are those of this network.
+        # Made when it is needed, and kept where Keras does not find it, because
+        # it shares the layers of this network.
         inputs, _, features = self._graph()
         return keras.Model(inputs, features, name="encoder")
 
@@ -178,7 +179,7 @@ class CapsuleNetwork(Network):
         self, mode: str | None = None, config: Any = None, **kwargs: Any
     ) -> None:
         super().quantize(mode, config=config, **kwargs)
-        # Their compiled functions have the weights of before.
+        # Their compiled functions still hold the old weights.
         for name in ("encoder", "_encoder_with_scores"):
             self.__dict__.pop(name, None)
 
@@ -294,7 +295,7 @@ class CapsuleNetwork(Network):
         sample_weight: Any = None,
         training: bool = True,
     ) -> Tensor:
-        """The compiled loss of the scores plus that of the reconstruction."""
+        """Adds the reconstruction loss to the compiled loss of the scores."""
         if self.loss is None:  # JAX would train on the reconstruction alone
             raise ValueError(
                 "No loss to compute. Provide a `loss` argument in `compile()`."

@@ -12,9 +12,9 @@ from keras_capsules.models.base import get_policy
 from keras_capsules.types import Sizes
 from keras_capsules.utils.validation import check_choice
 from keras_capsules.utils.validation import check_integer
-from keras_capsules.utils.validation import check_integer_pair
 from keras_capsules.utils.validation import check_integers
 from keras_capsules.utils.validation import check_number
+from keras_capsules.utils.validation import check_sizes
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -101,8 +101,8 @@ class ConvNet(Network):
             activation, "activation", ("softmax", "sigmoid")
         )
         self.filters = check_integers(filters, "filters")
-        self.kernel_size = check_integer_pair(kernel_size, "kernel_size")
-        self.pool_size = check_integer_pair(pool_size, "pool_size")
+        self.kernel_size = check_sizes(kernel_size, "kernel_size", 2)
+        self.pool_size = check_sizes(pool_size, "pool_size", 2)
         self.units = check_integers(units, "units")
         self.dropout = check_number(dropout, "dropout", minimum=0.0)
         if self.dropout >= 1:

@@ -19,9 +19,9 @@ from keras_capsules.utils import initializers
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_integers
 
-# The squared length of what a layer of capsules squashes, over that of its
-# input capsules. Squashed again and again, v = g v^2 / (1 + g v^2), lengths
-# vanish if g is less than 4. If it is much more, they saturate.
+# The squared length of a capsule before the squash, divided by the squared
+# length of the input capsules. Squashed again and again, v = g v^2 / (1 + g
+# v^2), lengths vanish if g is less than 4. If it is much more, they saturate.
 _GAIN = 4.0
 
 # Weight of the mean squared error in the authors' code.

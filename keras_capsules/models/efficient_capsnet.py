@@ -57,14 +57,14 @@ class EfficientCapsNet(CapsuleNetwork):
             convolutions, one more than `filters`. Defaults to `None`: 5 first,
             7 for images of at least 40 pixels, and then 3.
         conv_strides: Sequence of positive integers, of all convolutions.
-            Defaults to `None`: the last convolution has strides of 2, and so
-            have as many before it as it takes to leave a map of at most 9 by
-            9; others have 1. For images of at least 40 pixels, the first has 2
-            as well.
+            Defaults to `None`: the last convolution has strides of 2, and so do
+            the convolutions before it, until the map is at most 9 by 9; the
+            others have strides of 1. For images of at least 40 pixels, the
+            first has 2 as well.
         padding: `"valid"` or `"same"`, of the convolutions. Defaults to
             `None`: the paper's `"valid"`, or `"same"` for images of less than
-            20 pixels, which would otherwise vanish. (All of these sizes are
-            those of the shorter side.)
+            20 pixels, which would otherwise vanish. (All these sizes refer
+            to the shorter side.)
         normalization: `"batch"`, `"instance"` (each map of each image by
             itself) or `None`. Defaults to `"batch"`.
         activation: The activation of the convolutions, as
@@ -216,8 +216,8 @@ class EfficientCapsNet(CapsuleNetwork):
         """The paper's network for smallNORB: images of 48 by 48 pixels.
 
         The authors' code has a slope of 0.3 in the leaky ReLU, where Keras has
-        0.2, and draws scales and offsets of the normalization at random; here
-        they begin at 1 and 0.
+        0.2, and initializes scales and offsets of the normalization at random.
+        Here they begin at 1 and 0.
 
         Args:
             **kwargs: Arguments that differ.
@@ -281,8 +281,8 @@ class EfficientCapsNet(CapsuleNetwork):
             )
         if self.normalization == "instance" and sizes == [1, 1]:
             raise ValueError(
-                "Instance normalization of a map of one pixel leaves nothing "
-                "of it. Expected larger images, smaller strides or another "
+                "Instance normalization turns a map of one pixel into zeros. "
+                "Expected larger images, smaller strides or another "
                 'normalization. Received: normalization="instance", '
                 f"{received}"
             )

@@ -19,9 +19,9 @@ from keras_capsules.types import Sizes
 from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_choice
 from keras_capsules.utils.validation import check_integer
-from keras_capsules.utils.validation import check_integer_pair
 from keras_capsules.utils.validation import check_integers
 from keras_capsules.utils.validation import check_padding
+from keras_capsules.utils.validation import check_sizes
 
 # Images with a shorter side than this would vanish in the paper's windows.
 _SMALLEST_STRIDED = 20
@@ -40,17 +40,19 @@ class MatrixCapsNet(CapsuleNetwork):
     network has no decoder, and this one has none unless `decoder_units` are
     given.
 
-    By default, two things are not as in the paper, with whose options this
-    network stayed at chance for the 150 steps that we tried:
+    Two defaults differ from the paper. With the paper's values, the network
+    stayed at chance for the 150 steps that we tried.
 
-    - Poses are means of votes, and shrink from layer to layer. Variances get
-      tiny and activations saturate. So `normalization` scales poses before each
-      layer of capsules, and votes start with variances of about 1.
-    - A convolutional capsule gets about as much as one input capsule has to
-      give. Its Gaussian shrinks to few votes, and most of an input capsule goes
-      to few output capsules by chance. So EM routing begins with Gaussians more
-      than twice as wide as the votes, and input capsules share themselves out
-      among most output capsules. Kernels may grow, and shares get sharper.
+    - Poses are means of votes, so they shrink from layer to layer: variances
+      become tiny and activations saturate. `normalization` therefore rescales
+      the poses before each layer of capsules, so that votes start with
+      variances of about 1.
+    - A convolutional output capsule receives about as much as one input capsule
+      has to give. Its Gaussian shrinks to a few votes, and each input capsule
+      goes to a few output capsules by chance. The default routing therefore
+      starts with Gaussians more than twice as wide as the votes, so that each
+      input capsule is shared among most output capsules. The shares sharpen as
+      the kernels grow.
 
     `MatrixCapsNet.paper()` is the paper's form.
 
@@ -159,10 +161,10 @@ class MatrixCapsNet(CapsuleNetwork):
         self.num_classes = check_integer(num_classes, "num_classes")
         small = min(self.image_shape[:2]) < _SMALLEST_STRIDED
         self.filters = check_integer(filters, "filters")
-        self.kernel_size = check_integer_pair(kernel_size, "kernel_size")
+        self.kernel_size = check_sizes(kernel_size, "kernel_size", 2)
         if conv_strides is None:
             conv_strides = 1 if small else 2
-        self.conv_strides = check_integer_pair(conv_strides, "conv_strides")
+        self.conv_strides = check_sizes(conv_strides, "conv_strides", 2)
         if padding is None:
             padding = "same" if small else "valid"
         self.padding = check_padding(padding)

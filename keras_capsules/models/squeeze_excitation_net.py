@@ -19,9 +19,9 @@ class SqueezeExcitationNet(Network):
     """A small residual network with channel attention.
 
     A convolution, then stages of residual blocks: two convolutions with batch
-    normalization and a `SqueezeExcitation`, added to what goes in. Each stage
-    but the first halves the map. The scores are computed from the means over
-    the last map. By default it has about as many parameters as
+    normalization and a `SqueezeExcitation`, added to the input of the block.
+    Each stage but the first halves the map. The scores are computed from the
+    means over the last map. By default it has about as many parameters as
     `EfficientCapsNet`: 162,780 trainable ones.
 
     Scores are probabilities. To train the network on one class per image, use

@@ -56,8 +56,9 @@ class DynamicRouting(Routing):
             coupling coefficients sum to less than 1. The authors used it for
             CIFAR-10. Defaults to `False`.
         stop_gradient: Boolean, whether coupling coefficients are constants in
-            the gradient, which then takes less than half of the time. The
-            paper lets the gradient through. Defaults to `False`.
+            the gradient. A training step then takes a third of the time in
+            TensorFlow, and 0.6 to 0.7 on JAX and PyTorch. The paper lets the
+            gradient through. Defaults to `False`.
 
     Raises:
         ValueError: If an option is invalid.

@@ -51,21 +51,21 @@ class EMRouting(Routing):
     output capsules of all types in all windows that contain it, and its shares
     of all of them sum to 1.
 
-    Shares are kept as logarithms. An output capsule that receives
-    only inactive input capsules gets the mean of their votes as its pose and
+    Shares are kept as logarithms. An output capsule that receives only inactive
+    input capsules gets the mean of their votes as its pose and
     `sigmoid(lambda_t beta_a_j)` as its activation.
 
-    The scale of costs: C_j scales with S_j, thus with the number of input
-    capsules per output capsule, from less than one in a convolution of many
-    types to tens in a layer of few classes. With the paper's F = 1 and its
-    small lambda, activations start within 0.05 of 0.5 in the latter and within
-    0.01 in the former, where poses have to be learned first.
+    Scale of costs: C_j is proportional to S_j, and so to the number of input
+    capsules per output capsule. This is less than one in a convolution with
+    many types, and tens in a layer of few classes. With the paper's F = 1 and
+    its small lambda, activations start within 0.01 of 0.5 in the former, where
+    poses have to be learned first, and within 0.05 in the latter.
     `cost_scale="normalized"` makes F S_j a hundred times the mean activation of
     the input capsules, for 9 * 8 of them as for 250. With the default lambda,
     16 numbers in a pose and input capsules that are half active, a logit then
     moves by 0.6 if all variances shrink by a factor of e. Overlapping windows
-    multiply the number of output capsules that an input capsule votes for. This
-    F does not account for that; a number can.
+    multiply the number of output capsules that an input capsule votes for.
+    `"normalized"` does not account for this; choose a number if it matters.
 
     Notation: the M- and E-steps of procedure 1 in
     [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), whose

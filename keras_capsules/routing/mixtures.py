@@ -23,8 +23,8 @@ def log_activations(activations: Tensor | None, votes: Tensor) -> Tensor:
     """Computes logarithms of activations, which are finite for inactive ones.
 
     An inactive input capsule counts for nothing and gets no gradient. Its
-    logarithm is finite, so that an output capsule all of whose input capsules
-    are inactive has a pose, too.
+    logarithm is finite, so that an output capsule with only inactive inputs
+    still has a pose.
 
     Args:
         activations: `[b, i]`, or `None` if all input capsules are fully active.

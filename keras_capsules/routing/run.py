@@ -55,7 +55,7 @@ def run(
     outputs = examples["outputs"]
     if outputs is not None and not routing.takes("outputs"):
         raise ValueError(
-            "This routing cannot go on from earlier outputs. Expected "
+            "This routing cannot start from earlier outputs. Expected "
             f"outputs=None. Received: routing={routing!r}, outputs of shape "
             f"{tuple(outputs.shape)}"
         )

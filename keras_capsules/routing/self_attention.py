@@ -32,8 +32,9 @@ class SelfAttentionRouting(Routing):
     v_j = exponential_squash(s_j)
     ```
 
-    where d is the number of entries of an output pose. This takes about half to
-    two thirds of the time of dynamic routing with three iterations. The squash
+    where d is the number of entries of an output pose. In TensorFlow a training
+    step takes 0.6 of the time of dynamic routing with three iterations; on JAX
+    and PyTorch it takes 0.8 to 0.9. The squash
     lets gradients of short poses through, which suits small networks.
 
     Logits are quadratic in the votes. Votes of a length of about 1e18 make them

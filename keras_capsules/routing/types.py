@@ -28,7 +28,7 @@ class RoutingSpec(NamedTuple):
 
     Attributes:
         num_inputs: The number of input capsules that vote for an output
-            capsule.
+            capsule; `None` if it is unknown.
         num_outputs: The number of output capsules; in a convolution, at one
             position.
         pose_shape: Rows and columns `(p, e)` of an output pose. Vector
@@ -37,7 +37,7 @@ class RoutingSpec(NamedTuple):
             coordinates if the layer adds some.
     """
 
-    num_inputs: int
+    num_inputs: int | None
     num_outputs: int
     pose_shape: tuple[int, int]
     input_pose_shape: tuple[int, int]

@@ -107,22 +107,34 @@ def check_choice(value: Any, name: str, choices: Sequence[str]) -> str:
     return value
 
 
-def check_integer_pair(value: Any, name: str) -> tuple[int, int]:
-    """Returns `value` as a pair of positive integers; one serves for both.
+def check_sizes(value: Any, name: str, rank: int | None = None) -> Any:
+    """Returns the sizes along the axes of a grid, or raises.
 
     Args:
-        value: The argument.
+        value: The argument: a positive integer, or one for each axis.
         name: String, the argument's name, for the message.
+        rank: The number of axes. `None`, the default, means that it is not
+            known yet.
+
+    Returns:
+        A tuple of `rank` integers; or, if `rank` is `None`, an integer or a
+        tuple of one to three integers.
     """
-    pair = (value, value) if isinstance(value, numbers.Integral) else value
+    sizes: tuple[int, ...] = ()
     try:
-        first, second = pair
-        return check_integer(first, name), check_integer(second, name)
+        if isinstance(value, numbers.Integral):
+            size = check_integer(value, name)
+            return size if rank is None else (size,) * rank
+        sizes = tuple(check_integer(each, name) for each in value)
     except (TypeError, ValueError):
+        pass
+    if not sizes or len(sizes) not in ((1, 2, 3) if rank is None else (rank,)):
+        number = "" if rank is None else f"{rank} of "
         raise ValueError(
             f"Invalid value for argument `{name}`. Expected a positive "
-            f"integer or a pair of them. Received: {name}={value!r}"
-        ) from None
+            f"integer or a tuple of {number}them. Received: {name}={value!r}"
+        )
+    return sizes
 
 
 def check_numbers(value: Any, name: str, expected: str = "numbers") -> None:

@@ -89,7 +89,7 @@ def test_empty_split(split):
 def test_invalid_image_size(image_size):
     message = (
         "Invalid value for argument `image_size`. Expected a positive integer "
-        f"or a pair of them. Received: image_size={image_size!r}"
+        f"or a tuple of 2 of them. Received: image_size={image_size!r}"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         datasets.load("digits", image_size=image_size)

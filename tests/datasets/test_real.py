@@ -41,3 +41,14 @@ def test_fashion_mnist():
     builder = tfds.builder("fashion_mnist", data_dir=data_dir)
     names = builder.info.features["label"].names
     assert list(datasets.info("fashion_mnist").class_names) == names
+
+
+def test_cifar10():
+    data_dir = real_data_dir("cifar10")
+    images, labels = datasets.load_arrays("cifar10", "test", data_dir=data_dir)
+    assert images.shape == (10000, 32, 32, 3)
+    assert images.min() == 0.0 and images.max() == 1.0
+    assert np.bincount(labels).tolist() == [1000] * 10
+    train = datasets.load("cifar10", data_dir=data_dir)
+    validation = datasets.load("cifar10", "validation", data_dir=data_dir)
+    assert (len(train), len(validation)) == (50000, 5000)

@@ -16,8 +16,8 @@ from keras_capsules.engine.votes import make_votes
 from keras_capsules.routing import run as engine
 from tests.helpers import modes
 from tests.helpers.gradients import assert_close
+from tests.helpers.testing import BACKEND
 
-BACKEND = keras.backend.backend()
 SIZE = 6  # of a block
 # None, one, a block, a block and one, two blocks, two blocks and a few, and
 # three blocks that are somewhat smaller.

@@ -142,7 +142,7 @@ ROUTINGS = sorted(keras_capsules.routing.ROUTINGS)
 # several, and in several and a rest.
 CASES = [
     (4, [("dense", "dynamic", number) for number in (3, 14, 16)]),
-    (8, [("dense", "dynamic", 16)]),
+    pytest.param(8, [("dense", "dynamic", 16)], marks=pytest.mark.slow),
     (4, [("conv", "em", 16)]),
     pytest.param(
         4,

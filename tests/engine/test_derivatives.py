@@ -18,8 +18,9 @@ from tests.helpers.gradients import assert_close
 from tests.helpers.gradients import gradient
 from tests.helpers.gradients import needs_float64
 from tests.helpers.gradients import second_gradient
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import SLOW_ON_JAX
 
-BACKEND = keras.backend.backend()
 BATCH, INPUTS, DIM, OUTPUTS, OUT_DIM = 5, 7, 3, 4, 2
 SIZE = 2  # of a block: two of them, and a rest
 NAMES = sorted(routings.ROUTINGS)
@@ -163,7 +164,13 @@ def call_of_one(name, which, dtype="float32"):
 
 
 each_of_both = pytest.mark.parametrize("which", WHICH)
-for_both_routings = pytest.mark.parametrize("name", ROUTINGS)
+for_both_routings = pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name == "dynamic" else SLOW_ON_JAX)
+        for name in ROUTINGS
+    ],
+)
 
 
 @for_both_routings
@@ -232,6 +239,8 @@ def test_second_derivatives_in_a_graph(name, which, known, blocks, monkeypatch):
 
 # Exported models.
 
+SLOW_TO_EXPORT = {"em", "variational_bayes"}
+
 
 @pytest.mark.skipif(
     BACKEND != "tensorflow", reason="TensorFlow writes and reads SavedModels"
@@ -239,7 +248,13 @@ def test_second_derivatives_in_a_graph(name, which, known, blocks, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "batch"),
     # If the batch is unknown, exported models have no blocks.
-    [(name, BATCH) for name in NAMES] + [("dynamic", None)],
+    [
+        pytest.param(
+            name, BATCH, marks=[pytest.mark.slow] * (name in SLOW_TO_EXPORT)
+        )
+        for name in NAMES
+    ]
+    + [("dynamic", None)],
 )
 def test_a_saved_model_warns_of_nothing(name, batch, blocks, tmp_path, caplog):
     """TensorFlow warns of gradients that are custom and were not saved."""

@@ -2,7 +2,6 @@
 
 import functools
 
-import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -19,8 +18,8 @@ from tests.helpers.gradients import evaluate
 from tests.helpers.gradients import gradient
 from tests.helpers.gradients import needs_float64
 from tests.helpers.gradients import second_gradient
+from tests.helpers.testing import BACKEND
 
-BACKEND = keras.backend.backend()
 # Distinct primes, so that no axis can be taken for another. Input capsules are
 # the product of two, so that they may share matrices.
 BATCH, OUTPUTS, OUT_DIM, DIM = 2, 7, 13, 5

@@ -3,13 +3,14 @@
 import pytest
 
 from keras_capsules.routing import run
+from tests.helpers.testing import SLOW_ON_JAX
 
 in_blocks = pytest.mark.parametrize(
     "size",
     [
-        pytest.param(1, id="one-by-one"),
+        pytest.param(1, id="one-by-one", marks=SLOW_ON_JAX),
         pytest.param(2, id="two-and-a-rest"),  # of an odd number of examples
-        pytest.param(17, id="all-at-once"),
+        pytest.param(17, id="all-at-once", marks=SLOW_ON_JAX),
     ],
 )
 

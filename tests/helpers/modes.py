@@ -3,7 +3,8 @@
 import keras
 from keras import ops
 
-BACKEND = keras.backend.backend()
+from tests.helpers.testing import BACKEND
+
 # How functions are run: operation by operation; in a graph, or compiled; and in
 # a graph that does not know how many examples there are.
 MODES = {

@@ -3,6 +3,9 @@
 The only file that imports Keras's private testing module.
 """
 
+import importlib
+import json
+import os
 import warnings
 
 import keras
@@ -16,6 +19,19 @@ BACKEND = keras.backend.backend()
 # much sooner without a graph, JAX with one.
 QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 
+# Compiling dominates the tests' time on JAX. These run there, as the slow ones.
+SLOW_ON_JAX = [pytest.mark.slow] * (BACKEND == "jax")
+
+
+def slow_on_jax(test):
+    """Marks a test as slow on JAX."""
+    return pytest.mark.slow(test) if BACKEND == "jax" else test
+
+
+only_tensorflow = pytest.mark.skipif(
+    BACKEND != "tensorflow", reason="is about TensorFlow alone"
+)
+
 NOT_POSITIVE_INTEGERS = {
     "zero": 0,
     "negative": -1,
@@ -27,11 +43,30 @@ NOT_POSITIVE_INTEGERS = {
 NOT_BOOLEANS = {"two": 2, "none": None, "string": "True", "float": 1.0}
 
 
-# Compiling dominates the tests' time on JAX. What is made of layers that are
-# tested there, and is in the conformance table there, is tested in detail once.
+# What is made of layers that are tested on JAX, and is in the conformance table
+# there, is tested in detail once.
 on_one_backend = pytest.mark.skipif(
     keras.backend.backend() == "jax", reason="tested in detail on TensorFlow"
 )
+
+
+def skip_unless_ci(reason):
+    """Skips a test that lacks a package or data; in CI, fails it.
+
+    CI installs and names everything, so a test that lacks something there
+    has lost it unnoticed.
+    """
+    if os.environ.get("CI"):
+        pytest.fail(f"in CI nothing may be missing: {reason}")
+    pytest.skip(reason)
+
+
+def import_or_skip(name):
+    """The module, or a skipped test if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        skip_unless_ci(f"{name} is not installed")
 
 
 def values(named):
@@ -56,6 +91,10 @@ def compile_for_one_trace(model, optimizer, loss, **options):
     model.compile(optimizer, loss, **options)
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def as_json(config):
+    return json.dumps(config, sort_keys=True)
 
 
 def run_layer_test(layer_class, init_kwargs, **kwargs):

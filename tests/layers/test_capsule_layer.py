@@ -278,7 +278,9 @@ def progress(model, poses, labels):
     return losses[-1] / losses[0]
 
 
-@pytest.mark.parametrize("num_inputs", [16, 4000])
+@pytest.mark.parametrize(
+    "num_inputs", [16, pytest.param(4000, marks=pytest.mark.slow)]
+)
 def test_learning_starts_at_once(num_inputs):
     poses, labels = learnable(num_inputs)
     model = keras.Sequential(
@@ -288,7 +290,9 @@ def test_learning_starts_at_once(num_inputs):
     assert progress(model, poses, labels) < 0.8
 
 
-@pytest.mark.parametrize("num_inputs", [16, 4000])
+@pytest.mark.parametrize(
+    "num_inputs", [16, pytest.param(4000, marks=pytest.mark.slow)]
+)
 def test_learning_starts_for_the_initial_kernel(num_inputs):
     # Neither a bias that makes capsules long nor Adam, which makes up for
     # small gradients. A step moves the sum of votes as far for any number of

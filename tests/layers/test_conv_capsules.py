@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
+from keras_capsules.routing import ROUTINGS
 from keras_capsules.routing import DynamicRouting
 from tests.helpers.testing import NOT_POSITIVE_INTEGERS
 from tests.helpers.testing import invalid
@@ -19,8 +20,9 @@ pytestmark = on_one_backend
 BATCH, HEIGHT, WIDTH, TYPES, ROWS, DIM = 2, 5, 7, 3, 2, 4
 NUMBER, COLUMNS = 5, 3
 # Routings whose windows do not compete.
-APART = ["dynamic", "self_attention", "self_routing", "inverted_attention"]
-COMPETING = ["em", "variational_bayes"]
+# Routings that know which input capsules several windows share, and others.
+COMPETING = [name for name, cls in ROUTINGS.items() if cls().takes("windows")]
+APART = [name for name in ROUTINGS if name not in COMPETING]
 
 
 def random(*shape):

@@ -9,6 +9,7 @@ from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules1D
 from keras_capsules import ConvCapsules2D
 from keras_capsules import ConvCapsules3D
+from keras_capsules.routing import ROUTINGS
 from keras_capsules.routing import DynamicRouting
 from tests.helpers.capsules import assert_all_close
 from tests.helpers.capsules import conv_capsules
@@ -64,17 +65,7 @@ def test_equals_the_oracle(grid, kernel_size, strides, padding):
     )
 
 
-@pytest.mark.parametrize(
-    "routing",
-    [
-        "dynamic",
-        "self_attention",
-        "self_routing",
-        "inverted_attention",
-        "em",
-        "variational_bayes",
-    ],
-)
+@pytest.mark.parametrize("routing", ROUTINGS)
 @pytest.mark.parametrize("grid", [(5,), (2, 3, 4)], ids=str)
 def test_one_window_over_all_is_the_dense_layer(routing, grid):
     inputs = pair(2, *grid, TYPES, INPUT_DIM)

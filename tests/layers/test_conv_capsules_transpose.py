@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2DTranspose
+from keras_capsules.routing import ROUTINGS
 from keras_capsules.routing import DynamicRouting
 from tests.helpers.capsules import assert_all_close
 from tests.helpers.capsules import flatten
@@ -23,10 +24,12 @@ from tests.helpers.gradients import gradient
 from tests.helpers.gradients import needs_float64
 from tests.helpers.testing import BACKEND
 from tests.helpers.testing import NOT_BOOLEANS
+from tests.helpers.testing import SLOW_ON_JAX
 from tests.helpers.testing import check_saving
 from tests.helpers.testing import invalid
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
+from tests.helpers.testing import slow_on_jax
 from tests.helpers.testing import values
 
 SHAPE = (2, 3, 5, 7, 2)  # batch, height, width, types, dim
@@ -115,6 +118,7 @@ def test_equals_the_oracle(kernel_size, strides, padding, share):
     np.testing.assert_allclose(numpy(coupling).sum(axis=-1), 1, rtol=1e-5)
 
 
+@slow_on_jax
 @cases
 def test_votes_are_a_transposed_convolution(kernel_size, strides, padding):
     """With one output and one iteration, votes are added up over types."""
@@ -145,18 +149,12 @@ def test_votes_are_a_transposed_convolution(kernel_size, strides, padding):
     np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("routing", ROUTINGS)
 @pytest.mark.parametrize(
-    "routing",
-    [
-        "dynamic",
-        "self_attention",
-        "inverted_attention",
-        "em",
-        "variational_bayes",
-        "self_routing",
-    ],
+    "matrix",
+    [False, pytest.param(True, marks=SLOW_ON_JAX)],
+    ids=["vectors", "matrices"],
 )
-@pytest.mark.parametrize("matrix", [False, True], ids=["vectors", "matrices"])
 def test_windows_of_one_are_a_dense_layer(routing, matrix):
     """With kernel size 1, each position is routed by itself."""
     poses, activations = pair(2, 3, 2, 7, 5)

@@ -8,23 +8,18 @@ from keras import ops
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules1D
 from keras_capsules import ConvCapsules2D
-from keras_capsules import ConvCapsules2DTranspose
-from keras_capsules import ConvCapsules3D
-from keras_capsules import MatrixPrimaryCapsules
 from keras_capsules import PrimaryCapsules
-from keras_capsules import SharedKernelConvCapsules2D
+from keras_capsules import layers
+from keras_capsules.layers.windowed import WindowedLayer
 from tests.helpers.capsules import assert_all_close
 from tests.helpers.capsules import random
 from tests.helpers.testing import numpy
+from tests.helpers.testing import slow_on_jax
 
 CONVOLUTIONS = [
-    ConvCapsules1D,
-    ConvCapsules2D,
-    ConvCapsules2DTranspose,
-    ConvCapsules3D,
-    MatrixPrimaryCapsules,
-    PrimaryCapsules,
-    SharedKernelConvCapsules2D,
+    value
+    for value in vars(layers).values()
+    if isinstance(value, type) and issubclass(value, WindowedLayer)
 ]
 convolutions = pytest.mark.parametrize("layer", CONVOLUTIONS)
 
@@ -111,6 +106,7 @@ class Signals(ConvCapsules2D):
         return (shape[0], *shape[2:])
 
 
+@slow_on_jax
 def test_a_subclass_with_other_shapes_keeps_the_coupling():
     signals = random(2, 7, 3, 2).astype("float32")
     layer = Signals(5, 11, (1, 3))

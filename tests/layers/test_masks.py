@@ -19,6 +19,7 @@ from tests.helpers.routings import all_routings
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import check_saving
 from tests.helpers.testing import numpy
+from tests.helpers.testing import slow_on_jax
 
 BATCH, LENGTH, DIM, NUMBER, OUT_DIM = 3, 7, 2, 5, 11
 # The same for all examples, so that the layer without them exists.
@@ -113,6 +114,7 @@ def test_a_different_mask_for_each_example():
     assert not np.allclose(ours, numpy(layer(poses)), atol=1e-3)
 
 
+@slow_on_jax
 def test_a_mask_of_positions_is_that_of_all_types():
     poses = random(2, LENGTH, 3, DIM).astype("float32")
     masks = np.arange(LENGTH) < np.array([[3], [5]])
@@ -149,6 +151,7 @@ def text_model(routing, length=None):
     return keras.Model(words, CapsuleLength()(layer(x)))
 
 
+@slow_on_jax
 @pytest.mark.parametrize(
     "routing", ["dynamic", pytest.param("em", marks=pytest.mark.slow)]
 )
@@ -180,6 +183,7 @@ def test_no_mask_is_passed_on():
     assert layer.compute_mask(x, x) is None
 
 
+@slow_on_jax
 def test_a_convolution_treats_padding_as_its_own():
     poses, activations = pair(2, LENGTH, 3, DIM)
     masks = np.arange(LENGTH) < np.array([[4], [4]])
@@ -254,6 +258,7 @@ def test_the_shared_kernel_does_not_depend_on_the_length():
     assert layer.kernel.shape == (3, DIM, NUMBER, OUT_DIM)
 
 
+@slow_on_jax
 @pytest.mark.parametrize("types", [(), (3,)], ids=["one type", "types"])
 @pytest.mark.parametrize(
     "routing",

@@ -1,4 +1,4 @@
-"""All layers whose windows lie on a grid: small, empty and unknown sizes."""
+"""Layers with windows on an image: small, empty and unknown sizes."""
 
 import keras
 import numpy as np
@@ -12,6 +12,7 @@ from keras_capsules.layers import PrimaryCapsules
 from keras_capsules.layers import SharedKernelConvCapsules2D
 from tests.helpers.testing import BACKEND
 from tests.helpers.testing import numpy
+from tests.helpers.testing import slow_on_jax
 
 # How to make each layer, and the axes of its input after height and width.
 LAYERS = {
@@ -34,6 +35,7 @@ LAYERS = {
 layers = pytest.mark.parametrize("make, rest", LAYERS.values(), ids=LAYERS)
 
 
+@slow_on_jax
 @layers
 def test_later_inputs_smaller_than_the_window_raise(make, rest):
     layer = make()
@@ -54,6 +56,7 @@ def test_inputs_of_unknown_sizes_smaller_than_the_window_raise(make, rest):
         model.predict(np.zeros((2, 4, 2, *rest), "float32"), verbose=0)
 
 
+@slow_on_jax
 @layers
 def test_an_empty_batch_has_the_shapes_of_others(make, rest):
     layer = make()

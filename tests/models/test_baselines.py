@@ -10,28 +10,15 @@ from keras_capsules import MarginLoss
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
 from keras_capsules.models import ConvNet
 from keras_capsules.models import SqueezeExcitationNet
+from tests.helpers.testing import QUICK
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 
-BACKEND = keras.backend.backend()
-# Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
-QUICK = {"run_eagerly": BACKEND == "tensorflow"}
-# Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
-pytestmark = [
-    on_one_backend,
-    pytest.mark.filterwarnings(
-        "ignore:__array_wrap__ must accept context:DeprecationWarning"
-    ),
-]
+pytestmark = on_one_backend
 
 IMAGES = np.random.default_rng(1).uniform(size=(7, 8, 8, 1)).astype("float32")
 LABELS = np.array([2, 0, 1, 1, 0, 2, 2])
 ONE_HOT = np.eye(3, dtype="float32")[LABELS]
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    keras.utils.set_random_seed(3)
 
 
 def convolutional(**options):
@@ -318,8 +305,8 @@ def test_dropout_is_for_training():
         (convolutional, "image_shape", (8, 8), "3 positive integers"),
         (convolutional, "num_classes", 0, "a positive integer"),
         (convolutional, "filters", 4, "positive integers"),
-        (convolutional, "kernel_size", 0, "a positive integer or a pair"),
-        (convolutional, "pool_size", "2", "a positive integer or a pair"),
+        (convolutional, "kernel_size", 0, "a positive integer or a tuple of 2"),
+        (convolutional, "pool_size", "2", "a positive integer or a tuple of 2"),
         (convolutional, "units", (0,), "positive integers"),
         (convolutional, "dropout", -0.1, "of at least 0"),
         (convolutional, "dropout", 1, "below 1"),

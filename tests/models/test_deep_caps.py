@@ -10,27 +10,14 @@ from keras import ops
 from keras_capsules import MarginLoss
 from keras_capsules.models.deep_caps import DeepCaps
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import QUICK
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 
-BACKEND = keras.backend.backend()
-# Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
-QUICK = {"run_eagerly": BACKEND == "tensorflow"}
-# Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
-pytestmark = [
-    on_one_backend,
-    pytest.mark.filterwarnings(
-        "ignore:__array_wrap__ must accept context:DeprecationWarning"
-    ),
-]
+pytestmark = on_one_backend
 
 IMAGES = np.random.default_rng(1).uniform(size=(7, 8, 8, 1)).astype("float32")
 LABELS = np.array([2, 0, 1, 1, 0, 2, 2])
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    keras.utils.set_random_seed(3)
 
 
 def small(**options):
@@ -104,13 +91,13 @@ def test_the_decoder_does_not_know_the_class():
     capsule = np.random.default_rng(2).normal(size=5)
     capsules = np.zeros((3, 3, 5), "float32")
     capsules[[0, 1, 2], [0, 1, 2]] = capsule
-    drawn = model.decode(capsules, np.array([0, 1, 2]))
-    np.testing.assert_allclose(drawn[1:], drawn[:2], atol=1e-6)
+    decoded = model.decode(capsules, np.array([0, 1, 2]))
+    np.testing.assert_allclose(decoded[1:], decoded[:2], atol=1e-6)
     # The longest, without labels; the others have no say.
     capsules[0, 1:] = 0.01
-    np.testing.assert_allclose(model.decode(capsules), drawn, atol=1e-6)
+    np.testing.assert_allclose(model.decode(capsules), decoded, atol=1e-6)
     other = model.decode(2 * capsules)
-    assert np.abs(other - drawn).max() > 1e-3
+    assert np.abs(other - decoded).max() > 1e-3
 
 
 def test_lengths_neither_vanish_nor_saturate():
@@ -141,9 +128,9 @@ def test_images_of_any_size(image_shape):
     scores = numpy(model(images))
     assert scores.shape == (2, 3)
     assert (scores > 0).all() and (scores < 1).all()
-    drawn = numpy(model.reconstruct(images))
-    assert drawn.shape == (2, *image_shape)
-    assert (drawn >= 0).all()
+    decoded = numpy(model.reconstruct(images))
+    assert decoded.shape == (2, *image_shape)
+    assert (decoded >= 0).all()
 
 
 # Options.

@@ -11,27 +11,14 @@ from keras import ops
 from keras_capsules import MarginLoss
 from keras_capsules.models.efficient_capsnet import EfficientCapsNet
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.testing import QUICK
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 
-BACKEND = keras.backend.backend()
-# Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
-QUICK = {"run_eagerly": BACKEND == "tensorflow"}
-# Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
-pytestmark = [
-    on_one_backend,
-    pytest.mark.filterwarnings(
-        "ignore:__array_wrap__ must accept context:DeprecationWarning"
-    ),
-]
+pytestmark = on_one_backend
 
 IMAGES = np.random.default_rng(1).uniform(size=(7, 8, 8, 1)).astype("float32")
 LABELS = np.array([2, 0, 1, 1, 0, 2, 2])
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    keras.utils.set_random_seed(3)
 
 
 def small(**options):
@@ -254,14 +241,14 @@ def test_the_configuration_names_every_argument():
 @pytest.mark.parametrize(
     "image_shape", [(1, 1, 1), (7, 9, 2), (8, 8, 1)], ids=str
 )
-def test_convolutional_decoder_draws_images_of_any_size(image_shape):
+def test_convolutional_decoder_decodes_images_of_any_size(image_shape):
     model = small(
         image_shape=image_shape, decoder_units=None, decoder_filters=(3, 2)
     )
     images = np.zeros((2, *image_shape), "float32")
-    drawn = numpy(model.reconstruct(ops.convert_to_tensor(images)))
-    assert drawn.shape == images.shape
-    assert (drawn > 0).all() and (drawn < 1).all()
+    decoded = numpy(model.reconstruct(ops.convert_to_tensor(images)))
+    assert decoded.shape == images.shape
+    assert (decoded > 0).all() and (decoded < 1).all()
 
 
 def test_instances_are_normalized_by_themselves():

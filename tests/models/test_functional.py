@@ -21,11 +21,9 @@ from tests.helpers.networks import SHAPE
 from tests.helpers.networks import images
 from tests.helpers.networks import labels
 from tests.helpers.networks import make
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import QUICK
 from tests.helpers.testing import numpy
-
-BACKEND = keras.backend.backend()
-# Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
-QUICK = {"run_eagerly": BACKEND == "tensorflow"}
 
 # Keras warns of every layer that has nothing to quantize.
 pytestmark = pytest.mark.filterwarnings(
@@ -381,6 +379,8 @@ def test_unknown_arguments_are_answered_with_the_right_name(name, wrong, right):
 def test_the_number_of_iterations_belongs_to_the_routing():
     message = r"Expected routing=DynamicRouting\(num_iterations=\.\.\.\)"
     refuses(message, models.CapsNet, num_iterations=2)
+    message = "ConvNet has no argument `num_iterations`. Expected one of image"
+    refuses(message, models.ConvNet, num_iterations=2)
 
 
 @mostly_slow

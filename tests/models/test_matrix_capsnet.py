@@ -15,28 +15,15 @@ from keras_capsules.models.matrix_capsnet import PoseNormalization
 from keras_capsules.routing import EMRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.testing import QUICK
 from tests.helpers.testing import check_saving
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 
-BACKEND = keras.backend.backend()
-# Without graphs, TensorFlow is ready much sooner. JAX and PyTorch are not.
-QUICK = {"run_eagerly": BACKEND == "tensorflow"}
-# Keras itself hands PyTorch tensors to NumPy in a way that is deprecated.
-pytestmark = [
-    on_one_backend,
-    pytest.mark.filterwarnings(
-        "ignore:__array_wrap__ must accept context:DeprecationWarning"
-    ),
-]
+pytestmark = on_one_backend
 
 IMAGES = np.random.default_rng(1).uniform(size=(7, 8, 8, 1)).astype("float32")
 LABELS = np.array([2, 0, 1, 1, 0, 2, 2])
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    keras.utils.set_random_seed(3)
 
 
 def small(**options):

@@ -21,6 +21,7 @@ from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.routing import SelfRouting
 from keras_capsules.routing import VariationalBayesRouting
 from keras_capsules.routing import run
+from tests.helpers.testing import SLOW_ON_JAX
 
 FIXTURE = pathlib.Path(__file__).with_name("as_before.npz")
 ROUTINGS = {
@@ -126,7 +127,13 @@ def gradients(layer, loss, inputs):
 
 
 @pytest.mark.parametrize("routing_name", ROUTINGS)
-@pytest.mark.parametrize("layer_name", LAYERS)
+@pytest.mark.parametrize(
+    "layer_name",
+    [
+        pytest.param(name, marks=SLOW_ON_JAX if name == "windows" else ())
+        for name in LAYERS
+    ],
+)
 @pytest.mark.parametrize(
     "blocks",
     ["as usual", pytest.param("of one example", marks=pytest.mark.slow)],

@@ -11,8 +11,9 @@ from keras_capsules.routing import RoutingSpec
 from tests.helpers.blocks import set_block_size
 from tests.helpers.gradients import assert_close
 from tests.helpers.routings import all_routings
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import SLOW_ON_JAX
 
-BACKEND = keras.backend.backend()
 pytestmark = [
     pytest.mark.skipif(
         BACKEND == "torch", reason="TensorFlow and JAX have XLA"
@@ -31,7 +32,15 @@ TOLERANCES = {"float32": 1e-5, "bfloat16": 4e-3}
 MIXTURES = [name for name in ROUTINGS if ROUTINGS[name].takes("windows")]
 FEW = [n for n, one in ROUTINGS.items() if one.activation_from == "length"]
 CASES = [
-    (name, mode, dtype)
+    pytest.param(
+        name,
+        mode,
+        dtype,
+        # Most of JAX's operations are compiled one by one for it.
+        marks=SLOW_ON_JAX
+        if mode == "eager"
+        else [pytest.mark.slow] * (mode == "graph" and dtype == "bfloat16"),
+    )
     for name in ROUTINGS
     for mode in ("eager", "graph", "xla")
     for dtype in TOLERANCES

@@ -15,6 +15,7 @@ from tests.helpers.gradients import gradient
 from tests.helpers.gradients import needs_float64
 from tests.helpers.gradients import of_one
 from tests.helpers.gradients import second_gradient
+from tests.helpers.testing import slow_on_jax
 
 # Distinct primes, so that no axis can be taken for another. Matrices have 2
 # rows.
@@ -173,6 +174,7 @@ def _dense_route(poses, kernel, bias, num_iterations=3):
     return ops.reshape(v, (-1, OUTPUTS, shape[1] * OUT_DIM))
 
 
+@slow_on_jax
 @pytest.mark.parametrize("which", [0, 1, 2], ids=["poses", "kernel", "bias"])
 def test_second_derivatives_equal_those_through_the_vote_tensor(which):
     arrays = [array.astype("float32") for array in make_arrays()]
