@@ -28,6 +28,7 @@ class Routing(abc.ABC):
     `route` receives the arguments that it names in its signature:
 
     - `votes`: votes of input capsules for output capsules, `[b, j, i, f]`.
+      Input capsules that a mask excludes have votes and activations of 0.
     - `activations`: activations of the input capsules, `[b, i]`, in the dtype
       of the layer; or `None` if all input capsules count equally.
     - `poses`: poses of the input capsules, `[b, i, g]`.

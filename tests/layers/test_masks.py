@@ -11,6 +11,7 @@ from keras_capsules import CapsuleStack
 from keras_capsules import ConvCapsules1D
 from keras_capsules import ConvCapsules2DTranspose
 from keras_capsules.routing import DynamicRouting
+from keras_capsules.routing import EMRouting
 from tests.helpers.capsules import assert_all_close
 from tests.helpers.capsules import pair
 from tests.helpers.capsules import random
@@ -27,9 +28,14 @@ KEPT = [0, 2, 3, 6]
 MASK = np.isin(np.arange(LENGTH), KEPT)
 MASKS = np.broadcast_to(MASK, (BATCH, LENGTH))
 
-routings = pytest.mark.parametrize(
-    "routing", all_routings().values(), ids=all_routings()
-)
+# Also with an option that depends on the number of input capsules.
+ROUTINGS = {
+    **all_routings(),
+    "em, normalized": EMRouting(
+        cost_scale="normalized", inverse_temperature=1.0, min_variance=1.0
+    ),
+}
+routings = pytest.mark.parametrize("routing", ROUTINGS.values(), ids=ROUTINGS)
 
 
 def without(layer, shape):
@@ -266,7 +272,12 @@ def test_the_shared_kernel_does_not_depend_on_the_length():
         "dynamic",
         *(
             pytest.param(name, marks=pytest.mark.slow)
-            for name in ("em", "variational_bayes", "inverted_attention")
+            for name in (
+                "em",
+                EMRouting(cost_scale="normalized"),
+                "variational_bayes",
+                "inverted_attention",
+            )
         ),
     ],
 )
