@@ -265,6 +265,7 @@ def _measure(x, axis, keepdims, epsilon):
     long = LONG[keras.backend.standardize_dtype(x.dtype)]
     # The gradient may take the scale for a constant: a change of scale alone
     # changes neither a direction nor a squashed length that is already 1.
+    # Stopped twice, because TensorFlow would compute a gradient of the maximum.
     largest = ops.max(
         ops.abs(ops.stop_gradient(x)),
         axis=axis,
@@ -273,6 +274,7 @@ def _measure(x, axis, keepdims, epsilon):
     )
     # The same as `maximum(largest, long)`, with which XLA's code for the
     # gradient takes twice as long on a CPU.
+    largest = ops.stop_gradient(largest)
     scale = long / ops.where(largest > long, largest, long)
     x = x * scale
     squared_length = ops.sum(ops.square(x), axis=axis, keepdims=keepdims)

@@ -102,9 +102,11 @@ def highest_of(logits: Tensor, axis: int) -> Tensor:
     Returns:
         The largest entries; `-inf` for an empty batch.
     """
-    return ops.max(
+    highest = ops.max(
         ops.stop_gradient(logits),
         axis=axis,
         keepdims=True,
         initial=-math.inf,  # for an empty batch
     )
+    # Again, because TensorFlow would compute a gradient of the maximum first.
+    return ops.stop_gradient(highest)
