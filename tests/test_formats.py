@@ -196,21 +196,39 @@ def test_a_batch_of_known_size(batch, tmp_path):
     check(model, shape, tmp_path, [batch])
 
 
-@pytest.mark.parametrize("batch", [4, 11], ids=["block", "blocks-and-rest"])
-def test_a_saved_model_of_a_fixed_batch(batch, tmp_path, monkeypatch):
-    """It works on a few examples at a time, with functions for XLA.
+@pytest.mark.parametrize("batch", [1, 4, 11])
+def test_a_fixed_batch(batch, tmp_path, monkeypatch):
+    """All runtimes take one block.
 
-    So other runtimes than TensorFlow do not take it.
+    Several blocks are a loop, with functions for XLA: only TensorFlow takes it.
     """
     monkeypatch.setattr(compilation, "device", lambda: "cpu")
     shape = (1152, 8)
     model = of_layer(CapsuleLayer(10, 16), *shape)
     assert blocks.block_size(1152 * 160, 1152 * 160 * 8) == 8
     signature = [keras.InputSpec(shape=(batch, *shape), dtype="float32")]
+    if batch < 8:
+        check(model, shape, tmp_path, [batch], input_signature=signature)
+        return
     run = saved_model(model, tmp_path, input_signature=signature)
     images = inputs_of(shape, batch)
     exact = np.asarray(model(images, training=False))
     compare(run(images), [exact], "saved_model")
+
+
+def test_litert_of_a_model_of_one_image():
+    shape = (1152, 8)
+    model = of_layer(CapsuleLayer(10, 16), *shape, batch_size=1)
+    converter = tf.lite.TFLiteConverter.from_keras_model(model)
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    interpreter.allocate_tensors()
+    (place,) = interpreter.get_input_details()
+    images = inputs_of(shape, 1)
+    interpreter.set_tensor(place["index"], images)
+    interpreter.invoke()
+    (result,) = interpreter.get_output_details()
+    ours = interpreter.get_tensor(result["index"])
+    compare([ours], [np.asarray(model(images, training=False))], "litert")
 
 
 @pytest.mark.slow

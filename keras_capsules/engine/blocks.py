@@ -60,8 +60,7 @@ def over_examples(
     Otherwise the last few examples form a block of their own.
 
     If `keras.distribution` shards the batch, each device works on blocks of its
-    own. No device waits for others or needs their examples, and gradients to
-    `shared` are summed on each device before they are summed over devices.
+    own; see `over_devices`.
 
     Args:
         function: Function of two dictionaries of tensors, a block of
@@ -80,18 +79,42 @@ def over_examples(
     if size is None:
         return function(examples, shared)
     batch = ops.shape(next(iter(examples.values())))[0]
-    if not isinstance(batch, numbers.Integral):
-        return _in_blocks(function, examples, shared, size, xla)
-    if batch <= size:
+    if isinstance(batch, numbers.Integral) and batch <= size:
         return compilation.call_block(function, examples, shared, xla)
+    size = max(1, size // _devices_of_a_batch())
+
+    def of_one_device(examples, shared):
+        return in_blocks(function, examples, shared, size, xla)
+
+    return over_devices(of_one_device, examples, shared)
+
+
+def over_devices(
+    function: Callable[..., Any],
+    examples: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+) -> Any:
+    """Applies a function to the examples of each device, if a batch is sharded.
+
+    No device then waits for others or needs their examples, not even in a loop:
+    gradients to `shared` are summed on each device before they are summed over
+    devices.
+
+    Args:
+        function: See `over_examples`.
+        examples: See `over_examples`.
+        shared: See `over_examples`.
+
+    Returns:
+        The results of the function for all examples.
+    """
+    batch = ops.shape(next(iter(examples.values())))[0]
     devices = _devices_of_a_batch()
-    if devices == 1 or batch % devices or size % devices:
-        # One device, or a batch that is not sharded.
-        return _in_blocks(function, examples, shared, size, xla)
+    is_known = isinstance(batch, numbers.Integral)
+    if devices == 1 or not is_known or batch % devices:
+        return function(examples, shared)
     results = ops.vectorized_map(
-        lambda each: _in_blocks(
-            function, each[0], each[1], size // devices, xla
-        ),
+        lambda each: function(*each),
         (
             {
                 name: _cut(x, devices, batch // devices)
@@ -105,7 +128,13 @@ def over_examples(
     return keras.tree.map_structure(_joined, results)
 
 
-def _in_blocks(function, examples, shared, size, xla):
+def in_blocks(
+    function: Callable[..., Any],
+    examples: Mapping[str, Tensor],
+    shared: Mapping[str, Any],
+    size: int,
+    xla: bool = True,
+) -> Any:
     """Works as `over_examples`, on one device."""
     batch = ops.shape(next(iter(examples.values())))[0]
     is_known = isinstance(batch, numbers.Integral)

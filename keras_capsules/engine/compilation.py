@@ -197,73 +197,102 @@ def _call_in_tensorflow(function, *structures):
 
 
 def _map_in_tensorflow(function, blocks, shared, xla):
-    import tensorflow as tf
-
     plain, tensors = _of_list(function, (blocks, shared))
     number = len(keras.tree.flatten(blocks))
-    one = [tf.TensorSpec(x.shape[1:], x.dtype) for x in tensors[:number]]
-    one += [tf.TensorSpec(x.shape, x.dtype) for x in tensors[number:]]
+    found = []
+
+    def step(tensors):
+        found[:] = [plain(tensors)]
+        return keras.tree.flatten(found[0]), []
+
+    results, _ = _loop(step, tensors[:number], tensors[number:], xla)
+    return keras.tree.pack_sequence_as(found[0], results)
+
+
+def _loop(step, blocks, shared, xla):
+    """Calls a function for one block after the other, in TensorFlow's graphs.
+
+    The gradient is a loop of the same kind, which computes each block again.
+
+    Args:
+        step: Function of a list of tensors, those of a block and `shared`. It
+            returns two lists: results of the block; and results to be added up
+            over blocks, of the sizes of the first shared tensors.
+        blocks: List of tensors with the blocks first.
+        shared: List of tensors.
+        xla: Boolean, whether to compile the function with XLA.
+
+    Returns:
+        The two lists: results with the blocks first, and sums.
+    """
+    import tensorflow as tf
+
+    number = len(blocks)
+    one = [tf.TensorSpec(x.shape[1:], x.dtype) for x in blocks]
+    one += [tf.TensorSpec(x.shape, x.dtype) for x in shared]
     size = sum(x.shape.num_elements() or 0 for x in one[number:])
     side_by_side = 1 if size >= _LARGE else _SIDE_BY_SIDE
     # XLA compiles again for each size, so all sizes must be known.
     xla = xla and all(x.shape.is_fully_defined() for x in one)
 
-    def compiled(step):
-        def traced(*arguments):
-            context = contextvars.copy_context()
-            context.run(_IN_XLA.set, xla)
-            return context.run(step, *arguments)
+    def traced(tensors):
+        context = contextvars.copy_context()
+        context.run(_IN_XLA.set, xla)
+        return context.run(step, tensors)
 
-        return tf.function(traced, jit_compile=xla, autograph=False)
-
-    forward = compiled(plain)
-
-    @compiled
-    def backward(tensors, upstream):
-        # Not of `forward`, because nested functions compile many times longer.
-        return _gradients(plain, tensors, upstream)
-
-    results = forward.get_concrete_function(one).structured_outputs
-    signature = keras.tree.map_structure(tf.TensorSpec.from_tensor, results)
+    compiled = tf.function(traced, jit_compile=xla, autograph=False)
+    specs, sums = compiled.get_concrete_function(one).structured_outputs
 
     @tf.custom_gradient
     def call(*tensors):
         blocks, shared = list(tensors[:number]), list(tensors[number:])
-        results = tf.map_fn(
-            lambda block: forward([*block, *shared]),
-            blocks,
+        steps = tf.shape(blocks[0])[0]
+
+        def call_one(index, arrays, totals):
+            found, more = compiled([*(x[index] for x in blocks), *shared])
+            arrays = [
+                array.write(index, x)
+                for array, x in zip(arrays, found, strict=True)
+            ]
+            totals = [x + y for x, y in zip(totals, more, strict=True)]
+            return index + 1, arrays, totals
+
+        arrays = [
+            tf.TensorArray(x.dtype, size=steps, element_shape=x.shape)
+            for x in specs
+        ]
+        totals = [tf.zeros_like(x) for x in shared[: len(sums)]]
+        _, arrays, totals = tf.while_loop(
+            lambda index, *_: index < steps,
+            call_one,
+            (0, arrays, totals),
             parallel_iterations=side_by_side,
-            fn_output_signature=signature,
+            maximum_iterations=steps,
         )
 
         def gradient(*upstream):
-            steps = tf.shape(blocks[0])[0]
+            end = number + len(specs)  # of a block and its upstream
 
-            def add_one(step, slopes, totals):
-                found = backward(
-                    [*(x[step] for x in blocks), *shared],
-                    [x[step] for x in upstream],
+            def slopes(tensors):
+                # Not of `compiled`, because nested functions compile many times
+                # longer.
+                block, common = tensors[:end], tensors[end:]
+                found = _gradients(
+                    lambda each: keras.tree.flatten(step(each)),
+                    [*block[:number], *common[: len(shared)]],
+                    [*block[number:], *common[len(shared) :]],
                 )
-                totals = [
-                    x + y for x, y in zip(totals, found[number:], strict=True)
-                ]
-                slopes = [
-                    array.write(step, x)
-                    for array, x in zip(slopes, found[:number], strict=True)
-                ]
-                return step + 1, slopes, totals
+                return found[:number], found[number:]
 
-            arrays = [tf.TensorArray(x.dtype, size=steps) for x in blocks]
-            totals = [tf.zeros_like(x) for x in shared]
-            _, slopes, totals = tf.while_loop(
-                lambda step, *_: step < steps,
-                add_one,
-                (0, arrays, totals),
-                parallel_iterations=side_by_side,
-                maximum_iterations=steps,
+            found, totals = _loop(
+                slopes,
+                [*blocks, *upstream[: len(specs)]],
+                [*shared, *upstream[len(specs) :]],
+                xla,
             )
-            return [*(each.stack() for each in slopes), *totals]
+            return [*found, *totals]
 
-        return results, gradient
+        return [*(each.stack() for each in arrays), *totals], gradient
 
-    return call(*tensors)
+    results = call(*blocks, *shared)
+    return results[: len(specs)], results[len(specs) :]

@@ -16,7 +16,8 @@ from typing import Any
 from keras import ops
 
 from keras_capsules.engine import compilation
-from keras_capsules.engine.blocks import over_examples
+from keras_capsules.engine.blocks import in_blocks
+from keras_capsules.engine.blocks import over_devices
 from keras_capsules.types import Tensor
 
 # The largest input dimension, the smallest pose and the largest kernel of
@@ -127,6 +128,14 @@ def sum_votes(
     Returns:
         `[b, j, f]`.
     """
+    return over_devices(
+        lambda examples, shared: _sum_votes(**examples, **shared, size=size),
+        {"coupling": coupling, "poses": poses},
+        {"kernel": kernel},
+    )
+
+
+def _sum_votes(coupling, poses, kernel, size):
     inputs, rows, dim = ops.shape(poses)[1:]
     kernels, _, outputs, out_dim = kernel.shape
     if poses.shape[1] != kernels:
@@ -146,11 +155,10 @@ def sum_votes(
         return ops.reshape(sums, (number, -1, rows * out_dim))
 
     coupling = ops.transpose(coupling, (1, 0, 2))
-    sums = over_examples(
-        one_block,
-        {"coupling": coupling, "kernel": kernel},
-        {"poses": poses},
-        size=size,
-        xla=False,  # whose large products are slower than TensorFlow's own
-    )
+    parts, shared = {"coupling": coupling, "kernel": kernel}, {"poses": poses}
+    if size is None:
+        sums = one_block(parts, shared)
+    else:
+        # Not XLA, whose large products are slower than TensorFlow's own.
+        sums = in_blocks(one_block, parts, shared, size, xla=False)
     return ops.transpose(sums, (1, 0, 2))

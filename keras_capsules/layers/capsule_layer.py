@@ -76,7 +76,9 @@ class CapsuleLayer(LocatedLayer):
 
     Call arguments:
         inputs: Capsules, see below.
-        training: Boolean, handed to the routing.
+        training: Boolean, whether the layer is called in training. In a graph
+            whose batch size is unknown, only `True` saves memory: the votes of
+            all examples are made at once otherwise.
         return_coupling: Boolean, whether to return the coupling coefficients
             c_ij as well. Defaults to `False`.
         outputs: Optional poses of output capsules, as the layer returned them

@@ -1,5 +1,6 @@
 """Layers of capsules that are routed together."""
 
+import copy
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -196,5 +197,6 @@ def _single_iteration(routing):
     """The same routing with one iteration, if it has several."""
     if getattr(routing, "num_iterations", 1) == 1:
         return routing
-    config = {**routing.get_config(), "num_iterations": 1}
-    return type(routing).from_config(config)
+    routing = copy.copy(routing)  # which may serve other layers
+    routing.num_iterations = 1
+    return routing

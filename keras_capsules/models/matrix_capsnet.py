@@ -247,7 +247,7 @@ class MatrixCapsNet(CapsuleNetwork):
             dtype=dtype,
         )(x)
         # Variational Bayes routing may normalize the poses that it makes.
-        normalized = getattr(self.routing, "batch_normalization", False)
+        normalized = self.routing.batch_normalization
         for index, (number, strides) in enumerate(
             zip(self.num_conv_capsules, self.capsule_strides, strict=True), 1
         ):

@@ -62,13 +62,18 @@ class Routing(abc.ABC):
       then computed without a gradient; only the last weighted sum has one.
     - `get_config` returns the options of the constructor.
 
-    Two class attributes describe the outputs to layers and networks:
+    These attributes describe the outputs to layers and networks:
 
     - `activation_from`: `"length"` if the length of a pose is the activation
       (the default), `"routing"` if the routing returns activations, or
       `"nothing"` if there are only poses.
     - `averages`: whether poses are means of votes rather than sums; `False` by
       default. The initial scale of a layer's kernel depends on it.
+    - `batch_normalization`: whether `finish` normalizes the poses over the
+      batch; `False` by default. `MatrixCapsNet` then does not do so again.
+
+    A `CapsuleStack` iterates by itself. It sets the attribute `num_iterations`
+    of its copies of routings, if they have one, to 1.
 
     A routing has options but no state. Its weights belong to the layer, so one
     instance may serve several layers. Register a subclass with
@@ -97,6 +102,7 @@ class Routing(abc.ABC):
 
     activation_from: str = "length"
     averages: bool = False
+    batch_normalization: bool = False
     stop_gradient: bool = False
 
     @abc.abstractmethod

@@ -88,8 +88,13 @@ def _route(routing, examples, shared, windows, training, return_coupling):
     votes = count_votes(poses, shared["kernel"])
     if windows is not None:
         votes = votes * windows.number
-    is_open = not training and not isinstance(poses.shape[0], numbers.Integral)
-    size = block_size(votes, math.prod(shared["kernel"].shape), is_open)
+    batch = poses.shape[0]
+    is_known = isinstance(batch, numbers.Integral)
+    size = block_size(
+        votes, math.prod(shared["kernel"].shape), not training and not is_known
+    )
+    if not training and is_known and size is not None and batch <= size:
+        size = None  # plain operations, which every runtime has
     if not routing.takes("votes") and not in_xla():
         # No loop over output capsules if there is none over examples: not every
         # runtime has loops.
@@ -100,7 +105,13 @@ def _route(routing, examples, shared, windows, training, return_coupling):
     def route(names, examples, shared):
         def block(examples, shared):
             examples = _mapped(windows and windows.ungroup, examples)
-            routed = _route_block(routing, windows, examples, shared)
+            routed = _route_block(
+                routing,
+                windows,
+                examples,
+                shared,
+                poses_needed="poses" in names,
+            )
             results = {name: getattr(routed, name) for name in names}
             return _mapped(windows and windows.group, _tensors(results))
 
@@ -110,7 +121,8 @@ def _route(routing, examples, shared, windows, training, return_coupling):
         results = over_examples(block, examples, shared, size, windows is None)
         return _mapped(windows and windows.ungroup, results)
 
-    if routing.stop_gradient and size is not None:
+    # Elsewhere, making the votes once is quicker than a sum without them.
+    if routing.stop_gradient and training and size is not None:
         constants = _mapped(ops.stop_gradient, (examples, shared))
         coupling = route(["coupling"], *constants)["coupling"]
         sums = sum_votes(coupling, ops.cast(poses, dtype), shared["kernel"])
@@ -119,7 +131,7 @@ def _route(routing, examples, shared, windows, training, return_coupling):
     return Routed(**route(names, examples, shared))
 
 
-def _route_block(routing, windows, examples, shared, step=1):
+def _route_block(routing, windows, examples, shared, step=1, poses_needed=True):
     """Routes the examples of one block.
 
     If the routing takes no votes, `sum_votes` works on `step` output capsules
@@ -144,8 +156,17 @@ def _route_block(routing, windows, examples, shared, step=1):
         arguments["sum_votes"] = functools.partial(
             sum_votes, poses=poses, kernel=kernel, size=step
         )
-    *_, routed = routing.iterate(**arguments)
-    return routed
+    if not (routing.stop_gradient and poses_needed):
+        *_, routed = routing.iterate(**arguments)
+        return routed
+    sum_all, bias = arguments.pop("sum_votes"), arguments["bias"]
+    tensors = _tensors({k: x for k, x in arguments.items() if k != "windows"})
+    constants = {**arguments, **_mapped(ops.stop_gradient, tensors)}
+    *_, routed = routing.iterate(
+        **constants, sum_votes=lambda x: ops.stop_gradient(sum_all(x))
+    )
+    coupling = ops.stop_gradient(routed.coupling)
+    return Routed(routing.combine(sum_all(coupling), bias), None, coupling)
 
 
 def _tensors(named):

@@ -322,6 +322,41 @@ def test_layers_that_are_not_trained_equal_the_same_at_once(
         assert_equal(ours, exact)
 
 
+class Constant(routing.DynamicRouting):
+    """Its coupling has no gradient: the engine or the routing stops it."""
+
+    def __init__(self, by_engine):
+        super().__init__()
+        self.stop_gradient = by_engine
+
+    def route(self, votes, bias=None):
+        coupling = routing.softmax_over_outputs(ops.sum(votes, axis=3))
+        if not self.stop_gradient:
+            coupling = ops.stop_gradient(coupling)
+        sums = routing.weighted_sum(coupling, votes)
+        return routing.Routed(self.combine(sums, bias), None, coupling)
+
+
+@in_all_modes
+@pytest.mark.parametrize("training", [True, False, None])
+def test_the_engine_stops_the_gradient_of_the_coupling(
+    mode, training, monkeypatch
+):
+    in_blocks_of(3, monkeypatch)
+    poses = {"inputs": random(5, 7, 3)}
+    layers = [CapsuleLayer(2, 5, routing=Constant(by)) for by in (True, False)]
+    for layer in layers:
+        layer.build((None, 7, 3))
+        layer.kernel.assign(layers[0].kernel)
+    ours, exact = (
+        modes.run(mode, function, poses, weights)
+        for function, weights in (
+            modes.of_layer(layer, training=training) for layer in layers
+        )
+    )
+    assert_equal(ours, exact)
+
+
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("routing", ["dynamic", "em"])
 @pytest.mark.parametrize(("batch", "seen"), [(1, {1}), (7, {1, 3})])

@@ -136,6 +136,10 @@ print(json.dumps(found))
 """
 
 ROUTINGS = sorted(keras_capsules.routing.ROUTINGS)
+# Its last sum is over one output capsule after the other.
+STOPPED = keras_capsules.routing.serialize(
+    keras_capsules.routing.DynamicRouting(stop_gradient=True)
+)
 
 
 # Devices, and layers, routings and examples for each device: in a block, in
@@ -143,7 +147,7 @@ ROUTINGS = sorted(keras_capsules.routing.ROUTINGS)
 CASES = [
     (4, [("dense", "dynamic", number) for number in (3, 14, 16)]),
     pytest.param(8, [("dense", "dynamic", 16)], marks=pytest.mark.slow),
-    (4, [("conv", "em", 16)]),
+    (4, [("conv", "em", 16), ("dense", STOPPED, 16)]),
     pytest.param(
         4,
         [("dense", each, 16) for each in ROUTINGS if each != "dynamic"],
@@ -153,7 +157,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(
-    ("devices", "cases"), CASES, ids=["four", "eight", "windows", "routings"]
+    ("devices", "cases"), CASES, ids=["four", "eight", "others", "routings"]
 )
 def test_every_device_does_its_share(devices, cases):
     # LLVM need not optimize XLA's code.

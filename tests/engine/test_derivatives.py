@@ -203,25 +203,37 @@ IN_GRAPHS = [
         name,
         which,
         known,
+        xla,
         marks=[pytest.mark.slow]
         * ((name, which, known) != ("dynamic", "poses", True)),
-        id=f"{name}-{which}-{'known' if known else 'unknown'}",
+        id=f"{name}-{which}-{'known' if known else 'unknown'}{'-xla' * xla}",
     )
     for name in ROUTINGS
-    for which, known in [("poses", True), ("poses", False), ("kernel", True)]
+    for which, known, xla in [
+        ("poses", True, False),
+        ("poses", False, False),
+        ("kernel", True, False),
+        ("poses", True, True),
+        ("kernel", True, True),
+    ]
 ]
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="of TensorFlow's graphs")
-@pytest.mark.parametrize(("name", "which", "known"), IN_GRAPHS)
-def test_second_derivatives_in_a_graph(name, which, known, blocks, monkeypatch):
+@pytest.mark.parametrize(("name", "which", "known", "xla"), IN_GRAPHS)
+def test_second_derivatives_in_a_graph(
+    name, which, known, xla, blocks, monkeypatch
+):
     import tensorflow as tf
 
     loss, array, direction = call_of_one(name, which)
     shape = [array.shape[0] if known else None, *array.shape[1:]]
 
     @functools.partial(
-        tf.function, autograph=False, input_signature=[tf.TensorSpec(shape)]
+        tf.function,
+        autograph=False,
+        jit_compile=xla,
+        input_signature=[tf.TensorSpec(shape)],
     )
     def second(x):
         with tf.GradientTape() as outer:

@@ -37,6 +37,25 @@ def test_the_stack_sets_the_number_of_iterations():
     assert routing.num_iterations == 3  # may serve other layers
 
 
+class WithoutConfig(InvertedAttentionRouting):
+    """A routing of one's own, which cannot be saved."""
+
+    def __init__(self, sharpness, num_iterations=2):
+        super().__init__(num_iterations)
+        self.sharpness = sharpness
+
+    def get_config(self):
+        return {}
+
+
+def test_the_stack_keeps_options_without_a_configuration():
+    routing = WithoutConfig(sharpness=9.0)
+    stack = CapsuleStack([CapsuleLayer(5, 3, routing=routing)])
+    kept = stack.layers[0].routing
+    assert (kept.sharpness, kept.num_iterations) == (9.0, 1)
+    assert routing.num_iterations == 2
+
+
 def make_layers(number=3):
     return [
         CapsuleLayer(*size, routing=one_pass(), name=f"capsules_{index}")
