@@ -387,7 +387,7 @@ def test_a_stack_takes_only_routings_that_go_on():
 def test_errors_say_what_a_routing_does_not_take():
     layer, inputs = make("dense", Least())
     outputs = layer(inputs)
-    with pytest.raises(ValueError, match="cannot go on from earlier outputs"):
+    with pytest.raises(ValueError, match="cannot start from earlier outputs"):
         layer(inputs, outputs=outputs)
     with pytest.raises(ValueError, match="adds no bias"):
         CapsuleLayer(5, 3, routing=Least(), use_bias=True)

@@ -50,6 +50,7 @@ def over_examples(
     shared: Mapping[str, Any],
     size: int | None,
     xla: bool = True,
+    training: bool = True,
 ) -> Any:
     """Applies a function to one block of examples after the other.
 
@@ -72,6 +73,8 @@ def over_examples(
             once and keeps intermediate results.
         xla: Boolean, whether TensorFlow's graphs compile blocks with XLA.
             Defaults to `True`.
+        training: Boolean, whether they compile the gradients as well. Defaults
+            to `True`.
 
     Returns:
         The results of the function for all examples.
@@ -80,11 +83,11 @@ def over_examples(
         return function(examples, shared)
     batch = ops.shape(next(iter(examples.values())))[0]
     if isinstance(batch, numbers.Integral) and batch <= size:
-        return compilation.call_block(function, examples, shared, xla)
+        return compilation.call_block(function, examples, shared, xla, training)
     size = max(1, size // _devices_of_a_batch())
 
     def of_one_device(examples, shared):
-        return in_blocks(function, examples, shared, size, xla)
+        return in_blocks(function, examples, shared, size, xla, training)
 
     return over_devices(of_one_device, examples, shared)
 
@@ -134,6 +137,7 @@ def in_blocks(
     shared: Mapping[str, Any],
     size: int,
     xla: bool = True,
+    training: bool = True,
 ) -> Any:
     """Works as `over_examples`, on one device."""
     batch = ops.shape(next(iter(examples.values())))[0]
@@ -146,12 +150,12 @@ def in_blocks(
     blocks = {
         name: _cut(x[:whole], steps, size) for name, x in examples.items()
     }
-    results = compilation.call_blocks(function, blocks, shared, xla)
+    results = compilation.call_blocks(function, blocks, shared, xla, training)
     results = keras.tree.map_structure(_joined, results)
     if is_known and batch == whole:
         return results
     rest = {name: x[whole:] for name, x in examples.items()}
-    rest = compilation.call_block(function, rest, shared, xla)
+    rest = compilation.call_block(function, rest, shared, xla, training)
     return keras.tree.map_structure(
         lambda *x: ops.concatenate(x), results, rest
     )

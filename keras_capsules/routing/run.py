@@ -118,7 +118,9 @@ def _route(routing, examples, shared, windows, training, return_coupling):
         # A block holds all windows of its images.
         examples = _mapped(windows and windows.group, examples)
         # XLA takes tens of seconds to compile windows that compete.
-        results = over_examples(block, examples, shared, size, windows is None)
+        results = over_examples(
+            block, examples, shared, size, windows is None, training
+        )
         return _mapped(windows and windows.ungroup, results)
 
     # Elsewhere, making the votes once is quicker than a sum without them.

@@ -227,7 +227,7 @@ def test_outputs_are_for_routings_that_take_them():
     poses, _ = capsules(matrix=False)
     layer = CapsuleLayer(NUMBER, COLUMNS, routing=DynamicRouting())
     outputs = layer(poses)
-    with pytest.raises(ValueError, match="cannot go on from earlier outputs"):
+    with pytest.raises(ValueError, match="cannot start from earlier outputs"):
         layer(poses, outputs=outputs)
 
 

@@ -383,7 +383,7 @@ def test_outputs_are_for_routings_that_take_them(one):
         assert_close(route(one, outputs=outputs).coupling, 1 / OUTPUTS, 1e-6)
         return
     message = (
-        r"cannot go on from earlier outputs\. Expected outputs=None\. "
+        r"cannot start from earlier outputs\. Expected outputs=None\. "
         rf"Received: routing={type(one).__name__}\(.*\), outputs of shape "
         r"\(13, 7, 22\)"
     )

@@ -430,7 +430,7 @@ def test_bad_initializer():
 def test_outputs_are_refused():
     arrays = [each.astype("float32") for each in (*make_arrays(), *BETAS)]
     outputs = np.zeros((BATCH, OUTPUTS, OUT_DIM), "float32")
-    with pytest.raises(ValueError, match="cannot go on from earlier outputs"):
+    with pytest.raises(ValueError, match="cannot start from earlier outputs"):
         route(EMRouting(), *arrays, outputs=outputs)
 
 

@@ -263,7 +263,7 @@ def test_unknown_regularizer():
 
 def test_outputs_are_refused():
     poses, kernel, activations, routing_kernel, _ = make_arrays()
-    with pytest.raises(ValueError, match="cannot go on from earlier outputs"):
+    with pytest.raises(ValueError, match="cannot start from earlier outputs"):
         SelfRouting(False)(
             poses,
             kernel,

@@ -446,5 +446,5 @@ def test_bad_options(name, value, expected):
 def test_outputs_are_refused():
     arrays = [each.astype("float32") for each in (*make_arrays(), BETA)]
     outputs = np.zeros((BATCH, OUTPUTS, OUT_DIM), "float32")
-    with pytest.raises(ValueError, match="cannot go on from earlier outputs"):
+    with pytest.raises(ValueError, match="cannot start from earlier outputs"):
         route(plain(), *arrays, outputs=outputs)
