@@ -1,6 +1,5 @@
 """Convolutional capsules that share one kernel among all input types."""
 
-import math
 from typing import Any
 from typing import Unpack
 
@@ -12,6 +11,7 @@ from keras_capsules.engine.windows import convolve
 from keras_capsules.layers.weighted import WeightedLayer
 from keras_capsules.layers.weighted import WeightOptions
 from keras_capsules.layers.windowed import WindowedLayer
+from keras_capsules.routing.votes import highest_of
 from keras_capsules.types import Shape
 from keras_capsules.types import Sizes
 from keras_capsules.types import Tensor
@@ -205,11 +205,5 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
 
 def _softmax(logits, axis):
     """Softmax over several axes at once, of which sizes may be unknown."""
-    highest = ops.max(
-        ops.stop_gradient(logits),
-        axis=axis,
-        keepdims=True,
-        initial=-math.inf,  # for an empty batch
-    )
-    powers = ops.exp(logits - highest)
+    powers = ops.exp(logits - highest_of(logits, axis))
     return powers / ops.sum(powers, axis=axis, keepdims=True)
