@@ -9,8 +9,8 @@ from keras import ops
 from keras_capsules.activations import squash
 from keras_capsules.engine.windows import convolve
 from keras_capsules.layers.weighted import WeightedLayer
-from keras_capsules.layers.weighted import WeightOptions
 from keras_capsules.layers.windowed import WindowedLayer
+from keras_capsules.layers.windowed import WindowOptions
 from keras_capsules.routing.votes import highest_of
 from keras_capsules.types import Shape
 from keras_capsules.types import Sizes
@@ -45,7 +45,8 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
     is present. Shares and poses are then small on large grids, so this is a
     layer for the small grids of deep networks. Unlike in other layers, all
     votes are in memory at once: `types * num_capsules * capsule_dim` numbers
-    for each position and image.
+    for each position and image. The layer takes no mask: padding would have to
+    be left out of the softmax and of the joint squash.
 
     Notation: the 3D convolution based routing of
     [Rajasegaran et al., 2019](https://arxiv.org/abs/1904.09546) (DeepCaps),
@@ -109,7 +110,7 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
         padding: str = "same",
         num_iterations: int = 3,
         joint_squash: bool = True,
-        **kwargs: Unpack[WeightOptions],
+        **kwargs: Unpack[WindowOptions],
     ) -> None:
         super().__init__(
             kernel_size=kernel_size, strides=strides, padding=padding, **kwargs
