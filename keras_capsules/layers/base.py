@@ -256,7 +256,7 @@ class RoutedLayer(WeightedLayer):
             )
         return super().compute_output_spec(inputs, **kwargs)
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """Output capsules have no mask."""
 
     def get_config(self) -> dict[str, Any]:
