@@ -437,6 +437,38 @@ def test_unknown_lengths(routing, types, tmp_path):
     check_saving(model, poses, tmp_path)
 
 
+@slow_on_jax
+@pytest.mark.parametrize("types", [(), (3,)], ids=["one type", "types"])
+@pytest.mark.parametrize("routing", ["dynamic", "em"])
+def test_later_batches_of_another_length(routing, types):
+    """Also if the layer was built by its first batch."""
+    layer = CapsuleLayer(NUMBER, 4, routing, share_over_positions=True)
+    inputs = pair(2, LENGTH, *types, DIM)
+    if routing == "dynamic":
+        inputs = inputs[0]
+    first = layer(inputs)
+    shorter = keras.tree.map_structure(lambda x: x[:, :4], inputs)
+    known = CapsuleLayer.from_config(layer.get_config())
+    known(shorter)
+    known.set_weights(layer.get_weights())
+    assert_all_close(layer(shorter), known(shorter))
+    assert_all_close(layer(inputs), first)
+    if types:  # which stay
+        other = keras.tree.map_structure(lambda x: x[:, :, :2], inputs)
+        with pytest.raises(ValueError, match="incompatible with the layer"):
+            layer(other)
+
+
+@pytest.mark.parametrize("routing", ["self_attention", "self_routing"])
+def test_weights_for_each_input_capsule_keep_the_length(routing):
+    layer = CapsuleLayer(
+        NUMBER, OUT_DIM, routing=routing, share_over_positions=True
+    )
+    layer(random(2, LENGTH, DIM))
+    with pytest.raises(ValueError, match="incompatible with the layer"):
+        layer(random(2, 4, DIM))
+
+
 def test_stopped_gradients_with_unknown_lengths():
     inputs = keras.Input((None, DIM))
     routing = DynamicRouting(stop_gradient=True)
