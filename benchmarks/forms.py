@@ -40,7 +40,6 @@ MATRICES = {
     "outputs": 10,
     "out_pose": [4, 4],
 }
-OF_MATRICES = "em", "variational_bayes"
 
 
 def names():
@@ -52,7 +51,9 @@ def names():
 
 def shape_of(name, **sizes):
     """The shape that a routing is measured at; `sizes` above 0 replace it."""
-    shape = MATRICES if name in OF_MATRICES else VECTORS
+    # Routings for convolutional capsules are made for matrices.
+    routing = routings.get(name.split(",")[0])
+    shape = MATRICES if routing.takes("windows") else VECTORS
     return {**shape, **{key: size for key, size in sizes.items() if size}}
 
 

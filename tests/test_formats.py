@@ -36,9 +36,11 @@ pytestmark = [
 ]
 
 BATCHES = [1, 7]
-# Those that are made for poses that are matrices. All others, and those to
-# come, are run in the CapsNet.
-OF_MATRICES = {"em", "variational_bayes"}
+# Those that know windows are made for poses that are matrices. All others, and
+# those to come, are run in the CapsNet.
+OF_MATRICES = {
+    name for name, cls in routings.ROUTINGS.items() if cls().takes("windows")
+}
 NAMES = sorted(routings.ROUTINGS)
 
 # Networks that a runtime cannot convert, with the operator that is to

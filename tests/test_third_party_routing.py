@@ -4,13 +4,18 @@ One is a class with a single method, one goes on from earlier outputs, and one
 has all that a routing may have.
 """
 
+import math
+
 import keras
 import numpy as np
 import pytest
 from keras import ops
 
 from keras_capsules import CapsuleLayer
+from keras_capsules import ConvCapsules1D
 from keras_capsules import ConvCapsules2D
+from keras_capsules import ConvCapsules2DTranspose
+from keras_capsules import ConvCapsules3D
 from keras_capsules.layers import CapsuleStack
 from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
@@ -19,7 +24,9 @@ from keras_capsules.routing import run as engine
 from keras_capsules.routing import softmax_over_outputs
 from keras_capsules.routing import weighted_sum
 from tests.helpers import modes
+from tests.helpers.capsules import places_of_windows
 from tests.helpers.testing import BACKEND
+from tests.helpers.testing import SLOW_ON_JAX
 from tests.helpers.testing import arrays
 from tests.helpers.testing import check_saving
 from tests.helpers.testing import numpy
@@ -131,44 +138,68 @@ def most(votes, poses, activations, weights, number, training):
 
 # Layers, with distinct primes for sizes.
 
-BATCH, OUTPUTS, OUT_DIM, DIM, ROWS = 3, 5, 7, 2, 3
-GRID, TYPES, WINDOW = (5, 4), 3, (3, 2)  # 3 x 3 windows
+BATCH, OUTPUTS, OUT_DIM, DIM, ROWS, TYPES = 3, 5, 7, 2, 3, 3
+# Of each convolution, the size of its grid and of its windows.
+CONVOLUTIONS = {
+    "signal": (ConvCapsules1D, (7,), (3,)),
+    "conv": (ConvCapsules2D, (5, 4), (3, 2)),
+    "volume": (ConvCapsules3D, (3, 2, 4), (2, 1, 3)),
+    "transposed": (ConvCapsules2DTranspose, (2, 3), (3, 2)),
+}
+STRIDES = 2  # of the transposed convolution
 
 
-def unfold(grid):
-    """The input capsules of each window, `[b 9, 3 2 types, ...]`."""
-    rows, columns = WINDOW
+def windows_of(kind):
+    """For each window of a convolution, its places on the grid."""
+    _, size, window = CONVOLUTIONS[kind]
+    return places_of_windows(size, window, [1] * len(size), "valid")[0]
+
+
+def unfold(kind, grid):
+    """The input capsules of each window, `[b windows, places types, ...]`."""
     windows = [
-        grid[:, y : y + rows, x : x + columns].reshape(
-            len(grid), rows * columns * TYPES, *grid.shape[4:]
-        )
-        for y in range(GRID[0] - rows + 1)
-        for x in range(GRID[1] - columns + 1)
+        np.concatenate([grid[(slice(None), *at)] for at in window], axis=1)
+        for window in windows_of(kind)
     ]
     return np.stack(windows, axis=1).reshape(-1, *windows[0].shape[1:])
 
 
-def count_windows():
-    rows = np.array([1, 2, 3, 2, 1])
-    columns = np.array([1, 2, 2, 1])
-    grid = np.multiply.outer(rows, columns)[None, :, :, None]
-    return unfold(np.broadcast_to(grid, (BATCH, *GRID, TYPES)))
+def count_windows(kind):
+    """Of each input capsule of each window, the windows that contain it."""
+    count = np.zeros((BATCH, *CONVOLUTIONS[kind][1], TYPES))
+    for window in windows_of(kind):
+        for at in window:
+            count[(slice(None), *at)] += 1
+    return unfold(kind, count)
+
+
+def unfold_transposed(grid):
+    """What contributes to each output, `[b positions, types, places, ...]`."""
+    (height, width), window = CONVOLUTIONS["transposed"][1:]
+    size = [STRIDES * height + 1, STRIDES * width]
+    found = np.zeros((BATCH, *size, TYPES, *window, *grid.shape[4:]))
+    for y, x in np.ndindex(height, width):
+        for row, column in np.ndindex(window):
+            at = STRIDES * y + row, STRIDES * x + column
+            found[(slice(None), *at, slice(None), row, column)] = grid[:, y, x]
+    return found.reshape(-1, TYPES, math.prod(window), *grid.shape[4:])
 
 
 def make(kind, routing, dtype="float32"):
     """A built layer with weights of some size, and its input."""
-    dims = (DIM,)
-    if kind == "dense":
-        layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing, dtype=dtype)
-        shape = (BATCH, 11)
-    elif kind == "matrices":
-        layer = CapsuleLayer(OUTPUTS, (ROWS, OUT_DIM), routing, dtype=dtype)
-        shape, dims = (BATCH, 11), (ROWS, DIM)
+    dims, options = (DIM,), {"routing": routing, "dtype": dtype}
+    if kind in CONVOLUTIONS:
+        layer, size, window = CONVOLUTIONS[kind]
+        if kind == "transposed":
+            options |= {"strides": STRIDES, "share_over_types": False}
+        layer = layer(OUTPUTS, OUT_DIM, window, **options)
+        shape = (BATCH, *size, TYPES)
     else:
-        layer = ConvCapsules2D(
-            OUTPUTS, OUT_DIM, WINDOW, routing=routing, dtype=dtype
-        )
-        shape = (BATCH, *GRID, TYPES)
+        dim = OUT_DIM
+        if kind == "matrices":
+            dim, dims = (ROWS, OUT_DIM), (ROWS, DIM)
+        layer = CapsuleLayer(OUTPUTS, dim, **options)
+        shape = (BATCH, 11)
     numbers = np.random.default_rng(0)
     inputs = numbers.normal(size=(*shape, *dims)).astype("float32")
     if routing.activation_from == "routing":
@@ -187,12 +218,22 @@ def expected(kind, layer, inputs, training=False):
         if "mixing" not in weight.path
     }
     poses, activations = inputs if isinstance(inputs, list) else (inputs, None)
-    kernel, number, axes = weights.pop("kernel"), 1, (BATCH,)
-    if kind == "conv":
-        kernel = kernel.reshape(-1, *kernel.shape[3:])
-        poses, number, axes = unfold(poses), count_windows(), (-1, 3, 3)
+    kernel, number, grid = weights.pop("kernel"), 1, ()
+    if kind in CONVOLUTIONS:
+        grid = layer.compute_output_shape(poses.shape[:-1] + (DIM,))
+        grid = (grid[0] if isinstance(grid[0], tuple) else grid)[1:-2]
+    if kind == "transposed":
+        kernel = np.moveaxis(kernel, 2, 0)
+        kernel = kernel.reshape(TYPES, -1, *kernel.shape[-2:])
+        poses = unfold_transposed(poses)
+        poses = poses.reshape(len(poses), TYPES, -1)
         if activations is not None:
-            activations = unfold(activations)
+            activations = unfold_transposed(activations).max(axis=2)
+    elif kind in CONVOLUTIONS:
+        kernel = kernel.reshape(-1, *kernel.shape[-3:])
+        poses, number = unfold(kind, poses), count_windows(kind)
+        if activations is not None:
+            activations = unfold(kind, activations)
     # Vectors are matrices of one row.
     matrices = poses.reshape(*poses.shape[:2], -1, poses.shape[-1])
     votes = np.einsum("nipd,idje->njipe", matrices, kernel)
@@ -210,14 +251,21 @@ def expected(kind, layer, inputs, training=False):
     results[-1] = results[-1].transpose(0, 2, 1)
     if kind == "matrices":
         results[0] = results[0].reshape(-1, OUTPUTS, ROWS, OUT_DIM)
-    return [x.reshape(*axes, *x.shape[1:]) for x in results]
+    return [x.reshape(BATCH, *grid, *x.shape[1:]) for x in results]
 
 
 ROUTINGS = {"least": Least(), "goes-on": GoesOn(), "most": Most()}
 of_all_routings = pytest.mark.parametrize(
     "routing", ROUTINGS.values(), ids=ROUTINGS.keys()
 )
-in_all_layers = pytest.mark.parametrize("kind", ["dense", "matrices", "conv"])
+in_all_layers = pytest.mark.parametrize(
+    "kind",
+    ["dense", "matrices"]
+    + [
+        pytest.param(kind, marks=[] if kind == "conv" else SLOW_ON_JAX)
+        for kind in CONVOLUTIONS
+    ],
+)
 # Poses, activations and coupling are of order 1; sums are of some ten terms.
 TOLERANCES = {"float32": 1e-5, "mixed_bfloat16": 4e-2, "mixed_float16": 5e-3}
 
@@ -330,8 +378,9 @@ def test_stacks(kind, concurrent, compiled, tmp_path):
     if kind == "dense":
         first, shape = CapsuleLayer(5, 3, routing=routing), (11, DIM)
     else:
-        first = ConvCapsules2D(5, 3, WINDOW, routing=routing)
-        shape = (*GRID, TYPES, DIM)
+        _, size, window = CONVOLUTIONS["conv"]
+        first = ConvCapsules2D(5, 3, window, routing=routing)
+        shape = (*size, TYPES, DIM)
     layers = [first, CapsuleLayer(4, 2, routing=routing)]
     stack = CapsuleStack(layers, num_iterations=3, concurrent=concurrent)
     inputs = numbers.normal(size=(BATCH, *shape)).astype("float32")
@@ -345,7 +394,8 @@ def test_stacks(kind, concurrent, compiled, tmp_path):
     def step(level, levels, before):
         poses, kernel = levels[level], kernels[level]
         if level == 0 and kind == "conv":
-            poses, kernel = unfold(poses), kernel.reshape(-1, *kernel.shape[3:])
+            poses = unfold(kind, poses)
+            kernel = kernel.reshape(-1, *kernel.shape[3:])
         poses = poses.reshape(len(poses), -1, poses.shape[-1])
         votes = np.einsum("nid,idje->njie", poses, kernel)
         if before is None:

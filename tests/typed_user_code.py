@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
+from keras_capsules import ConvCapsules2D
 from keras_capsules import ExactMatchAccuracy
 from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
@@ -95,12 +96,16 @@ def right() -> None:
     assert_type(SpreadLoss(0.5).margin, float)
     assert_type(datasets.info("mnist").class_names, tuple[str, ...])
     squash(np.ones((2, 3)), axis=(0, 1))
+    ConvCapsules2D(8, 4, 3, data_format="channels_last", dilation_rate=1)
 
 
 def wrong() -> None:
     CapsuleLayer("ten", None)  # type: ignore[arg-type]
     CapsuleLayer(10, 16, routing=3)  # type: ignore[arg-type]
     PrimaryCapsules(8, 4, kernel_size="9")  # type: ignore[arg-type]
+    ConvCapsules2D(8, 4, 3, data_format="channels_first")  # type: ignore[arg-type]
+    ConvCapsules2D(8, 4, 3, dilation_rate="1")  # type: ignore[arg-type]
+    CapsuleLayer(10, 16, dilation_rate=1)  # type: ignore[call-arg]
     CapsNet(routing=3)  # type: ignore[arg-type]
     CapsNet(conv_strides="2")  # type: ignore[arg-type]
     DynamicRouting(num_iterations="two")  # type: ignore[arg-type]

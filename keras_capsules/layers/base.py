@@ -93,6 +93,9 @@ class RoutedLayer(WeightedLayer):
             input_dim: The kernel's d.
             pose_dim: The d of the poses that are routed, if it is another.
             num_summed: The number of input poses that make one of them.
+
+        Returns:
+            The `RoutingSpec` that the routing was built with.
         """
         rows, out_dim = self._pose_shape
         if self.routing.averages:
@@ -125,6 +128,18 @@ class RoutedLayer(WeightedLayer):
                 "known number of input capsules. Received: "
                 f"routing={self.routing!r}, input capsules of unknown number"
             ) from error
+        return spec
+
+    def _routes_any_number(self, spec):
+        """Whether the routing has no weights for each input capsule."""
+        try:
+            # On a layer that is thrown away.
+            self.routing.build(
+                keras.layers.Layer(), spec._replace(num_inputs=None)
+            )
+        except (TypeError, ValueError):
+            return False
+        return True
 
     @property
     def _output_pose(self):
@@ -256,7 +271,7 @@ class RoutedLayer(WeightedLayer):
             )
         return super().compute_output_spec(inputs, **kwargs)
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """Output capsules have no mask."""
 
     def get_config(self) -> dict[str, Any]:

@@ -58,8 +58,8 @@ class CapsuleLayer(LocatedLayer):
             the same matrices at all positions. The types are then the last
             axis of capsules, as in a grid `(batch, height, width, types,
             dim)`. A sequence `(batch, length, dim)` has one type. The number of
-            positions may be unknown and vary. Weights of the routing are not
-            shared. Defaults to `False`.
+            positions may be unknown and vary, unless the routing has weights
+            for each input capsule: those are not shared. Defaults to `False`.
         coordinate_addition: Boolean, whether to add the position of the input
             capsule to its votes, for input on a grid with one to three axes.
             Coordinates run from 0 to 1: x along the last axis of the grid, y
@@ -152,10 +152,16 @@ class CapsuleLayer(LocatedLayer):
         num_kernels = num_inputs
         if self.share_over_positions:
             num_kernels = capsules[-1] if len(capsules) > 1 else 1
-        self._build_routed(
+        spec = self._build_routed(
             (num_kernels,), num_inputs, pose[-1], rank=len(capsules) - 1
         )
-        self.input_spec = input_spec(self._split_shape(input_shape))
+        first_fixed = 1
+        if self.share_over_positions and self._routes_any_number(spec):
+            # The number of positions may change.
+            first_fixed = max(2, len(capsules))
+        self.input_spec = input_spec(
+            self._split_shape(input_shape), first_fixed
+        )
 
     def call(
         self,

@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_capsules.activations import safe_norm
-from keras_capsules.layers.poses import fits
+from keras_capsules.layers.plain import PlainLayer
+from keras_capsules.layers.poses import fits_pair
 from keras_capsules.layers.poses import is_pair
 from keras_capsules.types import Capsules
 from keras_capsules.types import Shape
@@ -17,7 +18,7 @@ from keras_capsules.utils.labels import to_multi_hot
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
-class CapsuleMask(keras.layers.Layer):
+class CapsuleMask(PlainLayer):
     """Zeros every class capsule except the labelled (or most active) one.
 
     It stands between the class capsules and a decoder. The decoder then has to
@@ -86,9 +87,6 @@ class CapsuleMask(keras.layers.Layer):
 
     def call(self, inputs: Capsules, labels: Any = None) -> Tensor:
         poses, activations = _split(inputs)
-        _check_shapes(
-            poses.shape, None if activations is None else activations.shape
-        )
         if labels is not None:
             multi_hot = to_multi_hot(labels, poses.shape[:2], "labels")
         else:
@@ -111,51 +109,26 @@ class CapsuleMask(keras.layers.Layer):
         return _check_input_shape(inputs_shape)
 
 
-def _check_input_shape(inputs_shape):
-    """The shape of the poses."""
-    poses_shape, activations_shape = inputs_shape, None
-    if is_pair(inputs_shape):
-        _check_pair(inputs_shape)
-        poses_shape, activations_shape = inputs_shape
-    _check_shapes(poses_shape, activations_shape)
-    return tuple(poses_shape)
-
-
 def _split(inputs):
     """Poses, and activations if there are some."""
-    if isinstance(inputs, (list, tuple)):
-        _check_pair([np.shape(each) for each in inputs])
-        return inputs
-    return inputs, None
+    if not isinstance(inputs, (list, tuple)):
+        _check_input_shape(np.shape(inputs))
+        return inputs, None
+    _check_input_shape([tuple(np.shape(each)) for each in inputs])
+    return inputs
 
 
-def _check_pair(shapes):
-    if len(shapes) != 2:
-        raise ValueError(
-            "CapsuleMask takes class capsules as one tensor, or as a pair of "
-            "poses and activations. Received: "
-            f"inputs_shape={tuple(map(tuple, shapes))}"
-        )
-
-
-def _check_shapes(poses_shape, activations_shape):
-    if activations_shape is None:
-        if len(poses_shape) != 3:
-            raise ValueError(
-                "CapsuleMask takes class capsules of shape (batch, "
-                "num_capsules, capsule_dim). Received: "
-                f"inputs_shape={tuple(poses_shape)}"
-            )
-        return
-    if (
-        len(poses_shape) not in (3, 4)
-        or len(activations_shape) != 2
-        or poses_shape[1] != activations_shape[1]
-        or not fits(poses_shape[:1], activations_shape[:1])
-    ):
-        raise ValueError(
-            "CapsuleMask takes pairs of poses of shape (batch, num_capsules, "
-            "capsule_dim) or (batch, num_capsules, rows, capsule_dim), and "
-            "activations of shape (batch, num_capsules). Received: shapes "
-            f"{tuple(poses_shape)} and {tuple(activations_shape)}"
-        )
+def _check_input_shape(inputs_shape):
+    """The shape of the poses."""
+    if is_pair(inputs_shape):
+        inputs_shape = tuple(map(tuple, inputs_shape))
+        if fits_pair(inputs_shape) and len(inputs_shape[1]) == 2:
+            return inputs_shape[0]
+    elif len(inputs_shape) == 3:
+        return tuple(inputs_shape)
+    raise ValueError(
+        "CapsuleMask takes class capsules of shape (batch, num_capsules, "
+        "capsule_dim), or a pair of poses, of this shape or (batch, "
+        "num_capsules, rows, capsule_dim), and activations (batch, "
+        f"num_capsules). Received: inputs_shape={tuple(inputs_shape)}"
+    )

@@ -9,11 +9,10 @@ from keras import ops
 
 from keras_capsules.engine.windows import Windows
 from keras_capsules.layers.coordinates import LocatedLayer
+from keras_capsules.layers.on_grid import GridLayer
 from keras_capsules.layers.poses import input_spec
 from keras_capsules.layers.poses import shapes_of
-from keras_capsules.layers.weighted import WeightOptions
-from keras_capsules.layers.windowed import GRIDS
-from keras_capsules.layers.windowed import WindowedLayer
+from keras_capsules.layers.windowed import WindowOptions
 from keras_capsules.routing import RoutingLike
 from keras_capsules.types import CapsuleDim
 from keras_capsules.types import Capsules
@@ -21,7 +20,7 @@ from keras_capsules.types import Sizes
 from keras_capsules.types import Tensor
 
 
-class ConvCapsules(WindowedLayer, LocatedLayer):
+class ConvCapsules(GridLayer, LocatedLayer):
     """Convolutional capsules on a grid with `rank` axes.
 
     The base of `ConvCapsules1D`, `ConvCapsules2D` and `ConvCapsules3D`.
@@ -37,8 +36,6 @@ class ConvCapsules(WindowedLayer, LocatedLayer):
         **kwargs: See `ConvCapsules2D`.
     """
 
-    rank: int
-
     def __init__(
         self,
         num_capsules: int,
@@ -48,7 +45,7 @@ class ConvCapsules(WindowedLayer, LocatedLayer):
         padding: str = "valid",
         routing: RoutingLike = "dynamic",
         coordinate_addition: bool = False,
-        **kwargs: Unpack[WeightOptions],
+        **kwargs: Unpack[WindowOptions],
     ) -> None:
         super().__init__(
             num_capsules=num_capsules,
@@ -110,35 +107,22 @@ class ConvCapsules(WindowedLayer, LocatedLayer):
         axes = (batch, *windows.output_size)
         return self._outputs(routed, axes, return_coupling, mask)
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        poses = self._check_input_shape(input_shape)
-        return self._output_shape(poses[0], self._grid(poses))
-
-    def _grid(self, shape):
-        return self.grid_of(shape, self.rank)
-
-    def _check_input_shape(self, input_shape):
-        """The shape of the poses."""
-        poses, _ = self._split_shape(input_shape)
-        first = 1 + self.rank
-        if len(poses) != first + 1 + self._num_pose_axes or not all(
-            poses[first:]
-        ):
-            pose = "rows, dim" if self._is_matrix else "dim"
-            raise ValueError(
-                f"{type(self).__name__} takes capsules on a grid, (batch, "
-                f"{GRIDS[self.rank]}, types, {pose}), with known types and "
-                f"poses. Received: input_shape={poses}"
-            )
-        self._grid(poses)  # raises if no window fits
-        return poses
-
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
 class ConvCapsules1D(ConvCapsules):
     """Convolutional capsules along a signal or a sequence.
 
     As `ConvCapsules2D`, on a grid with one axis.
+
+    The capsules that the mask of the output keeps are those of a text without
+    its padding, so padding changes nothing in later layers that take masks.
+    With `padding="same"` this holds for as many zeros behind the text as a
+    multiple of the strides; other numbers move the windows. With `"valid"` it
+    holds for any number, and a text shorter than a window has no capsules. It
+    does not hold for coordinates, which run over the whole input. With
+    `EMRouting` and `VariationalBayesRouting` it holds from `kernel_size - 1`
+    zeros on: the windows over the end of the text then always compete for its
+    last capsules.
 
     Args:
         num_capsules: See `ConvCapsules2D`, as for all arguments.
@@ -155,7 +139,7 @@ class ConvCapsules1D(ConvCapsules):
         Poses `(batch, length, types, dim)`, or matrices `(batch, length, types,
         rows, dim)`; or a pair of poses and activations `(batch, length,
         types)`. Batch and length may be unknown. A mask `(batch, length)`
-        excludes positions from the votes.
+        excludes positions, such as the padding of texts.
 
     Output shape:
         The same as for `ConvCapsules2D`, with `new_length` as the grid.
@@ -188,7 +172,12 @@ class ConvCapsules2D(ConvCapsules):
     for it. With the other routings, output capsules compete in each window.
 
     Input capsules that are padding, or that a mask excludes, are inactive: they
-    have no activation and vote for nothing.
+    have no activation and vote for nothing. The output then has a mask of
+    positions `(batch, new_height, new_width)`, for later layers: of those that
+    there would be if the grid ended where the mask does. With
+    `padding="valid"` they are the windows without an excluded position; with
+    `"same"` they are the windows whose own position, each `strides`-th of the
+    input, is not excluded. A position is excluded if all its types are.
 
     Notation: the ConvCaps layers of
     [Hinton et al., 2018](https://openreview.net/forum?id=HJWLfGWRb), whose K

@@ -9,11 +9,11 @@ from keras import ops
 
 from keras_capsules.engine.windows import Windows
 from keras_capsules.engine.windows import dilate
-from keras_capsules.layers.base import RoutedLayer
+from keras_capsules.layers.on_grid import GridLayer
+from keras_capsules.layers.on_grid import any_in_windows
 from keras_capsules.layers.poses import input_spec
 from keras_capsules.layers.poses import shapes_of
-from keras_capsules.layers.weighted import WeightOptions
-from keras_capsules.layers.windowed import WindowedLayer
+from keras_capsules.layers.windowed import WindowOptions
 from keras_capsules.routing import RoutingLike
 from keras_capsules.types import CapsuleDim
 from keras_capsules.types import Capsules
@@ -23,7 +23,7 @@ from keras_capsules.utils.validation import check_boolean
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
-class ConvCapsules2DTranspose(WindowedLayer, RoutedLayer):
+class ConvCapsules2DTranspose(GridLayer):
     """Transposed convolutional capsules, which make a grid larger.
 
     A transposed convolution of the poses of each input type makes its votes at
@@ -38,7 +38,8 @@ class ConvCapsules2DTranspose(WindowedLayer, RoutedLayer):
     If capsules have activations, or the routing needs them, the activation of
     an input type at an output position is the largest activation of the
     capsules that contribute to its vote. Input capsules that a mask excludes
-    contribute nothing.
+    contribute nothing. The output then has a mask of the positions that there
+    would be if the grid ended where the mask does.
 
     Notation: the deconvolutional capsules of
     [LaLonde and Bagci, 2018](https://arxiv.org/abs/1804.04241) (SegCaps), whose
@@ -111,7 +112,7 @@ class ConvCapsules2DTranspose(WindowedLayer, RoutedLayer):
         padding: str = "valid",
         routing: RoutingLike = "dynamic",
         share_over_types: bool = True,
-        **kwargs: Unpack[WeightOptions],
+        **kwargs: Unpack[WindowOptions],
     ) -> None:
         super().__init__(
             num_capsules=num_capsules,
@@ -207,10 +208,6 @@ class ConvCapsules2DTranspose(WindowedLayer, RoutedLayer):
             )
         ]
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        poses = self._check_input_shape(input_shape)
-        return self._output_shape(poses[0], self._grid(poses))
-
     def _grid(self, shape):
         return [
             None
@@ -221,17 +218,17 @@ class ConvCapsules2DTranspose(WindowedLayer, RoutedLayer):
             )
         ]
 
-    def _check_input_shape(self, input_shape):
-        """The shape of the poses."""
-        poses, _ = self._split_shape(input_shape)
-        if len(poses) != 4 + self._num_pose_axes or not all(poses[3:]):
-            pose = "rows, dim" if self._is_matrix else "dim"
-            raise ValueError(
-                f"{type(self).__name__} takes capsules on a grid, (batch, "
-                f"height, width, types, {pose}), with known types and poses. "
-                f"Received: input_shape={poses}"
-            )
-        return poses
+    def _output_mask(self, mask):
+        marked = ops.cast(mask, "float32")
+        axes = len(mask.shape) - 1
+        for axis, stride in enumerate(self.strides[:axes], start=1):
+            marked = ops.repeat(marked, stride, axis)
+        if self.padding == "same":
+            return marked > 0.5
+        # Output windows reach further than the strides.
+        excess = self._excess[:axes]
+        marked = ops.pad(marked, [(0, 0), *((each, each) for each in excess)])
+        return any_in_windows(marked, [1 + each for each in excess], [1] * axes)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -60,7 +60,9 @@ class LocatedLayer(RoutedLayer):
         pose_dim = input_dim
         if self.coordinate_addition:
             pose_dim += 1 if self._is_matrix else rank
-        super()._build_routed(kernel_shape, num_inputs, input_dim, pose_dim)
+        return super()._build_routed(
+            kernel_shape, num_inputs, input_dim, pose_dim
+        )
 
     def _located(self, poses):
         """Appends its coordinates to each pose `[b, *grid, types, p, d]`."""

@@ -11,8 +11,8 @@ from keras_capsules import activations
 from keras_capsules.engine.windows import convolve
 from keras_capsules.layers.poses import check_capsule_dim
 from keras_capsules.layers.weighted import WeightedLayer
-from keras_capsules.layers.weighted import WeightOptions
 from keras_capsules.layers.windowed import WindowedLayer
+from keras_capsules.layers.windowed import WindowOptions
 from keras_capsules.layers.windowed import check_features
 from keras_capsules.types import ActivationLike
 from keras_capsules.types import CapsuleDim
@@ -101,7 +101,7 @@ class MatrixPrimaryCapsules(WindowedLayer, WeightedLayer):
         padding: str = "valid",
         activation: ActivationLike = None,
         activation_bias_initializer: InitializerLike = "zeros",
-        **kwargs: Unpack[WeightOptions],
+        **kwargs: Unpack[WindowOptions],
     ) -> None:
         super().__init__(
             kernel_size=kernel_size, strides=strides, padding=padding, **kwargs

@@ -4,11 +4,15 @@ from typing import Any
 
 import keras
 
+from keras_capsules.layers.plain import PlainLayer
+from keras_capsules.layers.poses import fits_pair
+from keras_capsules.layers.poses import is_pair
+from keras_capsules.layers.poses import shapes_of
 from keras_capsules.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
-class PoseNormalization(keras.layers.Layer):
+class PoseNormalization(PlainLayer):
     """Normalizes the poses of capsules over the batch.
 
     One mean and one variance belong to each capsule type. They are those of all
@@ -26,6 +30,9 @@ class PoseNormalization(keras.layers.Layer):
 
     Output shape:
         The same.
+
+    Raises:
+        ValueError: If the input does not have this shape.
 
     Example:
 
@@ -54,17 +61,29 @@ class PoseNormalization(keras.layers.Layer):
         )
 
     def build(self, input_shape: Any) -> None:
-        self.normalization.build(tuple(input_shape[0]))
+        poses, _ = self._check_input_shape(input_shape)
+        self.normalization.build(poses)
 
     def call(
         self, inputs: tuple[Tensor, Tensor], training: bool | None = None
     ) -> tuple[Tensor, Tensor]:
+        # The first pair was checked when the layer was built.
+        self._check_input_shape(shapes_of(inputs))
         poses, activations = inputs
         return self.normalization(poses, training=training), activations
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        return tuple(map(tuple, input_shape))
+        return self._check_input_shape(input_shape)
 
-    def get_config(self) -> dict[str, Any]:
-        # Keras's automatic configuration fails for dtype policies.
-        return super().get_config()
+    def _check_input_shape(self, input_shape):
+        """The shapes of poses and activations, as tuples."""
+        if is_pair(input_shape):
+            shapes = tuple(map(tuple, input_shape))
+            if fits_pair(shapes, [2]) and len(shapes[1]) > 1 and shapes[1][-1]:
+                return shapes
+        raise ValueError(
+            f"{type(self).__name__} takes a pair of poses (batch, ..., types, "
+            "rows, dim) and activations (batch, ..., types) with a known "
+            "number of types. Received: "
+            f"input_shape={tuple(input_shape)}"
+        )

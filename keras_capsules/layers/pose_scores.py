@@ -6,12 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_capsules.layers.plain import PlainLayer
+from keras_capsules.layers.poses import is_pair
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
-class PoseScores(keras.layers.Layer):
+class PoseScores(PlainLayer):
     """Adds activations to capsules that have poses alone.
 
     With some routings, such as inverted attention, neither the length of a
@@ -24,11 +26,15 @@ class PoseScores(keras.layers.Layer):
             `dtype`.
 
     Input shape:
-        `(batch, num_capsules, dim)` or `(batch, num_capsules, rows, dim)`.
+        `(batch, num_capsules, dim)` or `(batch, num_capsules, rows, dim)`. Only
+        the batch size may be unknown.
 
     Output shape:
         A pair of the poses and of activations `(batch, num_capsules)`, the
         latter in at least float32.
+
+    Raises:
+        ValueError: If the input does not have this shape.
 
     Example:
 
@@ -52,6 +58,15 @@ class PoseScores(keras.layers.Layer):
         )
 
     def build(self, input_shape: Any) -> None:
+        if is_pair(input_shape) or not (
+            len(input_shape) in (3, 4) and all(input_shape[1:])
+        ):
+            raise ValueError(
+                f"{type(self).__name__} takes poses alone, of shape (batch, "
+                "num_capsules, dim) or (batch, num_capsules, rows, dim) with "
+                "known sizes. Received: "
+                f"input_shape={tuple(input_shape)}"
+            )
         self.dense.build((None, input_shape[1], math.prod(input_shape[2:])))
 
     def call(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,7 +79,3 @@ class PoseScores(keras.layers.Layer):
             inputs.shape[:2], dtype=self.dense.compute_dtype
         )
         return poses, scores
-
-    def get_config(self) -> dict[str, Any]:
-        # Keras's automatic configuration fails for dtype policies.
-        return super().get_config()

@@ -51,10 +51,10 @@ def fits(shape: Sequence[Any], other: Sequence[Any]) -> bool:
     )
 
 
-def fits_pair(shapes: Sequence[Any]) -> bool:
+def fits_pair(shapes: Sequence[Any], pose_axes: Sequence[int] = (1, 2)) -> bool:
     """Whether these may be poses, vectors or matrices, and activations."""
     return len(shapes) == 2 and any(
-        fits(shapes[0][:-axes], shapes[1]) for axes in (1, 2)
+        fits(shapes[0][:-axes], shapes[1]) for axes in pose_axes
     )
 
 
@@ -126,6 +126,21 @@ def input_spec(shapes: Sequence[Shape | None], first_fixed: int = 1) -> Any:
     return specs if len(specs) > 1 else specs[0]
 
 
+def first_mask(mask: Any) -> Tensor | None:
+    """The mask of an input, or the first of the masks of a pair.
+
+    Args:
+        mask: Booleans; a pair of masks, of poses and activations, each of
+            which may be `None`; or `None`.
+
+    Returns:
+        Booleans, or `None` if there is no mask.
+    """
+    if isinstance(mask, (list, tuple)):
+        mask = next((each for each in mask if each is not None), None)
+    return None if mask is None else ops.cast(mask, "bool")
+
+
 def broadcast_mask(mask: Any, shape: Sequence[Any]) -> Tensor | None:
     """Brings a mask to the shape of the input capsules.
 
@@ -140,11 +155,9 @@ def broadcast_mask(mask: Any, shape: Sequence[Any]) -> Tensor | None:
     Raises:
         ValueError: If the mask does not fit.
     """
-    if isinstance(mask, (list, tuple)):
-        mask = next((each for each in mask if each is not None), None)
+    mask = first_mask(mask)
     if mask is None:
         return None
-    mask = ops.cast(mask, "bool")
     rank = len(mask.shape)
     static = [each if isinstance(each, int) else None for each in shape]
     if not fits(mask.shape, static[:rank]):

@@ -10,8 +10,8 @@ from keras import ops
 from keras_capsules import activations
 from keras_capsules.engine.windows import convolve
 from keras_capsules.layers.weighted import WeightedLayer
-from keras_capsules.layers.weighted import WeightOptions
 from keras_capsules.layers.windowed import WindowedLayer
+from keras_capsules.layers.windowed import WindowOptions
 from keras_capsules.layers.windowed import check_features
 from keras_capsules.types import ActivationLike
 from keras_capsules.types import Shape
@@ -116,7 +116,7 @@ class PrimaryCapsules(WindowedLayer, WeightedLayer):
         depthwise: bool = False,
         pre_squash_scale: float = 1.0,
         activation: ActivationLike = "squash",
-        **kwargs: Unpack[WeightOptions],
+        **kwargs: Unpack[WindowOptions],
     ) -> None:
         super().__init__(
             kernel_size=kernel_size, strides=strides, padding=padding, **kwargs

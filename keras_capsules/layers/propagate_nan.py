@@ -6,11 +6,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_capsules.layers.plain import PlainLayer
 from keras_capsules.types import Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
-class PropagateNaN(keras.layers.Layer):
+class PropagateNaN(PlainLayer):
     """Makes features NaN for each example whose input has a NaN or infinity.
 
     Compiled networks may turn NaN into numbers, because fused operations such
@@ -63,7 +64,3 @@ class PropagateNaN(keras.layers.Layer):
         return keras.tree.map_structure(
             lambda x: keras.KerasTensor(x.shape, x.dtype), features
         )
-
-    def get_config(self) -> dict[str, Any]:
-        # Keras's automatic configuration fails for dtype policies.
-        return super().get_config()

@@ -1,6 +1,5 @@
 """Convolutional capsules that share one kernel among all input types."""
 
-import math
 from typing import Any
 from typing import Unpack
 
@@ -10,8 +9,9 @@ from keras import ops
 from keras_capsules.activations import squash
 from keras_capsules.engine.windows import convolve
 from keras_capsules.layers.weighted import WeightedLayer
-from keras_capsules.layers.weighted import WeightOptions
 from keras_capsules.layers.windowed import WindowedLayer
+from keras_capsules.layers.windowed import WindowOptions
+from keras_capsules.routing.votes import highest_of
 from keras_capsules.types import Shape
 from keras_capsules.types import Sizes
 from keras_capsules.types import Tensor
@@ -45,7 +45,8 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
     is present. Shares and poses are then small on large grids, so this is a
     layer for the small grids of deep networks. Unlike in other layers, all
     votes are in memory at once: `types * num_capsules * capsule_dim` numbers
-    for each position and image.
+    for each position and image. The layer takes no mask: padding would have to
+    be left out of the softmax and of the joint squash.
 
     Notation: the 3D convolution based routing of
     [Rajasegaran et al., 2019](https://arxiv.org/abs/1904.09546) (DeepCaps),
@@ -109,7 +110,7 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
         padding: str = "same",
         num_iterations: int = 3,
         joint_squash: bool = True,
-        **kwargs: Unpack[WeightOptions],
+        **kwargs: Unpack[WindowOptions],
     ) -> None:
         super().__init__(
             kernel_size=kernel_size, strides=strides, padding=padding, **kwargs
@@ -205,11 +206,5 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
 
 def _softmax(logits, axis):
     """Softmax over several axes at once, of which sizes may be unknown."""
-    highest = ops.max(
-        ops.stop_gradient(logits),
-        axis=axis,
-        keepdims=True,
-        initial=-math.inf,  # for an empty batch
-    )
-    powers = ops.exp(logits - highest)
+    powers = ops.exp(logits - highest_of(logits, axis))
     return powers / ops.sum(powers, axis=axis, keepdims=True)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from typing import Any
+from typing import Literal
 
 import keras
 
 from keras_capsules.engine.windows import output_grid
+from keras_capsules.layers.weighted import WeightOptions
 from keras_capsules.types import Shape
 from keras_capsules.types import Sizes
 from keras_capsules.utils.validation import check_padding
@@ -13,6 +15,13 @@ from keras_capsules.utils.validation import check_sizes
 
 # The names of the axes of a grid, by their number.
 GRIDS = {1: "length", 2: "height, width", 3: "depth, height, width"}
+
+
+class WindowOptions(WeightOptions, total=False):
+    """Options of a layer's weights, and those of Keras's convolutions."""
+
+    data_format: Literal["channels_last"] | None
+    dilation_rate: Sizes
 
 
 class WindowedLayer(keras.layers.Layer):

@@ -71,8 +71,9 @@ def get(identifier: RoutingLike) -> Routing:
     Args:
         identifier: A `Routing`, which is returned as it is; a subclass of
             `Routing`, or the name of one in this package (`"em"` or
-            `"EMRouting"`), for its default options; or a configuration that
-            `serialize` returned.
+            `"EMRouting"`), or the name under which Keras knows one of your own
+            (`"my_package>MeanRouting"`), for its default options; or a
+            configuration that `serialize` returned.
 
     Returns:
         A `Routing`.
@@ -94,14 +95,17 @@ def get(identifier: RoutingLike) -> Routing:
     if isinstance(identifier, Mapping):
         return deserialize(identifier)
     classes = {cls.__name__: cls for cls in ROUTINGS.values()} | ROUTINGS
+    found: Any = identifier
     if isinstance(identifier, str):
-        identifier = classes.get(identifier, identifier)
+        found = classes.get(identifier) or (
+            keras.saving.get_registered_object(identifier)
+        )
     if (
-        isinstance(identifier, type)
-        and issubclass(identifier, Routing)
-        and identifier is not Routing
+        isinstance(found, type)
+        and issubclass(found, Routing)
+        and found is not Routing
     ):
-        return identifier()
+        return found()
     names = ", ".join(repr(name) for name in sorted(ROUTINGS))
     raise ValueError(
         "Invalid value for argument `routing`. Expected an instance or a "

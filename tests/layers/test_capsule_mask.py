@@ -194,10 +194,10 @@ def test_pairs_in_a_functional_model(tmp_path):
 def test_another_pair_raises(poses, activations):
     layer = CapsuleMask()
     for _ in range(2):
-        with pytest.raises(ValueError, match="takes pairs of poses .*Received"):
+        with pytest.raises(ValueError, match="or a pair of poses.*Received"):
             layer((random(*poses), random(*activations)))
         layer((random(2, 5, 7), random(2, 5)))
-    with pytest.raises(ValueError, match="takes pairs of poses .*Received"):
+    with pytest.raises(ValueError, match="or a pair of poses.*Received"):
         CapsuleMask().compute_output_shape((poses, activations))
 
 
@@ -205,7 +205,7 @@ def test_another_pair_raises(poses, activations):
 @pytest.mark.parametrize("labels", [None, LABELS], ids=["active", "labels"])
 def test_what_is_no_pair_raises(number, labels):
     inputs = [random(2, 5, 7), random(2, 5), random(2, 5)]
-    message = r"or as a pair of .*Received: inputs_shape=\(\(2, 5, 7\)"
+    message = r"or a pair of poses.*Received: inputs_shape=\(\(2, 5, 7\)"
     layer = CapsuleMask()
     for _ in range(2):
         with pytest.raises(ValueError, match=message):

@@ -9,7 +9,9 @@ from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
 from keras_capsules import CapsuleStack
 from keras_capsules import ConvCapsules1D
+from keras_capsules import ConvCapsules2D
 from keras_capsules import ConvCapsules2DTranspose
+from keras_capsules import ConvCapsules3D
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import EMRouting
 from tests.helpers.capsules import assert_all_close
@@ -20,6 +22,7 @@ from tests.helpers.routings import all_routings
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import check_saving
 from tests.helpers.testing import numpy
+from tests.helpers.testing import outputs_of
 from tests.helpers.testing import slow_on_jax
 
 BATCH, LENGTH, DIM, NUMBER, OUT_DIM = 3, 7, 2, 5, 11
@@ -184,9 +187,137 @@ def test_no_mask_is_passed_on():
     layer = CapsuleLayer(NUMBER, 4)
     assert layer.supports_masking
     assert getattr(layer(x), "_keras_mask", None) is None
-    layer = ConvCapsules1D(NUMBER, 4, 3)
+
+
+# Convolutional layers pass masks on.
+
+
+def text_convolution(kernel_size, strides, padding, routing="dynamic"):
+    """Two convolutional layers, of which the second has the first's mask."""
+    words = keras.Input((None,), dtype="int32")
     x = keras.layers.Embedding(13, 4, mask_zero=True)(words)
-    assert layer.compute_mask(x, x) is None
+    x = ops.expand_dims(keras.layers.GRU(3, return_sequences=True)(x), axis=2)
+    for mask in (ops.not_equal(words, 0), None):
+        layer = ConvCapsules1D(
+            3, 4, kernel_size, strides, padding, routing=routing
+        )
+        x = layer(x, mask=mask)
+    x = CapsuleLayer(2, 4, routing=routing, share_over_positions=True)(x)
+    model = keras.Model(words, CapsuleLength()(x))
+    set_random_weights(model)
+    set_random_weights(model.layers[-2], 0.1)  # or all lengths are nearly 1
+    return model
+
+
+def assert_padding_does_not_matter(model, length, numbers):
+    text = np.random.default_rng(2).integers(1, 13, (2, length))
+    first, *others = (
+        outputs_of(model, np.pad(text, [(0, 0), (0, number)]))[0]
+        for number in numbers
+    )
+    assert np.abs(first[0] - first[1]).max() > 1e-3  # texts matter
+    for each in others:
+        np.testing.assert_allclose(each, first, atol=1e-5)
+
+
+@slow_on_jax
+@pytest.mark.parametrize(
+    "kernel_size, strides, padding, numbers",
+    [
+        (3, 1, "valid", (0, 3, 20)),
+        (3, 1, "same", (0, 3, 20)),  # the window of the last word sees padding
+        # Multiples of the strides of both layers.
+        (3, 2, "same", (0, 4, 20)),
+        (4, 3, "valid", (0, 3, 20)),
+    ],
+)
+def test_padding_behind_texts_is_lost_on_the_way(
+    kernel_size, strides, padding, numbers
+):
+    model = text_convolution(kernel_size, strides, padding)
+    assert_padding_does_not_matter(model, 17, numbers)
+
+
+@slow_on_jax
+@pytest.mark.parametrize("routing", ["em", "variational_bayes"])
+def test_competing_windows_see_some_padding(routing):
+    """Those that are there from `kernel_size - 1` zeros on, for each layer."""
+    model = text_convolution(3, 1, "valid", routing)
+    assert_padding_does_not_matter(model, 9, (4, 20))
+
+
+def without_excluded(length, kernel_size, strides, padding):
+    """The number of windows along an axis of this length."""
+    covered = kernel_size if padding == "valid" else 1
+    return max(0, (length - covered) // strides + 1)
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("kernel_size, strides", [(3, 1), (2, 2), (3, 2)])
+def test_the_mask_of_a_convolution(rank, padding, kernel_size, strides):
+    """Of positions there would be in a smaller grid, one for each example."""
+    layer = {1: ConvCapsules1D, 2: ConvCapsules2D, 3: ConvCapsules3D}[rank](
+        NUMBER, OUT_DIM, kernel_size, strides, padding
+    )
+    whole = (7, 6, 5)[:rank]
+    grid = layer.compute_output_shape((2, *whole, 3, DIM))[1 : 1 + rank]
+    smaller = [(5, 6, 3)[:rank], (2, 3, 5)[:rank]]
+    mask, expected = np.zeros((2, *whole), bool), np.zeros((2, *grid), bool)
+    for index, size in enumerate(smaller):
+        mask[(index, *map(slice, size))] = True
+        numbers = [
+            without_excluded(length, kernel_size, strides, padding)
+            for length in size
+        ]
+        expected[(index, *map(slice, numbers))] = True
+    found = layer.compute_mask(None, ops.convert_to_tensor(mask))
+    np.testing.assert_array_equal(numpy(found), expected)
+    # Of capsules: a position counts if one of its types does.
+    of_types = np.stack([mask, np.zeros_like(mask)], axis=-1)
+    found = layer.compute_mask(None, (None, ops.convert_to_tensor(of_types)))
+    np.testing.assert_array_equal(numpy(found), expected)
+    assert layer.compute_mask(None, None) is None
+    assert layer.compute_mask(None, [None, None]) is None
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("kernel_size, strides", [(4, 2), (3, 1), (1, 3)])
+def test_the_mask_of_a_transposed_convolution(padding, kernel_size, strides):
+    layer = ConvCapsules2DTranspose(3, 4, kernel_size, strides, padding)
+    mask = np.zeros((1, 5, 4), bool)
+    mask[:, :3, :2] = True
+
+    def grid(height, width):
+        return layer.compute_output_shape((1, height, width, 2, DIM))[1:3]
+
+    expected = np.zeros((1, *grid(5, 4)), bool)
+    expected[(0, *map(slice, grid(3, 2)))] = True
+    found = layer.compute_mask(None, ops.convert_to_tensor(mask))
+    np.testing.assert_array_equal(numpy(found), expected)
+    poses = random(1, 5, 4, 2, DIM).astype("float32")
+    height, width = grid(3, 2)
+    assert_all_close(
+        layer(poses, mask=mask)[:, :height, :width], layer(poses[:, :3, :2])
+    )
+
+
+def test_masks_of_fewer_axes_are_passed_on():
+    layer = ConvCapsules2D(NUMBER, OUT_DIM, 2)
+    examples = ops.convert_to_tensor([True, False])
+    assert layer.compute_mask(None, examples) is examples
+    rows = ops.convert_to_tensor([[True, True, False]])
+    found = layer.compute_mask(None, rows)
+    np.testing.assert_array_equal(numpy(found), [[True, False]])
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+def test_masks_are_attached_to_outputs_of_unknown_length(padding):
+    inputs, mask = keras.Input((None, 2, DIM)), keras.Input((None,), dtype=bool)
+    layer = ConvCapsules1D(NUMBER, OUT_DIM, 3, 2, padding, routing="em")
+    poses, _ = layer(inputs, mask=mask)
+    assert poses._keras_mask.shape == (None, None)
+    assert poses._keras_mask.dtype == "bool"
 
 
 @slow_on_jax
@@ -304,6 +435,38 @@ def test_unknown_lengths(routing, types, tmp_path):
     targets = [ops.zeros((2, *each.shape[1:])) for each in model.outputs]
     model.train_on_batch(poses, targets)
     check_saving(model, poses, tmp_path)
+
+
+@slow_on_jax
+@pytest.mark.parametrize("types", [(), (3,)], ids=["one type", "types"])
+@pytest.mark.parametrize("routing", ["dynamic", "em"])
+def test_later_batches_of_another_length(routing, types):
+    """Also if the layer was built by its first batch."""
+    layer = CapsuleLayer(NUMBER, 4, routing, share_over_positions=True)
+    inputs = pair(2, LENGTH, *types, DIM)
+    if routing == "dynamic":
+        inputs = inputs[0]
+    first = layer(inputs)
+    shorter = keras.tree.map_structure(lambda x: x[:, :4], inputs)
+    known = CapsuleLayer.from_config(layer.get_config())
+    known(shorter)
+    known.set_weights(layer.get_weights())
+    assert_all_close(layer(shorter), known(shorter))
+    assert_all_close(layer(inputs), first)
+    if types:  # which stay
+        other = keras.tree.map_structure(lambda x: x[:, :, :2], inputs)
+        with pytest.raises(ValueError, match="incompatible with the layer"):
+            layer(other)
+
+
+@pytest.mark.parametrize("routing", ["self_attention", "self_routing"])
+def test_weights_for_each_input_capsule_keep_the_length(routing):
+    layer = CapsuleLayer(
+        NUMBER, OUT_DIM, routing=routing, share_over_positions=True
+    )
+    layer(random(2, LENGTH, DIM))
+    with pytest.raises(ValueError, match="incompatible with the layer"):
+        layer(random(2, 4, DIM))
 
 
 def test_stopped_gradients_with_unknown_lengths():

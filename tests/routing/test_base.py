@@ -75,6 +75,20 @@ def test_get_of_a_class_of_ones_own():
     assert isinstance(layer.routing, Mean)
 
 
+def test_get_by_a_registered_name():
+    register = keras.saving.register_keras_serializable
+    registered = register("my_package")(type("Registered", (Mean,), {}))
+    assert type(routing.get("my_package>Registered")) is registered
+    assert type(routing.get("keras_capsules>EMRouting")) is EMRouting
+    layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing="my_package>Registered")
+    assert type(layer.routing) is registered
+    # The package is not left out, as in Keras.
+    with pytest.raises(ValueError, match="Received: routing='Registered'"):
+        routing.get("Registered")
+    with keras.saving.custom_object_scope({"Mine": registered}):
+        assert type(routing.get("Mine")) is registered
+
+
 def test_get_of_an_instance_or_a_configuration():
     instance = DynamicRouting(num_iterations=2, leaky=True)
     assert routing.get(instance) is instance
@@ -94,7 +108,17 @@ def test_get_of_an_instance_or_a_configuration():
 
 @pytest.mark.parametrize(
     "identifier",
-    ["dynamit", "Routing", "", None, 3, Routing, Routed, CapsuleLayer],
+    [
+        "dynamit",
+        "Routing",
+        "keras_capsules>CapsuleLayer",
+        "",
+        None,
+        3,
+        Routing,
+        Routed,
+        CapsuleLayer,
+    ],
     ids=str,
 )
 def test_get_of_something_else_raises(identifier):
