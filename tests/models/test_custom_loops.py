@@ -179,5 +179,5 @@ def test_devices_that_share_a_batch_train_as_one(tmp_path):
     assert one.keys() == two.keys()
     for name, value in one.items():
         np.testing.assert_allclose(
-            two[name], value, rtol=1e-5, atol=1e-6, err_msg=name
+            two[name], value, rtol=1e-6, atol=1e-6, err_msg=name
         )
