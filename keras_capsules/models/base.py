@@ -1,15 +1,15 @@
 """The base of all networks."""
 
 import difflib
-import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 from typing import Self
 
 import keras
 
-from keras_capsules import routing as routings
 from keras_capsules.models import batches
+from keras_capsules.models import saving
 
 # Arguments that users of other networks expect, by the names they have here.
 _OTHER_NAMES = {
@@ -25,6 +25,8 @@ class Network(keras.Model):
     `keras.models.clone_model` copies the graph from inputs to scores alone, as
     a plain `keras.Model`. `from_config(model.get_config())` makes a network of
     the same class.
+
+    Layers that are not trainable, and calls of `quantize`, are saved as well.
 
     A subclass keeps each argument of its constructor as an attribute of the
     same name, makes a graph of layers, and hands its inputs and outputs on. All
@@ -43,33 +45,45 @@ class Network(keras.Model):
             inputs=inputs, outputs=outputs, name=kwargs.get("name")
         )
         self.dtype_policy = policy
-        self.trainable = kwargs.get("trainable", True)
+        if not kwargs.get("trainable", True):  # or layers keep their own
+            self.trainable = False
         self._quantizations: list[dict[str, Any]] = []
 
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None
     ) -> Any:
-        inputs = batches.with_sizes(self, batches.only_input(self, inputs))
-        mask = batches.only_input(self, mask)
+        inputs = batches.arrange(self, inputs)
+        mask = batches.arrange(self, mask)
         return super().call(inputs, training=training, mask=mask)
 
     def quantize(
         self, mode: str | None = None, config: Any = None, **kwargs: Any
     ) -> None:
+        filters = kwargs.get("filters")
+        accepted: list[str] = []
+
+        def accepts(layer):
+            if is_accepted := filters(layer):
+                accepted.append(layer.name)
+            return is_accepted
+
+        if callable(filters):
+            kwargs["filters"] = accepts
         super().quantize(mode, config=config, **kwargs)
-        # A saved network is made from options: it repeats these calls.
+        # A saved network is made from options: it repeats these calls. A
+        # function cannot be saved, the names that it accepted can.
+        if callable(filters):
+            kwargs["filters"] = [f"^{re.escape(name)}$" for name in accepted]
         config = config and keras.saving.serialize_keras_object(config)
         self._quantizations.append({"mode": mode, "config": config, **kwargs})
 
     def get_config(self) -> dict[str, Any]:
-        options = {
-            name: _serialize(getattr(self, name))
-            for name in inspect.signature(type(self).__init__).parameters
-            if name not in ("self", "kwargs")
-        }
+        config = {**super().get_config(), **saving.arguments_of(self)}
         if self._quantizations:
-            options["quantizations"] = list(map(dict, self._quantizations))
-        return {**super().get_config(), **options}
+            config["quantizations"] = list(map(dict, self._quantizations))
+        if frozen := saving.frozen_layers(self):
+            config["frozen"] = frozen
+        return config
 
     @classmethod
     def from_config(
@@ -79,6 +93,7 @@ class Network(keras.Model):
     ) -> Self:
         options = dict(config)
         quantizations = options.pop("quantizations", [])
+        frozen = options.pop("frozen", [])
         with keras.saving.custom_object_scope(custom_objects or {}):
             model = cls(**options)
             for each in quantizations:
@@ -86,6 +101,7 @@ class Network(keras.Model):
                     keras.saving.deserialize_keras_object(each["config"])
                 )
                 model.quantize(**{**each, "config": quantizer})
+        saving.freeze_layers(model, frozen)
         return model
 
 
@@ -103,9 +119,8 @@ def get_policy(network: Network, kwargs: Mapping[str, Any]) -> Any:
         ValueError: If there are other arguments than `name`, `dtype` and
             `trainable`.
     """
-    parameters = inspect.signature(type(network).__init__).parameters
-    known = [*parameters, "name", "dtype", "trainable"]
-    known = [name for name in known if name not in ("self", "kwargs")]
+    known = saving.argument_names(type(network))
+    known += ["name", "dtype", "trainable"]
     for name in kwargs:
         if name in known:
             continue
@@ -118,12 +133,3 @@ def get_policy(network: Network, kwargs: Mapping[str, Any]) -> Any:
             f"{expected}. Received: {name}={kwargs[name]!r}"
         )
     return keras.dtype_policies.get(kwargs.get("dtype"))
-
-
-def _serialize(value: Any) -> Any:
-    """An option as plain values."""
-    if isinstance(value, routings.Routing):
-        return routings.serialize(value)
-    if callable(value):
-        return keras.activations.serialize(value)
-    return value

@@ -11,51 +11,82 @@ from keras_capsules.layers.poses import fits
 from keras_capsules.types import Shape
 
 
-def only_input(model: keras.Model, inputs: Any) -> Any:
-    """Unwraps the input of a single-input model from a list, tuple or dict.
+def unpack(value: Any, name: str) -> Any:
+    """Takes the only array or tensor out of a list, tuple or dictionary.
+
+    Args:
+        value: A tensor or an array; or a list, tuple or dictionary of one.
+        name: The key in a dictionary. Other keys do not matter.
+
+    Returns:
+        The tensor or array. Values of another structure are returned as they
+        are.
+    """
+    if isinstance(value, Mapping):
+        return value.get(name, value)
+    is_one = isinstance(value, (list, tuple)) and len(value) == 1
+    if is_one and (value[0] is None or hasattr(value[0], "shape")):
+        return value[0]
+    return value
+
+
+def in_order(model: keras.Model, inputs: Any) -> list[Any]:
+    """The inputs of a functional model, in the order of `model.inputs`.
 
     Args:
         model: A functional model.
-        inputs: A tensor or an array; or a list, tuple or dictionary of one.
+        inputs: Tensors or arrays in a structure that the model takes. They are
+            found by name in a dictionary, and by position elsewhere.
 
     Returns:
-        The tensor or array. Inputs that have another structure, and those of
-        models with several inputs, are returned as they are.
+        A list of the tensors or arrays.
     """
-    if not isinstance(model.input, keras.KerasTensor):
-        return inputs
-    if isinstance(inputs, Mapping):
-        return inputs.get(model.input.name, inputs)
-    is_one = isinstance(inputs, (list, tuple)) and len(inputs) == 1
-    if is_one and (inputs[0] is None or hasattr(inputs[0], "shape")):
-        return inputs[0]
-    return inputs
+    names = [x.name for x in model.inputs]
+    if isinstance(model.input, Mapping):
+        names = keras.tree.flatten({key: key for key in model.input})
+    if len(names) == 1:
+        return [unpack(inputs, names[0])]
+    if isinstance(inputs, Mapping) and all(name in inputs for name in names):
+        return [inputs[name] for name in names]
+    return keras.tree.flatten(inputs)
 
 
-def with_sizes(model: keras.Model, inputs: Any) -> Any:
-    """Fills in unknown sizes of a tensor with the sizes that the model expects.
+def arrange(model: keras.Model, inputs: Any) -> Any:
+    """Brings inputs into the structure that a functional model was made with.
 
-    TensorFlow forgets sizes after batches of different ones. Wrong sizes, which
-    may fit the layers by chance, then fail at run time.
+    Sizes that are unknown become those that the model expects. TensorFlow
+    forgets sizes after batches of different ones. Wrong sizes, which may fit
+    the layers by chance, then fail at run time.
 
     Args:
         model: A functional model.
-        inputs: Its inputs; those of models with several are not changed.
+        inputs: As for `in_order`.
 
     Returns:
-        The inputs.
+        The inputs. Those that do not fit are returned as they are.
     """
-    shape = getattr(inputs, "shape", None)
-    if shape is None or not isinstance(model.input, keras.KerasTensor):
+    tensors = in_order(model, inputs)
+    if len(tensors) != len(model.inputs):
         return inputs
-    expected = tuple(model.input.shape)
-    if len(shape) != len(expected) or None not in tuple(shape)[1:]:
-        return inputs
+    tensors = [
+        _with_sizes(x, expected.shape)
+        for x, expected in zip(tensors, model.inputs, strict=True)
+    ]
+    return keras.tree.pack_sequence_as(model.input, tensors)
+
+
+def _with_sizes(x, expected):
+    """Fills in unknown sizes of a tensor; the first axis may remain unknown."""
+    shape = getattr(x, "shape", None)
+    if shape is None or len(shape) != len(expected):
+        return x
+    if None not in tuple(shape)[1:]:
+        return x
     sizes = [
         given if size is None else size
-        for size, given in zip(expected, ops.shape(inputs), strict=True)
+        for size, given in zip(expected, ops.shape(x), strict=True)
     ]
-    return ops.broadcast_to(inputs, sizes)
+    return ops.broadcast_to(x, sizes)
 
 
 def as_array(value: Any) -> Any:

@@ -3,7 +3,6 @@
 import contextlib
 import contextvars
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 from typing import Self
@@ -12,13 +11,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_capsules.layers.capsule_length import CapsuleLength
 from keras_capsules.layers.capsule_mask import CapsuleMask
-from keras_capsules.layers.propagate_nan import PropagateNaN
 from keras_capsules.models import batches
+from keras_capsules.models import graphs
 from keras_capsules.models.base import Network
 from keras_capsules.models.base import get_policy
 from keras_capsules.models.parts import output_dtype
+from keras_capsules.models.reconstruction import SquaredError
 from keras_capsules.types import Capsules
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_integer
@@ -46,7 +45,9 @@ class CapsuleNetwork(Network):
     The network is a functional `keras.Model` from `inputs` to class scores.
     `capsules` are either
 
-    - vector capsules `(batch, num_classes, dim)`, whose lengths are the scores;
+    - vector capsules `(batch, num_classes, dim)`, whose lengths are the scores
+      (if their routing gives lengths no such meaning, as inverted attention
+      does, add a `PoseScores` layer);
     - or a pair of poses `(batch, num_classes, dim)` or
       `(batch, num_classes, rows, dim)` and activations `(batch, num_classes)`,
       which are the scores.
@@ -67,7 +68,8 @@ class CapsuleNetwork(Network):
     gives scores alone: the reconstruction is no part of that model's loss.
 
     Args:
-        inputs: A `keras.Input`, or a list or dictionary of them.
+        inputs: A `keras.Input`, or a list or dictionary of them. The first
+            input is `model.inputs[0]`; Keras sorts dictionaries by key.
         capsules: The class capsules, computed from `inputs` by layers.
         decoder: Optional `keras.Model` from poses, as described above, to
             reconstructions. These have the shape of the first input.
@@ -125,13 +127,9 @@ class CapsuleNetwork(Network):
         reconstruction_weight = check_number(
             reconstruction_weight, "reconstruction_weight", minimum=0.0
         )
-        capsules = _check_capsules(capsules)
-        features = capsules
-        for index, each in enumerate(keras.tree.flatten(inputs)):
-            name = f"propagate_nan_{index}" if index else "propagate_nan"
-            features = PropagateNaN(name=name)(each, features)
+        capsules = graphs.check_capsules(capsules)
         dtype = output_dtype(policy)
-        scores = CapsuleLength(name="scores", dtype=dtype)(features)
+        features, scores = graphs.add_scores(inputs, capsules, dtype)
         super().__init__(inputs, scores, **kwargs)
         self.reconstruction_weight = reconstruction_weight
         # A function, because Keras would wrap a dictionary of inputs.
@@ -148,7 +146,9 @@ class CapsuleNetwork(Network):
             self._reconstruction_error = keras.metrics.Mean(
                 name="reconstruction_error"
             )
-        self.trainable = self.trainable  # of the decoder as well
+            self._squared_error = SquaredError(dtype=dtype)
+            if not self.trainable:
+                decoder.trainable = False
 
     def _check_decoder(self):
         poses, expected = self._capsule_shapes[0], self.inputs[0].shape
@@ -188,7 +188,7 @@ class CapsuleNetwork(Network):
     ) -> Any:
         if _stepping.get() is not self:
             return super().call(inputs, training=training, mask=mask)
-        inputs = batches.with_sizes(self, batches.only_input(self, inputs))
+        inputs = batches.arrange(self, inputs)
         return tuple(self._encoder_with_scores(inputs, training=training))
 
     def encode(self, images: Any, batch_size: int = 128) -> Capsules:
@@ -211,10 +211,10 @@ class CapsuleNetwork(Network):
                 takes, or `batch_size` is not a positive integer.
         """
         batch_size = check_integer(batch_size, "batch_size")
-        images = batches.only_input(self, images)
         if len(self.inputs) == 1:
-            images = batches.as_array(images)
+            images = batches.as_array(batches.in_order(self, images)[0])
             batches.check_shape(images, self.inputs[0].shape[1:], "images")
+        images = batches.arrange(self, images)
         return batches.apply(self.encoder, images, batch_size)
 
     def decode(
@@ -301,33 +301,67 @@ class CapsuleNetwork(Network):
                 "No loss to compute. Provide a `loss` argument in `compile()`."
             )
         scores, capsules = _split(y_pred)
+        y = batches.unpack(y, self.output_names[0])
+        sample_weight = batches.unpack(sample_weight, self.output_names[0])
         loss = super().compute_loss(x, y, scores, sample_weight, training)
         if self.decoder is None:
             return loss
         if capsules is None:
-            capsules = self.encoder(
-                batches.only_input(self, x), training=training
-            )
-        masked = self.mask(capsules, labels=y)
-        decoded = self.decoder(masked, training=training)
+            capsules = self._encode_again(x, training)
+        decoded = self.decoder(self.mask(capsules, labels=y), training=training)
         # Keras also takes images without a last axis of size 1.
-        target = ops.reshape(keras.tree.flatten(x)[0], ops.shape(decoded))
-        errors = ops.square(decoded - ops.cast(target, decoded.dtype))
-        axes = tuple(range(1, len(errors.shape)))
-        errors = ops.mean(errors, axis=axes)  # [b]
-        self._reconstruction_error.update_state(errors, sample_weight)
-        if sample_weight is not None:
-            weights = ops.cast(sample_weight, errors.dtype)
-            errors = errors * ops.reshape(weights, (-1,))
-        pixels = math.prod(decoded.shape[1:])
-        penalty = self.reconstruction_weight * pixels * ops.mean(errors)
-        return loss + ops.cast(penalty, loss.dtype)
+        target = batches.in_order(self, x)[0]
+        target = ops.reshape(target, ops.shape(decoded))
+        penalty = self._squared_error(target, decoded, sample_weight)
+        target = ops.cast(target, decoded.dtype)
+        axes = tuple(range(1, len(decoded.shape)))
+        self._reconstruction_error.update_state(
+            ops.mean(ops.square(decoded - target), axis=axes), sample_weight
+        )
+        return loss + self.reconstruction_weight * ops.cast(penalty, loss.dtype)
+
+    def _encode_again(self, x, training):
+        """The capsules in a custom loop, which hands on scores alone."""
+        # Without updates: the call that made the scores has made them already,
+        # of batch normalization's averages and random seeds.
+        state = [(each, each.value) for each in self.encoder.variables]
+        with keras.StatelessScope(state_mapping=state):
+            return self.encoder(batches.arrange(self, x), training=training)
 
     def compute_metrics(
         self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
     ) -> dict[str, Any]:
         scores, _ = _split(y_pred)
+        y = batches.unpack(y, self.output_names[0])
+        sample_weight = batches.unpack(sample_weight, self.output_names[0])
         return super().compute_metrics(x, y, scores, sample_weight)
+
+    def get_layer(
+        self, name: str | None = None, index: int | None = None
+    ) -> keras.layers.Layer:
+        """Returns a layer of the graph, or the decoder.
+
+        Args:
+            name: The layer's name; `"decoder"` is the decoder.
+            index: The layer's index among `layers`, instead of a name.
+        """
+        is_in_graph = any(layer.name == name for layer in self.layers)
+        if name == "decoder" and index is None and not is_in_graph:
+            if self.decoder is not None:
+                return self.decoder
+        return super().get_layer(name, index)
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        """Prints summaries of the network and of its decoder.
+
+        Args:
+            *args: Arguments of `keras.Model.summary`.
+            **kwargs: Arguments of `keras.Model.summary`. With `layer_range`,
+                the decoder is left out.
+        """
+        super().summary(*args, **kwargs)
+        if self.decoder is not None and kwargs.get("layer_range") is None:
+            self.decoder.summary(*args, **kwargs)
 
     # A subclass with a constructor of its own is saved as its options, other
     # networks as the graphs that they were given.
@@ -336,11 +370,12 @@ class CapsuleNetwork(Network):
         if type(self).__init__ is not CapsuleNetwork.__init__:
             return super().get_config()
         inputs, capsules, _ = self._graph()
+        encoder = keras.Model(inputs, capsules, name="encoder")
         serialize = keras.saving.serialize_keras_object
         decoder = self.decoder
         return {
             **keras.Model.get_config(self),
-            "encoder": serialize(keras.Model(inputs, capsules)),
+            "encoder": serialize(encoder),
             "decoder": decoder if decoder is None else serialize(decoder),
             "reconstruction_weight": self.reconstruction_weight,
         }
@@ -362,27 +397,6 @@ class CapsuleNetwork(Network):
             options["capsules"] = encoder.output
             options["decoder"] = deserialize(options["decoder"])
         return super().from_config(options, custom_objects)
-
-
-def _check_capsules(capsules):
-    """Capsules as one symbolic tensor, or as a tuple of two."""
-    tensors = keras.tree.flatten(capsules)
-    shapes = [getattr(x, "shape", None) for x in tensors]
-    valid = all(isinstance(x, keras.KerasTensor) for x in tensors)
-    if valid and len(shapes) == 1:
-        valid = len(shapes[0]) == 3
-    elif valid and len(shapes) == 2:
-        valid = len(shapes[0]) > 2 and shapes[0][:2] == shapes[1]
-    else:
-        valid = False
-    if not valid or any(None in shape[1:] for shape in shapes):
-        raise ValueError(
-            "Expected `capsules` to be the output of a layer of class "
-            "capsules: vectors (batch, num_classes, dim), or a pair of poses "
-            "(batch, num_classes, ...) and activations (batch, num_classes). "
-            f"Received: capsules={capsules!r}"
-        )
-    return tuple(tensors) if len(tensors) == 2 else tensors[0]
 
 
 def _split(predictions):

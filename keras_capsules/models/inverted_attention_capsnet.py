@@ -215,7 +215,7 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
                 self.num_classes,
                 self.capsule_dim,
                 routing=routing,
-                name="class_capsules",
+                name="classes",
                 dtype=dtype,
             )
         )
@@ -223,7 +223,7 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
             layers,
             self.num_iterations,
             self.concurrent,
-            name="capsules",
+            name="class_capsules",
             dtype=dtype,
         )(x)
         return PoseScores(name="class_scores", dtype=dtype)(x)

@@ -44,7 +44,7 @@ def to_multi_hot(labels: Tensor, shape: Shape, name: str) -> Tensor:
     visible = isinstance(labels, np.ndarray) or not hasattr(labels, "shape")
     if visible:
         labels = np.asarray(labels)
-    are_integers = _check_shapes(tuple(labels.shape), shape, name)
+    are_integers = _check_shapes(labels, shape, name)
     if visible:
         _check_values(labels, shape[-1] if are_integers else None, name)
 
@@ -63,10 +63,15 @@ def to_multi_hot(labels: Tensor, shape: Shape, name: str) -> Tensor:
     return ops.where(valid, ops.cast(hits, dtype), np.nan)
 
 
-def _check_shapes(given, shape, name):
+def _check_shapes(labels, shape, name):
     """Returns whether the labels are integers, or raises if they do not fit."""
+    given = tuple(labels.shape)
     kind = _kind_of(given, shape)
-    if kind is not None:
+    # One-hot labels have the shape of integer labels of a sequence if capsules
+    # take the place of scores.
+    is_short = 1 < len(given) == len(shape) - 1
+    is_unclear = is_short and "float" in str(labels.dtype)
+    if kind is not None and not is_unclear:
         return kind == "integer"
     hint = ""
     # The shape of class capsules, vectors or matrices, instead of scores?
@@ -76,6 +81,8 @@ def _check_shapes(given, shape, name):
             "layer that turns class capsules into class scores, was probably "
             "forgotten."
         )
+    if kind is not None:
+        hint += " Integer labels of sequences need an integer dtype."
     raise ValueError(
         f"Expected `{name}` to hold integer labels of shape (batch, ...) "
         "or (batch, ..., 1), or multi-hot labels of shape (batch, ..., "

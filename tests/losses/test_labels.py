@@ -10,6 +10,7 @@ from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.losses import margin_loss
 from keras_capsules.losses import spread_loss
+from keras_capsules.metrics import ExactMatchAccuracy
 from tests.helpers.losses import LABELS
 from tests.helpers.losses import LENGTHS
 from tests.helpers.losses import LOSSES
@@ -240,6 +241,36 @@ def test_a_network_without_capsule_length_is_told_so():
     model.compile("sgd", MarginLoss())
     with pytest.raises(ValueError, match="CapsuleLength"):
         model.fit(np.ones((4, 3, 2)), np.zeros(4, "int32"), verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(
+    "loss", [margin_loss, MarginLoss(), SpreadLoss(), ExactMatchAccuracy()]
+)
+def test_float_labels_do_not_pass_for_those_of_sequences(loss, dtype):
+    """One-hot labels of classes, and capsules (batch, 3, 16) for scores."""
+    labels = np.eye(3)[[0, 2]].astype(dtype)
+    capsules = np.full((2, 3, 16), 0.1, "float32")
+    message = "CapsuleLength, .* Integer labels of sequences need an integer"
+    for y_true in (labels, ops.convert_to_tensor(labels)):
+        with pytest.raises(ValueError, match=message):
+            loss(y_true, capsules)
+    # Integers, and labels with an axis of their own, are unmistakable.
+    for y_true in (
+        labels.astype("int64"),
+        ops.convert_to_tensor(labels.astype("uint8")),
+        labels[..., None],
+    ):
+        assert np.isfinite(numpy(loss(y_true, capsules))).all()
+
+
+def test_one_hot_labels_without_capsule_length_do_not_train():
+    model = keras.Sequential(
+        [keras.Input((3, 2)), CapsuleLayer(5, 7, routing="self_attention")]
+    )
+    model.compile("sgd", MarginLoss())
+    with pytest.raises(ValueError, match="CapsuleLength"):
+        model.fit(np.ones((4, 3, 2)), np.eye(5)[[0, 1, 2, 3]], verbose=0)
 
 
 def test_unknown_batch_fits_any_other():

@@ -99,7 +99,7 @@ def test_gradient_vanishes_at_and_beyond_the_margins():
 def test_symbolic_input(loss):
     y_pred = keras.Input((5, 7))
     for y_true in [(5,), (5, 1), (5, 7)]:
-        losses = loss(keras.Input(y_true), y_pred)
+        losses = loss(keras.Input(y_true, dtype="int32"), y_pred)
         assert losses.shape == (None, 5)
         assert losses.dtype == "float32"
 

@@ -98,7 +98,8 @@ def test_gradient():
 @pytest.mark.parametrize("loss", [spread_loss, SpreadLoss(reduction=None)])
 def test_symbolic_input(loss):
     for y_true in [(5,), (5, 1), (5, 7)]:
-        losses = loss(keras.Input(y_true), keras.Input((5, 7)))
+        labels = keras.Input(y_true, dtype="int32")
+        losses = loss(labels, keras.Input((5, 7)))
         assert losses.shape == (None, 5)
         assert losses.dtype == "float32"
 

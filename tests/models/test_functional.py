@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from keras_capsules import CapsuleLayer
+from keras_capsules import CapsuleStack
 from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
 from keras_capsules import models
+from keras_capsules.layers import PoseScores
 from keras_capsules.models import CapsuleNetwork
 from tests.helpers.networks import CLASSES
 from tests.helpers.networks import NAMES
@@ -58,9 +60,11 @@ def test_is_a_graph_of_named_layers(name):
     assert model.input.name == "images"
     assert model.output.shape == (None, CLASSES)
     assert model.get_layer("scores").output is model.output
-    # That of InvertedAttentionCapsNet is within a stack.
-    if is_capsule_network(model) and name != "InvertedAttentionCapsNet":
+    if is_capsule_network(model):
         assert model.get_layer("class_capsules").output is not None
+        assert model.get_layer("decoder") is model.decoder
+        with pytest.raises(ValueError, match="layer"):
+            model.get_layer("head")
     # Names of layers that Keras makes up end in a number for each instance.
     again = make(name)
     paths = [weight.path for weight in model.weights]
@@ -151,9 +155,18 @@ def test_clones(name):
 @of_all
 def test_summary_shows_the_layers(name):
     lines = []
-    make(name).summary(print_fn=lines.append)
-    assert "scores" in "".join(lines)
-    assert "images" in "".join(lines)
+    model = make(name)
+    model.summary(print_fn=lines.append, line_length=250)
+    text = "".join(lines)
+    layers = list(model.layers)
+    if is_capsule_network(model):
+        layers += model.decoder.layers
+    assert [x.name for x in layers if x.name not in text] == []
+    # A part is only that part.
+    lines.clear()
+    model.summary(print_fn=lines.append, layer_range=["images", "images"])
+    assert "scores" not in "".join(lines)
+    assert "decoder" not in "".join(lines)
 
 
 @pytest.mark.slow
@@ -211,9 +224,10 @@ def test_one_forward_pass_a_step(name, monkeypatch):
     model.build((5, *SHAPE))
     x, y = images(), labels()
     model.optimizer.build(model.trainable_variables)
-    if BACKEND == "jax":
-        # Keras calls a model once to find its metrics' variables.
+    if BACKEND != "tensorflow":
+        # Keras calls a model first to find its metrics' variables.
         model.train_on_batch(x, y)
+    if BACKEND == "jax":
         model.make_train_function(force=True)
         calls = count_calls(model, monkeypatch)
         model.train_on_batch(x, y)
@@ -325,6 +339,60 @@ def test_trainable():
     assert len(model.trainable_weights) == len(model.weights)
 
 
+def test_a_frozen_backbone_stays_frozen(tmp_path):
+    pictures = keras.Input(SHAPE)
+    backbone = keras.Model(pictures, keras.layers.Conv2D(4, 3)(pictures))
+    backbone.trainable = False
+    x = PrimaryCapsules(2, 4, kernel_size=3, strides=2)(backbone.output)
+    capsules = CapsuleLayer(CLASSES, 6)(x)
+    model = CapsuleNetwork(backbone.inputs, capsules)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    for each in (model, loaded):
+        assert len(each.trainable_weights) == len(each.weights) - 2
+        assert not each.layers[1].trainable and each.layers[2].trainable
+
+
+def test_names_that_are_taken():
+    net = make("CapsNet")
+    x = images()
+    again = CapsuleNetwork(net.inputs, net.encoder.output, net.decoder)
+    np.testing.assert_allclose(numpy(again(x)), numpy(net(x)), rtol=1e-5)
+    inputs = keras.Input(SHAPE, name="propagate_nan")
+    grid = PrimaryCapsules(2, 4, kernel_size=3)(inputs)
+    capsules = CapsuleLayer(CLASSES, 6, name="scores")(grid)
+    model = CapsuleNetwork(inputs, capsules)
+    assert tuple(model(x).shape) == (5, CLASSES)
+    assert model.get_layer("scores_1").output is model.output
+    loaded = CapsuleNetwork.from_config(model.get_config())
+    assert [x.name for x in loaded.layers] == [x.name for x in model.layers]
+
+
+@pytest.mark.parametrize("stacked", [False, True], ids=["layer", "stack"])
+def test_lengths_that_mean_nothing_are_no_scores(stacked):
+    inputs = keras.Input(SHAPE)
+    x = PrimaryCapsules(2, 4, kernel_size=3)(inputs)
+    layer = CapsuleLayer(CLASSES, 6, routing="inverted_attention", name="top")
+    if stacked:
+        layer = CapsuleStack([layer], name="top")
+    poses = layer(x)
+    message = "such as keras_capsules.layers.PoseScores.*'top' with routing=Inv"
+    refuses(message, CapsuleNetwork, inputs, poses)
+    model = CapsuleNetwork(inputs, PoseScores()(poses))
+    assert tuple(model(images()).shape) == (5, CLASSES)
+    # A layer further down may have any routing.
+    model = CapsuleNetwork(inputs, CapsuleLayer(CLASSES, 6)(poses))
+    assert tuple(model(images()).shape) == (5, CLASSES)
+
+
+def test_a_configuration_is_the_same_at_each_call():
+    model = own_network()
+    config = json.dumps(model.get_config())
+    assert json.dumps(model.get_config()) == config
+    again = CapsuleNetwork.from_config(model.get_config())
+    assert json.dumps(again.get_config()) == config
+
+
 def refuses(message, function, *args, **kwargs):
     with pytest.raises(ValueError, match=message):
         function(*args, **kwargs)
@@ -374,6 +442,17 @@ def test_errors_of_own_networks():
 def test_unknown_arguments_are_answered_with_the_right_name(name, wrong, right):
     message = rf"{name} has no argument `{wrong}`. Expected {right}.*Received"
     refuses(message, getattr(models, name), **{wrong: (64, 64, 3)})
+
+
+def test_unknown_arguments_of_own_networks():
+    inputs = keras.Input(SHAPE)
+    capsules = CapsuleLayer(3, 6)(PrimaryCapsules(2, 4, kernel_size=3)(inputs))
+    known = "inputs, capsules, decoder, reconstruction_weight, name, dtype, "
+    for name in ("input_shape", "classes", "num_iterations", "image_shape"):
+        message = f"no argument `{name}`. Expected one of {known}trainable"
+        refuses(message, CapsuleNetwork, inputs, capsules, **{name: 3})
+    message = "no argument `decoders`. Expected decoder. Received: decoders="
+    refuses(message, CapsuleNetwork, inputs, capsules, decoders=None)
 
 
 def test_the_number_of_iterations_belongs_to_the_routing():

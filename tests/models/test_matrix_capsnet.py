@@ -299,8 +299,8 @@ def test_mixed_bfloat16():
     "option, value, message",
     [
         ("filters", 0, "a positive integer"),
-        ("kernel_size", (3,), "a pair"),
-        ("conv_strides", 0, "a pair"),
+        ("kernel_size", (3,), "a tuple of 2"),
+        ("conv_strides", 0, "a tuple of 2"),
         ("padding", "causal", "one of 'valid', 'same'"),
         ("num_primary_capsules", 2.0, "a positive integer"),
         ("num_conv_capsules", 3, "positive integers"),

@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 
 from keras_capsules import MarginLoss
+from keras_capsules.models import CapsuleNetwork
 from keras_capsules.routing import DynamicRouting
 from tests.helpers.capsnet import IMAGES
 from tests.helpers.capsnet import LABELS
 from tests.helpers.capsnet import evaluate
 from tests.helpers.capsnet import small
+from tests.helpers.networks import OPTIONS
+from tests.helpers.networks import images
+from tests.helpers.networks import make
 from tests.helpers.testing import BACKEND
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import numpy
@@ -107,3 +111,133 @@ def test_weights_alone(tmp_path):
     twin.load_weights(tmp_path / "model.weights.h5")
     for one, other in zip(model.get_weights(), twin.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def saved_and_loaded(model, folder):
+    model.save(folder / "model.keras")
+    return keras.saving.load_model(folder / "model.keras", safe_mode=True)
+
+
+# The first layer of each network that has weights.
+FIRST = {
+    "CapsNet": "convolution",
+    "ConvNet": "convolution_1",
+    "DeepCaps": "convolution",
+    "EfficientCapsNet": "convolution_1",
+    "InvertedAttentionCapsNet": "convolution_1",
+    "MatrixCapsNet": "convolution",
+    "SqueezeExcitationNet": "stem_convolution",
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_frozen_layers_stay_frozen(name):
+    model = make(name)
+    assert "frozen" not in model.get_config()
+    model.get_layer(FIRST[name]).trainable = False
+    frozen = [FIRST[name]]
+    if isinstance(model, CapsuleNetwork):
+        last = model.decoder.layers[-1]
+        last.trainable = False
+        frozen.append(f"decoder/{last.name}")
+    config = json.loads(json.dumps(model.get_config()))
+    assert config["frozen"] == frozen
+    loaded = type(model).from_config(config)
+    assert loaded.get_config() == model.get_config()
+    paths = [each.path for each in model.trainable_weights]
+    assert [each.path for each in loaded.trainable_weights] == paths
+    assert len(paths) < len(model.weights)
+    model.trainable = False
+    loaded = type(model).from_config(model.get_config())
+    assert loaded.trainable_weights == []
+
+
+def test_layers_in_a_stack_stay_frozen():
+    model = make("InvertedAttentionCapsNet")
+    model.get_layer("class_capsules").layers[0].trainable = False
+    config = model.get_config()
+    assert config["frozen"] == ["class_capsules/conv_capsules_1"]
+    loaded = type(model).from_config(config)
+    assert loaded.get_config() == config
+    assert len(loaded.trainable_weights) == len(model.trainable_weights)
+
+
+def test_frozen_layers_are_not_trained_after_loading(tmp_path):
+    model = small()
+    model.get_layer("convolution").trainable = False
+    model.compile("adam", MarginLoss(), **QUICK)
+    model.fit(IMAGES, LABELS, verbose=0)
+    loaded = saved_and_loaded(model, tmp_path)
+    before = numpy(loaded.get_layer("convolution").kernel)
+    loaded.fit(IMAGES, LABELS, verbose=0)
+    after = numpy(loaded.get_layer("convolution").kernel)
+    np.testing.assert_array_equal(after, before)
+
+
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quant")
+@pytest.mark.parametrize(
+    "filters",
+    [
+        lambda layer: layer.name == "decoder_hidden_1",
+        lambda layer: isinstance(layer, keras.layers.Conv2D),
+        lambda layer: False,
+        "convolution|pixels",
+    ],
+    ids=["name", "type", "none", "pattern"],
+)
+def test_filters_of_quantization_are_saved(filters, tmp_path):
+    model, x = small(), images()
+    model.quantize("int8", filters=filters)
+    loaded = saved_and_loaded(model, tmp_path)
+
+    def modes(network):
+        layers = [*network.layers, *network.decoder.layers]
+        return {
+            each.name: getattr(each, "quantization_mode", None)
+            for each in layers
+        }
+
+    assert modes(loaded) == modes(model)
+    tensor = keras.ops.convert_to_tensor(x)
+    np.testing.assert_allclose(
+        numpy(loaded.reconstruct(tensor)),
+        numpy(model.reconstruct(tensor)),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+    assert json.dumps(loaded.get_config()) == json.dumps(model.get_config())
+
+
+def test_a_name_is_no_pattern():
+    """`decoder_hidden_1` is part of `decoder_hidden_10`."""
+    model = small(decoder_units=(6,) * 10)
+    model.quantize("int8", filters=lambda x: x.name == "decoder_hidden_1")
+    loaded = type(model).from_config(model.get_config())
+    for network in (model, loaded):
+        modes = [
+            each.quantization_mode
+            for each in network.decoder.layers
+            if each.name.startswith("decoder_hidden")
+        ]
+        assert modes == ["int8"] + [None] * 9
+
+
+class Forgetful(CapsuleNetwork):
+    """Keeps one of its arguments, and not the other."""
+
+    def __init__(self, units, width=4, **kwargs):
+        self.width = width
+        inner = small(capsule_dim=units)
+        super().__init__(inner.input, inner.encoder.output, **kwargs)
+
+
+def test_arguments_that_are_not_kept_cannot_be_saved(tmp_path):
+    model = Forgetful(units=5)
+    message = (
+        r"same name \(self.units = units\), or a `get_config` of Forgetful's "
+        "own. Received: a Forgetful without attribute `units`"
+    )
+    with pytest.raises(ValueError, match=message):
+        model.get_config()
+    with pytest.raises(ValueError, match=message):
+        model.save(tmp_path / "model.keras")

@@ -1,0 +1,89 @@
+"""What is saved of a network beside its weights."""
+
+import inspect
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from keras_capsules import routing as routings
+
+
+def argument_names(network_class: type[keras.Model]) -> list[str]:
+    """The arguments that the constructor of a network names."""
+    parameters = inspect.signature(network_class.__init__).parameters
+    return [
+        name
+        for name, each in list(parameters.items())[1:]  # without self
+        if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+    ]
+
+
+def arguments_of(network: keras.Model) -> dict[str, Any]:
+    """The arguments that a network was made with, as plain values.
+
+    Args:
+        network: A network that keeps each as an attribute of the same name.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    arguments = {}
+    for name in argument_names(type(network)):
+        if not hasattr(network, name):
+            class_name = type(network).__name__
+            raise ValueError(
+                "A network is saved as the arguments of its constructor. "
+                "Expected each of them to be kept as an attribute of the same "
+                f"name (self.{name} = {name}), or a `get_config` of "
+                f"{class_name}'s own. Received: a {class_name} without "
+                f"attribute `{name}`"
+            )
+        arguments[name] = _serialize(getattr(network, name))
+    return arguments
+
+
+def _serialize(value: Any) -> Any:
+    """An option as plain values."""
+    if isinstance(value, routings.Routing):
+        return routings.serialize(value)
+    if callable(value):
+        return keras.activations.serialize(value)
+    return value
+
+
+def frozen_layers(network: keras.Model) -> list[str]:
+    """The paths of a network's layers that are not trainable.
+
+    Args:
+        network: A network. If it is not trainable as a whole, that says it all.
+    """
+    if not network.trainable:
+        return []
+    return [path for path, layer in _walk(network) if not layer.trainable]
+
+
+def freeze_layers(network: keras.Model, paths: Sequence[str]) -> None:
+    """Makes the layers with these paths not trainable.
+
+    Args:
+        network: A network.
+        paths: As `frozen_layers` returns them.
+    """
+    for path, layer in _walk(network):
+        if path in paths:
+            layer.trainable = False
+
+
+def _walk(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """All layers within a model, in its decoder, and within these layers."""
+    layers = getattr(model, "layers", ())
+    layers = list(layers) if isinstance(layers, (list, tuple)) else []
+    layers.append(getattr(model, "decoder", None))
+    for layer in layers:
+        if not isinstance(layer, keras.layers.Layer):
+            continue
+        path = prefix + layer.name
+        yield path, layer
+        yield from _walk(layer, f"{path}/")
