@@ -14,6 +14,7 @@ from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.types import ActivationLike
 from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_for_each
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_integers
 from keras_capsules.utils.validation import check_padding
@@ -54,13 +55,13 @@ class EfficientCapsNet(CapsuleNetwork):
             but the last, which has `num_primary_capsules * primary_dim`.
             Defaults to `(32, 64, 64)`.
         kernel_sizes: Sequence of positive integers, the windows of all
-            convolutions, one more than `filters`. Defaults to `None`: 5 first,
-            7 for images of at least 40 pixels, and then 3.
-        conv_strides: Sequence of positive integers, of all convolutions.
-            Defaults to `None`: the last convolution has strides of 2, and so do
-            the convolutions before it, until the map is at most 9 by 9; the
-            others have strides of 1. For images of at least 40 pixels, the
-            first has 2 as well.
+            convolutions, one more than `filters`; or one integer. Defaults to
+            `None`: 5 first, 7 for images of at least 40 pixels, and then 3.
+        conv_strides: Sequence of positive integers, or one, of all
+            convolutions. Defaults to `None`: the last convolution has strides
+            of 2, and so do the convolutions before it, until the map is at most
+            9 by 9; the others have strides of 1. For images of at least 40
+            pixels, the first has 2 as well.
         padding: `"valid"` or `"same"`, of the convolutions. Defaults to
             `None`: the paper's `"valid"`, or `"same"` for images of less than
             20 pixels, which would otherwise vanish. (All these sizes refer
@@ -131,8 +132,8 @@ class EfficientCapsNet(CapsuleNetwork):
         image_shape: Sequence[int] = (28, 28, 1),
         num_classes: int = 10,
         filters: Sequence[int] = (32, 64, 64),
-        kernel_sizes: Sequence[int] | None = None,
-        conv_strides: Sequence[int] | None = None,
+        kernel_sizes: int | Sequence[int] | None = None,
+        conv_strides: int | Sequence[int] | None = None,
         padding: str | None = None,
         normalization: str | None = "batch",
         activation: ActivationLike = "relu",
@@ -159,10 +160,10 @@ class EfficientCapsNet(CapsuleNetwork):
         if kernel_sizes is None:
             large = min(self.image_shape[:2]) >= _LARGE_IMAGE
             kernel_sizes = (7 if large else 5,) + (3,) * (number - 1)
-        self.kernel_sizes = check_integers(kernel_sizes, "kernel_sizes", number)
+        self.kernel_sizes = check_for_each(kernel_sizes, "kernel_sizes", number)
         if conv_strides is None:
             conv_strides = self._default_strides(number)
-        self.conv_strides = check_integers(conv_strides, "conv_strides", number)
+        self.conv_strides = check_for_each(conv_strides, "conv_strides", number)
         if normalization is not None:
             check_choice(normalization, "normalization", ("batch", "instance"))
         self.normalization = normalization

@@ -16,6 +16,7 @@ from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
 from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_for_each
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_integers
 
@@ -43,7 +44,7 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
         filters: Sequence of positive integers, the filters of the convolutions
             of 3 x 3, each followed by batch normalization. Defaults to
             `(32, 64)`.
-        conv_strides: Sequence of as many positive integers, their strides.
+        conv_strides: Positive integer, or one for each, their strides.
             Defaults to `None`: 1, and 2 for the last one if images have at
             least 20 pixels on each side.
         num_primary_capsules: Positive integer, the types of primary capsules.
@@ -51,8 +52,8 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
         num_conv_capsules: Sequence of positive integers, the types of capsules
             in each of the convolutional capsule layers, whose windows are
             3 x 3. Defaults to `(16, 16)`.
-        capsule_strides: Sequence of as many positive integers, the strides of
-            these layers. Defaults to `(2, 1)`.
+        capsule_strides: Positive integer, or one for each, the strides of these
+            layers. Defaults to `(2, 1)`.
         capsule_dim: Positive integer, the length of the class capsules' poses
             and, in this network, of all others. Defaults to `16`.
         num_iterations: Positive integer, the iterations of the stack. Defaults
@@ -103,10 +104,10 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
         image_shape: Sequence[int] = (28, 28, 1),
         num_classes: int = 10,
         filters: Sequence[int] = (32, 64),
-        conv_strides: Sequence[int] | None = None,
+        conv_strides: int | Sequence[int] | None = None,
         num_primary_capsules: int = 16,
         num_conv_capsules: Sequence[int] = (16, 16),
-        capsule_strides: Sequence[int] = (2, 1),
+        capsule_strides: int | Sequence[int] = (2, 1),
         capsule_dim: int = 16,
         num_iterations: int = 2,
         concurrent: bool = True,
@@ -126,7 +127,7 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
         if conv_strides is None:
             last = 2 if min(self.image_shape[:2]) >= 20 else 1
             conv_strides = (1,) * (len(self.filters) - 1) + (last,)
-        self.conv_strides = check_integers(
+        self.conv_strides = check_for_each(
             conv_strides, "conv_strides", len(self.filters)
         )
         self.num_primary_capsules = check_integer(
@@ -135,7 +136,7 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
         self.num_conv_capsules = check_integers(
             num_conv_capsules, "num_conv_capsules"
         )
-        self.capsule_strides = check_integers(
+        self.capsule_strides = check_for_each(
             capsule_strides, "capsule_strides", len(self.num_conv_capsules)
         )
         self.capsule_dim = check_integer(capsule_dim, "capsule_dim")

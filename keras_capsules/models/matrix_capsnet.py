@@ -18,6 +18,7 @@ from keras_capsules.routing.em import EMRouting
 from keras_capsules.types import Sizes
 from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_choice
+from keras_capsules.utils.validation import check_for_each
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_integers
 from keras_capsules.utils.validation import check_padding
@@ -81,8 +82,8 @@ class MatrixCapsNet(CapsuleNetwork):
         num_conv_capsules: Sequence of positive integers, the types of capsules
             in each of the convolutional capsule layers, whose windows are
             3 x 3. Defaults to `(16, 16)`.
-        capsule_strides: Sequence of as many positive integers, the strides of
-            these layers. Defaults to `(2, 1)`.
+        capsule_strides: Positive integer, or one for each, the strides of these
+            layers. Defaults to `(2, 1)`.
         capsule_dim: Pair of positive integers, the rows and columns of the
             class capsules' pose matrices and, in this network, of all others.
             Defaults to `(4, 4)`.
@@ -147,7 +148,7 @@ class MatrixCapsNet(CapsuleNetwork):
         padding: str | None = None,
         num_primary_capsules: int = 8,
         num_conv_capsules: Sequence[int] = (16, 16),
-        capsule_strides: Sequence[int] = (2, 1),
+        capsule_strides: int | Sequence[int] = (2, 1),
         capsule_dim: Sequence[int] = (4, 4),
         routing: routings.RoutingLike | None = None,
         normalization: str | None = "batch",
@@ -174,7 +175,7 @@ class MatrixCapsNet(CapsuleNetwork):
         self.num_conv_capsules = check_integers(
             num_conv_capsules, "num_conv_capsules"
         )
-        self.capsule_strides = check_integers(
+        self.capsule_strides = check_for_each(
             capsule_strides, "capsule_strides", len(self.num_conv_capsules)
         )
         self.capsule_dim = check_integers(capsule_dim, "capsule_dim", 2)

@@ -190,6 +190,19 @@ def check_integers(
     return values
 
 
+def check_for_each(value: Any, name: str, number: int) -> tuple[int, ...]:
+    """Returns a positive integer for each of several layers, or raises.
+
+    Args:
+        value: The argument: one positive integer for all, or one for each.
+        name: Its name, for the message.
+        number: How many layers there are.
+    """
+    if isinstance(value, numbers.Integral):
+        return (check_integer(value, name),) * number
+    return check_integers(value, name, number)
+
+
 def check_padding(value: Any) -> str:
     """Returns `"valid"` or `"same"`, or raises; the case does not matter.
 

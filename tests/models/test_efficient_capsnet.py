@@ -170,6 +170,8 @@ TWO = [(4, 5, 1), (6, 3, 2)]
             [(5, 5, 1), (7, 3, 1), (6, 3, 2)],
         ),
         ({"kernel_sizes": [2, 4]}, convolutions, TWO, [(4, 2, 1), (6, 4, 2)]),
+        ({"kernel_sizes": 3}, convolutions, TWO, [(4, 3, 1), (6, 3, 2)]),
+        ({"conv_strides": 2}, convolutions, TWO, [(4, 5, 2), (6, 3, 2)]),
         ({"conv_strides": (3, 1)}, convolutions, TWO, [(4, 5, 3), (6, 3, 1)]),
         (
             {"padding": "valid", "primary_kernel_size": 1},
