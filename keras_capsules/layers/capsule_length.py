@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from keras_capsules.activations import safe_norm
+from keras_capsules.layers.poses import first_mask
 from keras_capsules.layers.poses import fits_pair
 from keras_capsules.layers.poses import is_pair
 from keras_capsules.layers.poses import shapes_of
@@ -53,6 +54,7 @@ class CapsuleLength(keras.layers.Layer):
     def __init__(self, axis: int | Sequence[int] = -1, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.axis = _check_axis(axis)
+        self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
         self._output_shape(input_shape)
@@ -63,6 +65,10 @@ class CapsuleLength(keras.layers.Layer):
             _, activations = inputs
             return ops.cast(activations, self.compute_dtype)
         return safe_norm(inputs, axis=self.axis)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """The mask of the capsules."""
+        return first_mask(previous_mask)
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return self._output_shape(input_shape)

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_capsules.layers.poses import first_mask
 from keras_capsules.routing import Routing
 from keras_capsules.types import Capsules
 from keras_capsules.types import Tensor
@@ -110,14 +111,13 @@ class CapsuleStack(keras.layers.Layer):
             shape = layer.compute_output_shape(shape)
 
     def call(self, inputs: Capsules, mask: Any = None) -> Tensor:
-        # Only the first layer sees the input and its mask.
-        options: list[dict[str, Any]] = [{} for _ in self.layers]
-        if any(each is not None for each in keras.tree.flatten(mask)):
-            options[0]["mask"] = mask
-        steps = [
-            functools.partial(layer, **each)
-            for layer, each in zip(self.layers, options, strict=True)
-        ]
+        steps = []
+        for layer in self.layers:
+            # Keras attaches no mask to results, because outputs are given.
+            has_mask = first_mask(mask) is not None
+            options = {"mask": mask} if has_mask else {}
+            steps.append(functools.partial(layer, **options))
+            mask = layer.compute_mask(None, mask)
         route = self._concurrently if self.concurrent else self._in_turn
         return ops.cast(route(inputs, steps), self.compute_dtype)
 
@@ -143,8 +143,13 @@ class CapsuleStack(keras.layers.Layer):
                 poses[level] = step(poses[level - 1], outputs=poses[level])
         return poses[-1]
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
-        """Output capsules have no mask."""
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
+        """The mask that the last layer hands on."""
+        del inputs
+        mask = previous_mask
+        for layer in self.layers:
+            mask = layer.compute_mask(None, mask)
+        return mask
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         shape = input_shape

@@ -138,7 +138,7 @@ def test_missing_package(name, module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     message = (
         f"The data set '{name}' needs {package}. "
-        "Install what all data sets need with `pip install "
+        "Install the packages for data sets: `pip install "
         "tensorflow-datasets importlib_resources scikit-learn`."
     )
     with pytest.raises(ImportError, match=re.escape(message)):

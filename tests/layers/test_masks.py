@@ -361,6 +361,44 @@ def test_a_stack_hands_the_mask_to_its_first_layer(concurrent):
     assert stack.compute_mask(poses, masks) is None
 
 
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_all_layers_of_a_stack_leave_padding_out(concurrent):
+    layers = [
+        ConvCapsules1D(3, OUT_DIM, 2, routing="inverted_attention"),
+        CapsuleLayer(
+            NUMBER,
+            OUT_DIM,
+            routing="inverted_attention",
+            share_over_positions=True,
+        ),
+    ]
+    stack = CapsuleStack(layers, 3, concurrent)
+    poses = random(BATCH, LENGTH, 2, DIM).astype("float32")
+    exact = stack(poses)
+    padded = np.pad(poses, [(0, 0), (0, 4), (0, 0), (0, 0)])
+    masks = np.arange(LENGTH + 4) < np.full((BATCH, 1), LENGTH)
+    assert_all_close(stack(padded, mask=masks), exact)
+    assert not np.allclose(numpy(stack(padded)), numpy(exact), atol=1e-3)
+
+
+def test_lengths_hand_on_the_mask_of_capsules():
+    capsules = keras.Input((LENGTH, 3, DIM))
+    mask = keras.Input((LENGTH,), dtype="bool")
+    conv = ConvCapsules1D(NUMBER, OUT_DIM, 2)
+    lengths = CapsuleLength()(conv(capsules, mask=mask))
+    model = keras.Model(
+        [capsules, mask], keras.layers.GlobalAveragePooling1D()(lengths)
+    )
+    poses = random(BATCH, LENGTH, 3, DIM).astype("float32")
+    padded = poses.copy()
+    padded[:, 5:] = 9.0
+    masks = np.arange(LENGTH) < np.full((BATCH, 1), 5)
+    exact = numpy(CapsuleLength()(conv(poses[:, :5]))).mean(axis=1)
+    np.testing.assert_allclose(
+        model.predict([padded, masks], verbose=0), exact, rtol=1e-4
+    )
+
+
 def test_16_bits():
     poses = random(2, LENGTH, DIM)
     layer = CapsuleLayer(NUMBER, OUT_DIM, routing="em", dtype="mixed_float16")
