@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 REMEDY = (
-    "Install the packages for data sets: `pip install tensorflow-datasets "
-    "importlib_resources scikit-learn`."
+    "Install the extra for data sets: `pip install "
+    "'keras-capsules[datasets]'`, or in a clone `pip install '.[datasets]'`."
 )
 
 _PROBE_SECONDS = 5.0
@@ -40,6 +40,11 @@ def load_prepared(
     # and would make a folder called "~".
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or None
     if data_dir is not None:
+        if not isinstance(data_dir, (str, os.PathLike)):
+            raise ValueError(
+                "Invalid value for argument `data_dir`. Expected the path of a "
+                f"folder, or None. Received: data_dir={data_dir!r}"
+            )
         data_dir = os.path.expanduser(data_dir)
     try:
         import tensorflow_datasets as tfds

@@ -149,9 +149,9 @@ def margin_loss(
         y_true: The classes that are present, of any numeric dtype. Either
             integer labels, of shape `(batch, ...)` or `(batch, ..., 1)`; or
             numbers between 0 and 1 (one-hot, multi-hot or soft labels), of
-            shape `(batch, ..., num_classes)`. With a single class, `(batch, 1)`
-            means multi-hot labels. A label outside of its range gives that
-            example a loss of NaN.
+            shape `(batch, ..., num_classes)`. With a single class, labels of
+            both shapes say whether it is present. A label outside of its range
+            gives that example a loss of NaN.
         y_pred: Lengths of the class capsules, of shape
             `(batch, ..., num_classes)`.
         positive_margin: See `MarginLoss`. Defaults to `0.9`.

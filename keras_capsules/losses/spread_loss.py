@@ -125,9 +125,10 @@ def spread_loss(y_true: Tensor, y_pred: Tensor, margin: float = 0.9) -> Tensor:
         y_true: The class that is present, of any numeric dtype. Either
             integer labels, of shape `(batch, ...)` or `(batch, ..., 1)`; or
             numbers between 0 and 1 (one-hot, multi-hot or soft labels), of
-            shape `(batch, ..., num_classes)`. With a single class, `(batch, 1)`
-            means multi-hot labels. A label outside of its range, and multi-hot
-            labels that are all 0, give that example a loss of NaN.
+            shape `(batch, ..., num_classes)`. With a single class, labels of
+            both shapes say whether it is present. A label outside of its range,
+            and multi-hot labels that are all 0, give that example a loss of
+            NaN.
         y_pred: Activations of the class capsules, of shape
             `(batch, ..., num_classes)`.
         margin: See `SpreadLoss`. Defaults to `0.9`.

@@ -1,5 +1,6 @@
 """Arrays and tensors that methods of networks take."""
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,6 +67,13 @@ def arrange(model: keras.Model, inputs: Any) -> Any:
         The inputs. Those that do not fit are returned as they are.
     """
     tensors = in_order(model, inputs)
+    for x in tensors:
+        if "complex" in str(getattr(x, "dtype", "")):
+            raise ValueError(
+                f"{type(model).__name__} takes real numbers. Expected their "
+                "real or imaginary parts, or magnitudes. Received: inputs of "
+                f"dtype {x.dtype}"
+            )
     if len(tensors) != len(model.inputs):
         return inputs
     tensors = [
@@ -122,17 +130,34 @@ def check_shape(value: Any, shape: Shape, name: str) -> None:
         )
 
 
+def is_empty(inputs: Any) -> bool:
+    """Whether these are tensors or arrays of no examples."""
+    shapes = [getattr(x, "shape", None) for x in keras.tree.flatten(inputs)]
+    return bool(shapes) and all(x and x[0] == 0 for x in shapes)
+
+
+def none_of(function: Callable[[Any], Any], inputs: Any) -> Any:
+    """The outputs of a function for no examples, from those for one.
+
+    Args:
+        function: Function of one argument, `inputs`.
+        inputs: A structure of tensors or arrays of no examples.
+    """
+    one = keras.tree.map_structure(
+        lambda x: np.zeros(
+            (1, *x.shape[1:]), keras.backend.standardize_dtype(x.dtype)
+        ),
+        inputs,
+    )
+    return keras.tree.map_structure(lambda x: x[:0], function(one))
+
+
 def apply(model: keras.Model, inputs: Any, batch_size: int) -> Any:
     """Calls `predict` on arrays, in batches; calls the model on tensors."""
     first, *_ = keras.tree.flatten(inputs)
-    if isinstance(first, np.ndarray) and not len(first):
+    if isinstance(first, np.ndarray) and is_empty(inputs):
         # Keras predicts nothing of an empty batch, not even its shape.
-        one = keras.tree.map_structure(
-            lambda x: np.zeros((1, *x.shape[1:]), x.dtype), inputs
-        )
-        outputs = keras.tree.map_structure(
-            lambda array: array[:0], model.predict(one, verbose=0)
-        )
+        outputs = none_of(lambda x: model.predict(x, verbose=0), inputs)
     elif isinstance(first, np.ndarray):
         outputs = model.predict(inputs, batch_size=batch_size, verbose=0)
     else:

@@ -45,8 +45,8 @@ class CapsNet(CapsuleNetwork):
             `256`.
         kernel_size: Positive integer or pair of them, the window of the
             convolution and of the primary capsules. Defaults to `None`, the
-            paper's 9. For images of less than 26 pixels it is the largest odd
-            number up to a third of the shorter side plus one.
+            paper's 9. Along a side of less than 26 pixels it is the largest odd
+            number up to a third of the side plus one.
         conv_strides: Positive integer or pair of them, the strides of the
             convolution. Defaults to `1`.
         primary_strides: Positive integer or pair of them, the strides of the
@@ -189,5 +189,6 @@ class CapsNet(CapsuleNetwork):
 
 
 def _fitting_kernel_size(image_shape):
-    third = max(1, (min(image_shape[:2]) + 1) // 3)
-    return min(9, third - 1 + third % 2)
+    """The largest odd sizes up to 9 that leave a grid to the second window."""
+    thirds = [max(1, (size + 1) // 3) for size in image_shape[:2]]
+    return tuple(min(9, third - 1 + third % 2) for third in thirds)

@@ -12,10 +12,12 @@ import numpy as np
 from keras import ops
 
 from keras_capsules.layers.capsule_mask import CapsuleMask
+from keras_capsules.layers.propagate_nan import PropagateNaN
 from keras_capsules.models import batches
 from keras_capsules.models import graphs
 from keras_capsules.models.base import Network
 from keras_capsules.models.base import get_policy
+from keras_capsules.models.checks import check_arrays
 from keras_capsules.models.parts import output_dtype
 from keras_capsules.models.reconstruction import SquaredError
 from keras_capsules.types import Capsules
@@ -175,12 +177,22 @@ class CapsuleNetwork(Network):
         inputs, _, features = self._graph()
         return keras.Model(inputs, (self.output, features))
 
+    @functools.cached_property
+    def _guarded_decoder(self):
+        """The decoder, whose images of poses that are not finite are NaN."""
+        dtype = output_dtype(self.dtype_policy)
+        poses = keras.Input(self._capsule_shapes[0], dtype=dtype)
+        decoded = PropagateNaN(name="propagate_nan", dtype=dtype)(
+            poses, self.decoder(poses)
+        )
+        return keras.Model(poses, decoded, name="guarded_decoder")
+
     def quantize(
         self, mode: str | None = None, config: Any = None, **kwargs: Any
     ) -> None:
         super().quantize(mode, config=config, **kwargs)
         # Their compiled functions still hold the old weights.
-        for name in ("encoder", "_encoder_with_scores"):
+        for name in ("encoder", "_encoder_with_scores", "_guarded_decoder"):
             self.__dict__.pop(name, None)
 
     def call(
@@ -258,7 +270,7 @@ class CapsuleNetwork(Network):
         masked = self.mask(capsules, labels=labels)
         if isinstance(poses, np.ndarray):
             masked = ops.convert_to_numpy(masked)
-        return batches.apply(self.decoder, masked, batch_size)
+        return batches.apply(self._guarded_decoder, masked, batch_size)
 
     def reconstruct(
         self, images: Any, labels: Any = None, batch_size: int = 128
@@ -278,6 +290,62 @@ class CapsuleNetwork(Network):
         """
         capsules = self.encode(images, batch_size)
         return self.decode(capsules, labels, batch_size)
+
+    # Arrays are checked once, where they can be looked at.
+
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Trains the network; see `keras.Model.fit`.
+
+        Args:
+            x: See `keras.Model.fit`.
+            y: See `keras.Model.fit`.
+            *args: See `keras.Model.fit`.
+            **kwargs: See `keras.Model.fit`.
+
+        Raises:
+            ValueError: If an array of labels does not fit the network.
+        """
+        check_arrays(self, x, y)
+        validation = kwargs.get("validation_data")
+        if isinstance(validation, (list, tuple)) and len(validation) > 1:
+            check_arrays(self, *validation[:2])
+        return super().fit(x, y, *args, **kwargs)
+
+    def evaluate(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Evaluates the network; see `keras.Model.evaluate`.
+
+        Args:
+            x: See `keras.Model.evaluate`.
+            y: See `keras.Model.evaluate`.
+            *args: See `keras.Model.evaluate`.
+            **kwargs: See `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: As `fit`.
+        """
+        check_arrays(self, x, y)
+        return super().evaluate(x, y, *args, **kwargs)
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Trains on one batch; see `keras.Model.train_on_batch`.
+
+        Args:
+            x: See `keras.Model.train_on_batch`.
+            y: See `keras.Model.train_on_batch`.
+            *args: See `keras.Model.train_on_batch`.
+            **kwargs: See `keras.Model.train_on_batch`.
+
+        Raises:
+            ValueError: As `fit`.
+        """
+        check_arrays(self, x, y)
+        return super().train_on_batch(x, y, *args, **kwargs)
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         with _step_of(self):
@@ -306,9 +374,16 @@ class CapsuleNetwork(Network):
         loss = super().compute_loss(x, y, scores, sample_weight, training)
         if self.decoder is None:
             return loss
+        if x is None:
+            raise ValueError(
+                "The loss needs the input, because the reconstruction is "
+                "compared with it. Expected `x`, as in "
+                "compute_loss(x, y, scores). Received: x=None"
+            )
         if capsules is None:
             capsules = self._encode_again(x, training)
-        decoded = self.decoder(self.mask(capsules, labels=y), training=training)
+        masked = self.mask(capsules, labels=y)
+        decoded = self._guarded_decoder(masked, training=training)
         # Keras also takes images without a last axis of size 1.
         target = batches.in_order(self, x)[0]
         target = ops.reshape(target, ops.shape(decoded))

@@ -1,5 +1,7 @@
 """Converts integer, one-hot and multi-hot labels to one form."""
 
+from typing import Any
+
 import numpy as np
 from keras import ops
 
@@ -21,7 +23,8 @@ def to_multi_hot(labels: Tensor, shape: Shape, name: str) -> Tensor:
 
     Args:
         labels: Integer labels, of shape `(batch, ...)` or `(batch, ..., 1)`;
-            or multi-hot labels, of shape `(batch, ..., num_classes)`.
+            or multi-hot labels, of shape `(batch, ..., num_classes)`. With a
+            single class, both shapes are multi-hot labels.
         shape: `(batch, ..., num_classes)`.
         name: String, the argument's name, for messages.
 
@@ -33,6 +36,36 @@ def to_multi_hot(labels: Tensor, shape: Shape, name: str) -> Tensor:
             an array or list with an invalid value.
     """
     shape = tuple(shape)
+    labels, are_integers = check_labels(labels, shape, name)
+    labels = ops.convert_to_tensor(labels)
+    # Floats represent integers up to 2**24 exactly. An int8 could not be
+    # compared with the last of 200 classes.
+    dtype = at_least_float32(labels.dtype)
+    labels = ops.cast(labels, dtype)
+    if len(labels.shape) < len(shape):
+        labels = ops.expand_dims(labels, axis=-1)
+    if not are_integers:
+        valid = ops.abs(labels - 0.5) <= 0.5 + _ROUNDING
+        return ops.where(valid, labels, np.nan)
+    hits = ops.equal(labels, ops.arange(shape[-1], dtype=dtype))
+    valid = ops.any(hits, axis=-1, keepdims=True)
+    return ops.where(valid, ops.cast(hits, dtype), np.nan)
+
+
+def check_labels(labels: Tensor, shape: Shape, name: str) -> tuple[Any, bool]:
+    """Checks labels, and the values of those that are no tensors.
+
+    Args:
+        labels: See `to_multi_hot`.
+        shape: See `to_multi_hot`; sizes but the last may be unknown.
+        name: See `to_multi_hot`.
+
+    Returns:
+        The labels, lists as arrays, and whether they are integer labels.
+
+    Raises:
+        ValueError: See `to_multi_hot`.
+    """
     if not shape or shape[-1] is None:
         raise ValueError(
             "Expected class scores of shape (batch, ..., num_classes) with a "
@@ -47,20 +80,7 @@ def to_multi_hot(labels: Tensor, shape: Shape, name: str) -> Tensor:
     are_integers = _check_shapes(labels, shape, name)
     if visible:
         _check_values(labels, shape[-1] if are_integers else None, name)
-
-    labels = ops.convert_to_tensor(labels)
-    # Floats represent integers up to 2**24 exactly. An int8 could not be
-    # compared with the last of 200 classes.
-    dtype = at_least_float32(labels.dtype)
-    labels = ops.cast(labels, dtype)
-    if not are_integers:
-        valid = ops.abs(labels - 0.5) <= 0.5 + _ROUNDING
-        return ops.where(valid, labels, np.nan)
-    if len(labels.shape) < len(shape):
-        labels = ops.expand_dims(labels, axis=-1)
-    hits = ops.equal(labels, ops.arange(shape[-1], dtype=dtype))
-    valid = ops.any(hits, axis=-1, keepdims=True)
-    return ops.where(valid, ops.cast(hits, dtype), np.nan)
+    return labels, are_integers
 
 
 def _check_shapes(labels, shape, name):
@@ -70,7 +90,7 @@ def _check_shapes(labels, shape, name):
     # One-hot labels have the shape of integer labels of a sequence if capsules
     # take the place of scores.
     is_short = 1 < len(given) == len(shape) - 1
-    is_unclear = is_short and "float" in str(labels.dtype)
+    is_unclear = kind == "integer" and is_short and "float" in str(labels.dtype)
     if kind is not None and not is_unclear:
         return kind == "integer"
     hint = ""
@@ -94,7 +114,8 @@ def _check_shapes(labels, shape, name):
 def _kind_of(given, shape):
     """Returns "integer" or "multi-hot", or `None` if labels do not fit."""
     short = len(given) == len(shape) - 1
-    are_integers = short or given[-1:] == (1,) != shape[-1:]
+    # With a single class, labels say whether it is present.
+    are_integers = shape[-1:] != (1,) and (short or given[-1:] == (1,))
     full = (*given, 1) if short else given
     expected = (*shape[:-1], 1) if are_integers else shape
     if (

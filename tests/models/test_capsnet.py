@@ -120,8 +120,9 @@ def test_images_and_classes_of_any_number(image_shape, num_classes, options):
         (5, 5, 1),
         (7, 7, 1),
         (8, 8, 3),
-        (8, 40, 3),
-        (40, 8, 3),
+        (8, 40, (3, 9)),
+        (40, 8, (9, 3)),
+        (128, 1, (9, 1)),
         (13, 13, 3),
         (14, 14, 5),
         (20, 20, 7),
@@ -138,10 +139,11 @@ def test_default_kernel_size(height, width, expected):
         num_primary_capsules=1,
         decoder_units=None,
     )
-    assert model.kernel_size == (expected, expected)
+    expected = expected if isinstance(expected, tuple) else (expected,) * 2
+    assert model.kernel_size == expected
     for name in ("convolution", "primary_capsules"):
         kernel = model.encoder.get_layer(name).kernel
-        assert tuple(kernel.shape[:2]) == (expected, expected)
+        assert tuple(kernel.shape[:2]) == expected
 
 
 # Options.

@@ -1,0 +1,151 @@
+"""What networks do with arrays that do not fit, and with NaN."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_capsules import MarginLoss
+from keras_capsules.models import ConvNet
+from tests.helpers.capsnet import IMAGES
+from tests.helpers.capsnet import LABELS
+from tests.helpers.capsnet import compiled
+from tests.helpers.capsnet import small
+from tests.helpers.testing import QUICK
+from tests.helpers.testing import numpy
+
+METHODS = {
+    "fit": lambda model, x, y: model.fit(x, y, verbose=0),
+    "evaluate": lambda model, x, y: model.evaluate(x, y, verbose=0),
+    "train_on_batch": lambda model, x, y: model.train_on_batch(x, y),
+    "validation": lambda model, x, y: model.fit(
+        IMAGES, LABELS, validation_data=(x, y), verbose=0
+    ),
+}
+methods = pytest.mark.parametrize("method", METHODS)
+decoders = pytest.mark.parametrize(
+    "units", [(6,), None], ids=["decoder", "without"]
+)
+
+
+# Labels.
+
+
+@decoders
+@methods
+@pytest.mark.parametrize(
+    "labels",
+    [LABELS + 1, LABELS - 1, (LABELS + 1).tolist(), 2.0 * np.eye(3)[LABELS]],
+    ids=["from 1", "from -1", "list", "not one-hot"],
+)
+def test_labels_out_of_range_are_refused_before_they_do_harm(
+    labels, method, units
+):
+    model = compiled(small(decoder_units=units))
+    before = model.get_weights()
+    with pytest.raises(ValueError, match="`y` has .* out of range.*Received"):
+        METHODS[method](model, IMAGES, labels)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_too_few_classes_are_noticed():
+    model = compiled(small(num_classes=2))
+    with pytest.raises(ValueError, match="integers from 0 to 1"):
+        model.fit(IMAGES, LABELS, verbose=0)
+
+
+def test_other_losses_may_have_other_labels():
+    model = small(decoder_units=None)
+    model.compile("sgd", "mse", **QUICK)
+    targets = np.full((7, 3), 5.0)
+    assert np.isfinite(model.evaluate(IMAGES, targets, verbose=0))
+
+
+@decoders
+@pytest.mark.parametrize("dtype", ["int32", "float32", "bool"])
+@pytest.mark.parametrize("shape", [(7,), (7, 1)], ids=str)
+def test_labels_of_a_single_class_say_whether_it_is_there(shape, dtype, units):
+    model = compiled(small(num_classes=1, decoder_units=units), **QUICK)
+    present = np.array([0, 1, 1, 0, 1, 0, 0])
+    labels = present.reshape(shape).astype(dtype)
+    scores = model.predict(IMAGES, verbose=0)[:, 0].astype("float64")
+    margins = present * np.maximum(0, 0.9 - scores) ** 2
+    margins += 0.5 * (1 - present) * np.maximum(0, scores - 0.1) ** 2
+    loss = float(MarginLoss()(labels, scores[:, None].astype("float32")))
+    assert loss == pytest.approx(margins.mean(), rel=1e-5)
+    found = model.evaluate(IMAGES, labels, verbose=0, return_dict=True)
+    if units is None:
+        assert found["loss"] == pytest.approx(loss, rel=1e-5)
+    history = model.fit(IMAGES, labels, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+
+
+# Images.
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@methods
+def test_pixels_up_to_255_are_warned_of(dtype, method):
+    model = compiled(small(), **QUICK)
+    images = (255 * IMAGES).astype(dtype)
+    with pytest.warns(UserWarning, match="Expected pixels from 0 to 1; divide"):
+        METHODS[method](model, images, LABELS)
+
+
+def test_standardized_images_are_not_warned_of():
+    images = (IMAGES - IMAGES.mean()) / IMAGES.std()
+    compiled(small(), **QUICK).evaluate(images, LABELS, verbose=0)
+
+
+def test_complex_images_are_refused():
+    for model in (small(), ConvNet((8, 8, 1), 3, (4,))):
+        with pytest.raises(ValueError, match="real numbers.* dtype complex64"):
+            model(IMAGES.astype("complex64"))
+
+
+def test_no_images_have_no_scores():
+    for model in (small(), ConvNet((8, 8, 1), 3, (4,))):
+        assert tuple(model(IMAGES[:0]).shape) == (0, 3)
+
+
+def test_compute_loss_says_that_it_needs_the_input():
+    model = compiled(small(), **QUICK)
+    labels = keras.ops.convert_to_tensor(LABELS)
+    with pytest.raises(ValueError, match="Expected `x`.*Received: x=None"):
+        model.compute_loss(y=labels, y_pred=model(IMAGES))
+
+
+# NaN.
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("as_tensor", [False, True], ids=["array", "tensor"])
+def test_a_broken_image_is_broken_on_every_path(as_tensor, value):
+    model = small()
+    images = IMAGES.copy()
+    images[2, 3, 3, 0] = value
+    given = keras.ops.convert_to_tensor(images) if as_tensor else images
+    for method in (model.encode, model.reconstruct, model.predict_on_batch):
+        outputs = numpy(method(given)).reshape(7, -1)
+        assert np.isnan(outputs[2]).all(), method
+        assert np.isfinite(np.delete(outputs, 2, axis=0)).all(), method
+
+
+def test_poses_that_are_nan_decode_to_nan():
+    model = small()
+    capsules = model.encode(IMAGES)
+    capsules[3] = np.nan
+    decoded = model.decode(capsules, LABELS).reshape(7, -1)
+    assert np.isnan(decoded[3]).all()
+    assert np.isfinite(np.delete(decoded, 3, axis=0)).all()
+
+
+def test_a_bad_label_in_a_pipeline_does_not_train_the_decoder_on_noise():
+    import tensorflow as tf
+
+    model = compiled(small())
+    labels = LABELS.copy()
+    labels[4] = 3
+    batches = tf.data.Dataset.from_tensors((IMAGES, labels))
+    history = model.fit(batches, verbose=0).history
+    assert np.isnan(history["loss"][0])
