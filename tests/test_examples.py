@@ -17,7 +17,6 @@ import keras_capsules
 from keras_capsules import datasets
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import on_one_backend
-from tests.helpers.testing import slow_on_jax
 
 pytestmark = [
     pytest.mark.usefixtures("optimized"),
@@ -129,7 +128,7 @@ def test_quickstart_results(digits):
     assert f"{results['test_accuracy']:.2%}" in printed
 
 
-@slow_on_jax
+@pytest.mark.slow
 def test_quickstart_models_are_the_measured_one(digits, tmp_path):
     folder, _ = digits
     results = read_results(folder)
@@ -345,6 +344,7 @@ def test_signals_hold_a_shape_in_noise():
 # examples/segmentation.py
 
 
+@pytest.mark.slow
 @on_one_backend
 def test_segmentation(quick, tmp_path, monkeypatch):
     segmentation = load_example("segmentation")

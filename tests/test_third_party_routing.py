@@ -26,7 +26,6 @@ from keras_capsules.routing import weighted_sum
 from tests.helpers import modes
 from tests.helpers.capsules import places_of_windows
 from tests.helpers.testing import BACKEND
-from tests.helpers.testing import SLOW_ON_JAX
 from tests.helpers.testing import arrays
 from tests.helpers.testing import check_saving
 from tests.helpers.testing import numpy
@@ -262,7 +261,7 @@ in_all_layers = pytest.mark.parametrize(
     "kind",
     ["dense", "matrices"]
     + [
-        pytest.param(kind, marks=[] if kind == "conv" else SLOW_ON_JAX)
+        pytest.param(kind, marks=() if kind == "conv" else pytest.mark.slow)
         for kind in CONVOLUTIONS
     ],
 )

@@ -251,7 +251,8 @@ def test_second_derivatives_in_a_graph(
 
 # Exported models.
 
-SLOW_TO_EXPORT = {"em", "variational_bayes"}
+# The others have the same loops.
+QUICK_TO_EXPORT = {"dynamic", "self_routing"}
 
 
 @pytest.mark.skipif(
@@ -262,7 +263,9 @@ SLOW_TO_EXPORT = {"em", "variational_bayes"}
     # If the batch is unknown, exported models have no blocks.
     [
         pytest.param(
-            name, BATCH, marks=[pytest.mark.slow] * (name in SLOW_TO_EXPORT)
+            name,
+            BATCH,
+            marks=() if name in QUICK_TO_EXPORT else pytest.mark.slow,
         )
         for name in NAMES
     ]

@@ -313,7 +313,10 @@ def test_learning_starts_for_the_initial_kernel(num_inputs):
     assert progress(model, poses, labels) > 0.8
 
 
-@pytest.mark.parametrize("routing", ["dynamic", "self_attention"])
+@pytest.mark.parametrize(
+    "routing",
+    ["dynamic", pytest.param("self_attention", marks=pytest.mark.slow)],
+)
 def test_learning_starts_for_few_long_capsules(routing):
     poses, labels = learnable(16, dim=8, classes=10, length=1.0)
     layer = CapsuleLayer(10, 16, routing=routing, use_bias=False)

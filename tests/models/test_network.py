@@ -258,7 +258,7 @@ def test_every_routing_fits_by_its_name():
         ((np.zeros((7, 3, 5)),), "to be a pair of poses and"),
         ((np.zeros((7, 3, 6)), np.zeros((7, 3))), r"`capsules\[0\]` of shape"),
         ((np.zeros((7, 3, 5)), np.zeros((7, 4))), r"`capsules\[1\]` of shape"),
-        ((np.zeros((7, 3, 5)), np.zeros((1, 3))), "takes pairs of poses"),
+        ((np.zeros((7, 3, 5)), np.zeros((1, 3))), "or a pair of poses"),
     ],
     ids=["one", "single", "poses", "activations", "batches"],
 )

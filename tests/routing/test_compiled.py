@@ -39,7 +39,7 @@ CASES = [
         # Most of JAX's operations are compiled one by one for it.
         marks=SLOW_ON_JAX
         if mode == "eager"
-        else [pytest.mark.slow] * (mode == "graph" and dtype == "bfloat16"),
+        else [pytest.mark.slow] * (dtype == "bfloat16" and name != "dynamic"),
     )
     for name in ROUTINGS
     for mode in ("eager", "graph", "xla")
@@ -150,7 +150,13 @@ def test_equals_the_dense_form(name, mode, dtype, monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="counts TensorFlow's")
-@pytest.mark.parametrize("name", ROUTINGS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in MIXTURES else pytest.mark.slow)
+        for name in ROUTINGS
+    ],
+)
 def test_graphs_do_not_grow_with_the_batch(name, monkeypatch):
     import tensorflow as tf
 
