@@ -138,8 +138,9 @@ def test_missing_package(name, module, package, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     message = (
         f"The data set '{name}' needs {package}. "
-        "Install the packages for data sets: `pip install "
-        "tensorflow-datasets importlib_resources scikit-learn`."
+        "Install the extra for data sets: `pip install "
+        "'keras-capsules[datasets]'`, or in a clone `pip install "
+        "'.[datasets]'`."
     )
     with pytest.raises(ImportError, match=re.escape(message)):
         datasets.load(name)
@@ -183,3 +184,11 @@ def test_load_arrays_from_a_folder(prepared):
     assert images.shape == (61, 32, 32, 3)
     dataset = datasets.load("cifar10", data_dir=prepared)
     assert_same_pairs(dataset, images, labels)
+
+
+@pytest.mark.parametrize("data_dir", [5, ["folder"]], ids=repr)
+def test_data_dir_that_is_no_path(data_dir):
+    with pytest.raises(
+        ValueError, match="path of a folder.*Received: data_dir"
+    ):
+        datasets.load("mnist", data_dir=data_dir)

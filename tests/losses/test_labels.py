@@ -73,13 +73,12 @@ def test_multi_hot_labels_may_be_rounded():
 
 
 def test_single_class():
-    # Multi-hot labels if there is a trailing axis; otherwise an integer label,
-    # which can only be 0.
+    # Labels say whether it is present, with or without an axis for the class.
     lengths = np.array([[0.5], [0.5]], "float32")
     losses = numpy(margin_loss(np.array([[0], [1]]), lengths))
     np.testing.assert_allclose(losses, [0.08, 0.16], rtol=1e-6)
-    losses = numpy(margin_loss(np.array([0, 0]), lengths))
-    np.testing.assert_allclose(losses, [0.16, 0.16], rtol=1e-6)
+    losses = numpy(margin_loss(np.array([0, 1]), lengths))
+    np.testing.assert_allclose(losses, [0.08, 0.16], rtol=1e-6)
 
 
 # Invalid labels.
