@@ -92,11 +92,10 @@ def test_first_of_equally_long_ones():
 def test_one_capsule_of_one_number():
     capsules = np.array([[[0.5]], [[-0.25]]], "float32")
     np.testing.assert_array_equal(numpy(CapsuleMask()(capsules)), capsules)
-    result = numpy(CapsuleMask()(capsules, labels=np.array([0, 0])))
-    np.testing.assert_array_equal(result, capsules)
-    # With one class, a column is a multi-hot label.
-    result = numpy(CapsuleMask()(capsules, labels=np.array([[0], [1]])))
-    np.testing.assert_array_equal(result, masked(capsules, [[], [0]]))
+    # With one class, labels say whether it is present.
+    for labels in ([0, 1], [[0], [1]]):
+        result = numpy(CapsuleMask()(capsules, labels=np.array(labels)))
+        np.testing.assert_array_equal(result, masked(capsules, [[], [0]]))
 
 
 @needs_float64
