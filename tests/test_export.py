@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import keras_capsules
 from keras_capsules import export_saved_model
-from keras_capsules.models import CapsNet
+from tests.helpers.capsnet import small
 
 pytestmark = [
     pytest.mark.skipif(
@@ -21,21 +21,6 @@ pytestmark = [
 ]
 
 IMAGES = np.random.default_rng(1).uniform(size=(3, 8, 8, 1)).astype("float32")
-
-
-def small(**options):
-    return CapsNet(
-        **{
-            "image_shape": (8, 8, 1),
-            "num_classes": 3,
-            "filters": 4,
-            "num_primary_capsules": 2,
-            "primary_dim": 4,
-            "capsule_dim": 5,
-            "decoder_units": (6,),
-            **options,
-        }
-    )
 
 
 def endpoints(served):

@@ -10,13 +10,13 @@ from keras import ops
 from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
-from keras_capsules.models import CapsNet
 from keras_capsules.models import CapsuleNetwork
 from keras_capsules.models.decoders import dense_decoder
 from keras_capsules.models.parts import class_capsules
 from keras_capsules.routing import ROUTINGS
 from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
+from tests.helpers.capsnet import small
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
@@ -73,20 +73,7 @@ class MatrixNetwork(CapsuleNetwork):
 
 
 def vectors(routing, **options):
-    return CapsNet(
-        **{
-            "image_shape": (8, 8, 1),
-            "num_classes": 3,
-            "filters": 4,
-            "num_primary_capsules": 2,
-            "primary_dim": 4,
-            "capsule_dim": 5,
-            "routing": routing,
-            "decoder_units": (6,),
-            "reconstruction_weight": 0.03,
-            **options,
-        }
-    )
+    return small(routing=routing, **options)
 
 
 # The shape of the poses, and a network that has them.
