@@ -81,3 +81,14 @@ def logs_by_hand(model, multi_hot, weights=1.0, decoded_labels=None):
         "loss": np.mean(weights * losses),
         "reconstruction_error": np.average(squares / 64, weights=weights),
     }
+
+
+def bright_quarters():
+    """Images to learn from, and which quarter of each is bright."""
+    generator = np.random.default_rng(5)
+    labels = generator.integers(0, 4, 96)
+    images = generator.uniform(0, 0.4, (96, 8, 8, 1)).astype("float32")
+    for image, label in zip(images, labels, strict=True):
+        row, column = 4 * (label // 2), 4 * (label % 2)
+        image[row : row + 4, column : column + 4] += 0.5
+    return images, labels

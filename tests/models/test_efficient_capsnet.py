@@ -11,6 +11,7 @@ from keras import ops
 from keras_capsules import MarginLoss
 from keras_capsules.models.efficient_capsnet import EfficientCapsNet
 from keras_capsules.routing import DynamicRouting
+from tests.helpers.capsnet import bright_quarters
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
@@ -272,13 +273,7 @@ def test_instances_are_normalized_by_themselves():
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 def test_learns():
-    # Which quarter is bright?
-    generator = np.random.default_rng(5)
-    labels = generator.integers(0, 4, 96)
-    images = generator.uniform(0, 0.4, (96, 8, 8, 1)).astype("float32")
-    for image, label in zip(images, labels, strict=True):
-        row, column = 4 * (label // 2), 4 * (label % 2)
-        image[row : row + 4, column : column + 4] += 0.5
+    images, labels = bright_quarters()
     model = compiled(
         small(num_classes=4, primary_dim=4, reconstruction_weight=0.0005),
         metrics=["accuracy"],

@@ -12,6 +12,7 @@ from tests.helpers.capsnet import LABEL_FORMS
 from tests.helpers.capsnet import LABELS
 from tests.helpers.capsnet import ONE_HOT
 from tests.helpers.capsnet import WEIGHTS
+from tests.helpers.capsnet import bright_quarters
 from tests.helpers.capsnet import compiled
 from tests.helpers.capsnet import evaluate
 from tests.helpers.capsnet import label_forms
@@ -180,13 +181,7 @@ def test_without_decoder():
 
 
 def test_learns():
-    # Which quarter is bright?
-    generator = np.random.default_rng(5)
-    labels = generator.integers(0, 4, 96)
-    images = generator.uniform(0, 0.4, (96, 8, 8, 1)).astype("float32")
-    for image, label in zip(images, labels, strict=True):
-        row, column = 4 * (label // 2), 4 * (label % 2)
-        image[row : row + 4, column : column + 4] += 0.5
+    images, labels = bright_quarters()
     model = compiled(
         small(num_classes=4, filters=8, num_primary_capsules=4),
         optimizer=keras.optimizers.Adam(0.01),
