@@ -8,13 +8,14 @@ BACKEND ?= tensorflow
 # Hides the messages that TensorFlow prints when it is imported.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-tensorflow test-jax test-torch test-slow lint format benchmark networks clean
+.PHONY: help demo test test-tensorflow test-jax test-torch test-slow fuzz lint format benchmark networks clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
 	@echo "make test       the tests, on TensorFlow and on JAX"
 	@echo "make test-torch the tests on PyTorch, in an environment of their own"
 	@echo "make test-slow  the tests that take longest; BACKEND=jax for JAX"
+	@echo "make fuzz       10,000 random cases; BACKEND=torch for PyTorch"
 	@echo "make lint       check the style and the types of the code"
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
@@ -37,6 +38,11 @@ test-torch: .venv-torch/ready
 test-slow: .venv/ready
 	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n 2 --dist worksteal \
 	    -m slow
+
+# 10,000 random cases; `make test` has a few of them. It takes about an hour.
+fuzz: .venv/ready
+	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n 2 \
+	    --hypothesis-profile=fuzz tests/test_fuzz.py
 
 lint: .venv/ready
 	$(BIN)/ruff check .

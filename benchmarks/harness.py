@@ -337,7 +337,9 @@ def _label(name):
 def save(figure, name, folder):
     """Writes a picture."""
     folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=100)
+    partial = folder / f"{name}.partial.png"
+    figure.savefig(partial, dpi=100)
+    partial.replace(folder / f"{name}.png")
     plt.close(figure)
 
 
@@ -371,7 +373,9 @@ def write(name, results, folder):
         },
         **results,
     }
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(results, indent=1) + "\n")
+    partial.replace(path)
     print(f"\nwritten to {path}")
 
 

@@ -13,7 +13,6 @@ the embedded test digits are right, after less than two minutes.
 """
 
 import argparse
-import pathlib
 
 import keras
 import numpy as np
@@ -23,7 +22,9 @@ from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
 from keras_capsules import datasets
+from keras_capsules import export_saved_model
 from keras_capsules.models import CapsuleNetwork
+from keras_capsules.utils import files
 
 DATASETS = ["digits", "mnist", "fashion_mnist", "cifar10"]
 SHAPE = (32, 32, 3)
@@ -33,6 +34,7 @@ CUT = "block5a_expand_activation"  # the end of the first half
 def main(argv=None):
     arguments = parse(argv)
     keras.utils.set_random_seed(arguments.seed)
+    folder = files.prepare_folder(arguments.output)
     # The validation split is the last tenth of the training images.
     train, validation, test = (
         datasets.load(arguments.dataset, split)
@@ -55,16 +57,15 @@ def main(argv=None):
     results = model.evaluate(test, return_dict=True, verbose=0)
     print(f"Test accuracy: {results['accuracy']:.1%}")
 
-    folder = pathlib.Path(arguments.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    model.save(folder / "network.keras")
+    with files.replacing(folder / "network.keras") as path:
+        model.save(path)
     loaded = keras.saving.load_model(folder / "network.keras")
     images, _ = next(iter(test))
     scores = model.predict(images, verbose=0)
     difference = np.abs(loaded.predict(images, verbose=0) - scores).max()
     print(f"Saved and loaded: scores differ by {difference:.0e}.")
     if keras.backend.backend() != "torch":
-        loaded.export(folder / "saved_model", verbose=False)
+        export_saved_model(loaded, folder / "saved_model", overwrite=True)
         print(f"Exported to {folder / 'saved_model'}.")
 
 

@@ -23,6 +23,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import tempfile
 import time
 
 import keras
@@ -32,6 +33,7 @@ import tensorflow as tf
 
 import keras_capsules
 from keras_capsules import datasets
+from keras_capsules.utils import files
 
 matplotlib.use("Agg")  # draws to files, with or without a screen
 from matplotlib import pyplot as plt
@@ -78,8 +80,10 @@ def main(argv=None):
     arguments = parse(argv)
     keras.utils.set_random_seed(arguments.seed)
     keras.config.set_dtype_policy(arguments.dtype)
-    folder = pathlib.Path(arguments.output) / arguments.dataset
-    folder.mkdir(parents=True, exist_ok=True)
+    # What an earlier run wrote stays until the new files are complete.
+    folder = files.prepare_folder(
+        pathlib.Path(arguments.output) / arguments.dataset
+    )
     started = time.monotonic()
 
     recipe = RECIPES[arguments.dataset]
@@ -115,7 +119,8 @@ def main(argv=None):
 
     images, labels = next(test.unbatch().batch(10).as_numpy_iterator())
     draw(model, images, labels, classes, folder / "reconstructions.png")
-    model.save(folder / "capsnet.keras")
+    with files.replacing(folder / "capsnet.keras") as path:
+        model.save(path)
     keras_capsules.export_saved_model(
         model, folder / "saved_model", overwrite=True
     )
@@ -139,7 +144,8 @@ def main(argv=None):
         "keras": keras.__version__,
         "backend": keras.backend.backend(),
     }
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    with files.replacing(folder / "results.json") as path:
+        path.write_text(json.dumps(results, indent=2) + "\n")
     summarize(results, folder)
 
 
@@ -224,7 +230,8 @@ def draw(model, images, labels, classes, path):
             axis.set_yticks([])
     axes[0, 0].set_ylabel("test image")
     axes[1, 0].set_ylabel("decoded")
-    figure.savefig(path, dpi=150)
+    with files.replacing(path) as fresh:
+        figure.savefig(fresh, dpi=150)
     plt.close(figure)
 
 
@@ -234,18 +241,15 @@ def reload_elsewhere(folder, images, expected, tolerance):
     Returns:
         The largest difference between its scores and the model's.
     """
-    np.save(folder / "images.npy", images)
-    subprocess.run(
-        [
-            sys.executable,
-            str(pathlib.Path(__file__).with_name("serve.py")),
-            str(folder / "saved_model"),
-            str(folder / "images.npy"),
-            str(folder / "scores.npy"),
-        ],
-        check=True,
-    )
-    difference = float(np.abs(np.load(folder / "scores.npy") - expected).max())
+    with tempfile.TemporaryDirectory() as scratch:
+        given, made = (
+            pathlib.Path(scratch, name) for name in ("images.npy", "scores.npy")
+        )
+        np.save(given, images)
+        script = pathlib.Path(__file__).with_name("serve.py")
+        arguments = [script, folder / "saved_model", given, made]
+        subprocess.run([sys.executable, *map(str, arguments)], check=True)
+        difference = float(np.abs(np.load(made) - expected).max())
     if difference > tolerance:
         raise RuntimeError(f"The SavedModel's scores differ by {difference}.")
     return difference

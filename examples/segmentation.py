@@ -22,7 +22,6 @@ gives 0.44.
 """
 
 import argparse
-import pathlib
 
 import keras
 import matplotlib
@@ -31,6 +30,7 @@ import numpy as np
 from keras_capsules import CapsuleLength
 from keras_capsules import ConvCapsules2D
 from keras_capsules import ConvCapsules2DTranspose
+from keras_capsules.utils import files
 
 matplotlib.use("Agg")  # draws to files, with or without a screen
 from matplotlib import pyplot as plt
@@ -42,6 +42,7 @@ DIM = 8  # of all capsules
 def main(argv=None):
     arguments = parse(argv)
     keras.utils.set_random_seed(arguments.seed)
+    folder = files.prepare_folder(arguments.output)
     rng = np.random.default_rng(arguments.seed)
     images, masks = make_images(rng, arguments.images)
     test_images, test_masks = make_images(rng, 200)
@@ -66,8 +67,6 @@ def main(argv=None):
     print(f"  this network      {iou(predictions > 0.5, test_masks):.3f}")
     print(f"  all bright pixels {iou(bright, test_masks):.3f}")
 
-    folder = pathlib.Path(arguments.output)
-    folder.mkdir(parents=True, exist_ok=True)
     draw(
         test_images[..., 0],
         test_masks,
@@ -145,7 +144,8 @@ def draw(images, masks, predictions, path, number=6):
         for axis, picture in zip(line, pictures, strict=False):
             axis.imshow(picture, cmap="gray", vmin=0, vmax=1)
             axis.set(xticks=[], yticks=[])
-    figure.savefig(path, dpi=100)
+    with files.replacing(path) as fresh:
+        figure.savefig(fresh, dpi=100)
     plt.close(figure)
 
 

@@ -3,6 +3,7 @@
 python examples/serve.py SAVED_MODEL IMAGES.npy SCORES.npy
 """
 
+import os
 import sys
 
 import numpy as np
@@ -10,6 +11,8 @@ import tensorflow as tf
 
 path, images, scores = sys.argv[1:]
 model = tf.saved_model.load(path)
-np.save(scores, model.serve(np.load(images)).numpy())
+# A file is whole or not there.
+np.save(f"{scores}.partial.npy", model.serve(np.load(images)).numpy())
+os.replace(f"{scores}.partial.npy", scores)
 if "keras_capsules" in sys.modules:
     raise RuntimeError("Serving imported keras_capsules, which it must not.")

@@ -2,10 +2,10 @@
 
 import os
 import pathlib
-import tempfile
 
 import keras
 
+from keras_capsules.utils import files
 from keras_capsules.utils.validation import check_boolean
 
 __all__ = ["export_saved_model"]
@@ -26,9 +26,9 @@ def export_saved_model(
 
     Every model gets `serve`. It gets the others if it has these methods, as
     capsule networks in `keras_capsules.models` do (`reconstruct` only with a
-    decoder). Any batch size is accepted. `serve` is also the default signature
-    of TensorFlow Serving. The process that loads the SavedModel needs neither
-    this package nor Keras.
+    decoder). Any batch size of at least 1 is accepted. `serve` is also the
+    default signature of TensorFlow Serving. The process that loads the
+    SavedModel needs neither this package nor Keras.
 
     Args:
         model: A built `keras.Model` with one input.
@@ -42,8 +42,10 @@ def export_saved_model(
     Raises:
         ValueError: If `model` is not a built Keras model, an argument is
             invalid, there is something else at `path`, or the backend is
-            PyTorch, which Keras cannot export from. A failed export leaves
-            no partial folder behind.
+            PyTorch, which Keras cannot export from.
+
+    An export that fails or is killed leaves an older SavedModel at the path as
+    it was.
 
     Example:
 
@@ -95,20 +97,8 @@ def export_saved_model(
     for name, function in _endpoints(model).items():
         archive.add_endpoint(name, function, input_signature=signature)
 
-    parent = os.path.dirname(path)
-    os.makedirs(parent, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=parent) as scratch:
-        fresh = os.path.join(scratch, "fresh")
-        archive.write_out(fresh, verbose=False)
-        old = os.path.join(scratch, "old")
-        if is_saved_model:
-            os.replace(path, old)
-        try:
-            os.replace(fresh, path)
-        except OSError:
-            if is_saved_model:
-                os.replace(old, path)
-            raise
+    with files.replacing(path) as fresh:
+        archive.write_out(str(fresh), verbose=False)
     return path
 
 

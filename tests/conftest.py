@@ -3,11 +3,27 @@
 import importlib.metadata
 import os
 
+import hypothesis
 import pytest
+
+from tests.helpers.slow import is_slow
 
 
 def pytest_configure(config):
     del config
+    # `make test` has the same few cases every time, `make fuzz` new ones.
+    common = {
+        "deadline": None,
+        "suppress_health_check": list(hypothesis.HealthCheck),
+    }
+    profiles = hypothesis.settings
+    profiles.register_profile(
+        "quick", max_examples=20, derandomize=True, **common
+    )
+    profiles.register_profile(
+        "fuzz", max_examples=2000, print_blob=True, **common
+    )
+    profiles.load_profile("quick")
     if os.environ.get("KERAS_BACKEND") != "jax":
         return
     # Nearly all of the tests' time on JAX goes into compiling small programs,
@@ -19,6 +35,14 @@ def pytest_configure(config):
         os.environ["XLA_FLAGS"] = (
             f"{flags} --xla_cpu_use_fusion_emitters=false".strip()
         )
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
+def pytest_collection_modifyitems(items):
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    for item in items:
+        if is_slow(item.nodeid, backend):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

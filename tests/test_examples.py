@@ -401,3 +401,37 @@ def test_own_backbone_lists_its_data_sets(capsys):
     with pytest.raises(SystemExit):
         example.main(["--dataset", "imagenet"])
     assert "cifar10" in capsys.readouterr().err
+
+
+# What they write.
+
+WRITERS = ["quickstart", "own_backbone", "segmentation"]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_folder_that_takes_no_files_is_noticed_first(
+    name, tmp_path, monkeypatch
+):
+    def fit(*arguments, **options):
+        raise AssertionError("trained for nothing")
+
+    monkeypatch.setattr(keras.Model, "fit", fit)
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(OSError):
+        load_example(name).main(["--output", str(tmp_path / "file" / "below")])
+    assert (tmp_path / "file").read_text() == "dear"
+
+
+def test_all_that_they_write_is_whole_or_not_there():
+    """Nothing is written to its place directly; see `files.replacing`."""
+    writing = re.compile(r"\.save\(|savefig\(|write_\w+\(|\.export\(|open\(")
+    for path in EXAMPLES.glob("*.py"):
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines):
+            if writing.search(line) and "scratch" not in line:
+                before = "".join(lines[max(0, number - 8) : number + 1])
+                assert (
+                    "replacing(" in before
+                    or "partial" in before
+                    or ("TemporaryDirectory" in before)
+                ), f"{path.name}, line {number + 1}"

@@ -1,13 +1,15 @@
 """Networks in the formats of other runtimes compute the same as in Keras.
 
 Every routing and every network, at sizes at which layers work on a few
-examples at a time, as SavedModel, in LiteRT and in ONNX. LiteRT gets its own
-operators only, none of TensorFlow's.
+examples at a time, in every format that the backend has: SavedModel, LiteRT and
+ONNX from TensorFlow, SavedModel from JAX, ONNX from PyTorch. LiteRT gets its
+own operators only, none of TensorFlow's.
 """
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
@@ -16,15 +18,10 @@ from keras_capsules import routing as routings
 from keras_capsules.engine import blocks
 from keras_capsules.engine import compilation
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import arrays
 from tests.helpers.testing import import_or_skip
-
-if keras.backend.backend() != "tensorflow":
-    pytest.skip(
-        "LiteRT and ONNX are made of TensorFlow's graphs",
-        allow_module_level=True,
-    )
-
-import tensorflow as tf
+from tests.helpers.testing import only_tensorflow
 
 pytestmark = [
     pytest.mark.filterwarnings(
@@ -32,6 +29,15 @@ pytestmark = [
         "ignore:.*tf.lite.Interpreter is deprecated:UserWarning",
         # Keras 3.15 uses a name that NumPy no longer has.
         "ignore:In the future `np.object`:FutureWarning",
+        # PyTorch's exporter says much, of itself.
+        *(
+            f"ignore::{category}:torch"
+            for category in ("DeprecationWarning", "FutureWarning")
+        ),
+        "ignore:You are using the legacy TorchScript:DeprecationWarning",
+        "ignore:(Converting a tensor|Iterating over|Using len):Warning",
+        "ignore:.*results are registered as constants:Warning",
+        "ignore:Constant folding:UserWarning",
     ),
 ]
 
@@ -52,6 +58,13 @@ MISSING = {
     ("litert", "large dynamic"): "tf.TensorListReserve",
     ("onnx", "large dynamic"): "PartitionedCall",
 }
+if BACKEND == "torch":
+    MISSING = {
+        # PyTorch's slices of sizes have two dtypes.
+        ("onnx", "padded windows"): "Optype (Concat)",
+        # Keras's layer normalization has a shape that is no constant.
+        ("onnx", "InvertedAttentionCapsNet"): "Failed to export a node",
+    }
 # Networks that crash a runtime, and the tests with it.
 CRASHES = {("litert", "large self_routing")}
 
@@ -72,6 +85,10 @@ def litert(model, folder, **options):
     if not (folder / "saved").exists():
         model.export(folder / "saved", verbose=False, **options)
     converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
+    return interpreted(converter)
+
+
+def interpreted(converter):
     interpreter = tf.lite.Interpreter(model_content=converter.convert())
 
     def run(x):
@@ -89,7 +106,8 @@ def litert(model, folder, **options):
 
 
 def onnx(model, folder, **options):
-    import_or_skip("tf2onnx")  # the extra `formats` has both
+    # The extra `formats` has all of them.
+    import_or_skip("onnxscript" if BACKEND == "torch" else "tf2onnx")
     runtime = import_or_skip("onnxruntime")
     path = folder / "model.onnx"
     model.export(path, format="onnx", verbose=False, **options)
@@ -98,7 +116,24 @@ def onnx(model, folder, **options):
     return lambda x: session.run(None, {place.name: x})
 
 
-RUNTIMES = {"saved_model": saved_model, "litert": litert, "onnx": onnx}
+def int8(model, folder):
+    """LiteRT with weights and activations of 8 bits, where it has operators."""
+    if not (folder / "saved").exists():
+        model.export(folder / "saved", verbose=False)
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
+    converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    shape = model.inputs[0].shape[1:]
+    converter.representative_dataset = lambda: (
+        [inputs_of(shape, 1 + n)[:1]] for n in range(20)
+    )
+    return interpreted(converter)
+
+
+RUNTIMES = {
+    "tensorflow": {"saved_model": saved_model, "litert": litert, "onnx": onnx},
+    "jax": {"saved_model": saved_model},
+    "torch": {"onnx": onnx},
+}[BACKEND]
 
 
 def shake(model):
@@ -118,7 +153,7 @@ def inputs_of(shape, batch):
 def check(model, shape, folder, batches=BATCHES, what=None, **options):
     """Compares all runtimes' outputs with Keras's own."""
     exact = [
-        [np.asarray(y) for y in keras.tree.flatten(model(x, training=False))]
+        arrays(model(x, training=False))
         for x in (inputs_of(shape, batch) for batch in batches)
     ]
     for expected in exact:
@@ -187,7 +222,7 @@ def test_padded_windows_with_gaps(name, tmp_path):
         routing=name,
         coordinate_addition=True,
     )
-    check(of_layer(layer, *shape), shape, tmp_path)
+    check(of_layer(layer, *shape), shape, tmp_path, what="padded windows")
 
 
 @pytest.mark.parametrize("batch", [4, 11])
@@ -198,6 +233,7 @@ def test_a_batch_of_known_size(batch, tmp_path):
     check(model, shape, tmp_path, [batch])
 
 
+@only_tensorflow
 @pytest.mark.parametrize("batch", [1, 4, 11])
 def test_a_fixed_batch(batch, tmp_path, monkeypatch):
     """All runtimes take one block.
@@ -218,6 +254,7 @@ def test_a_fixed_batch(batch, tmp_path, monkeypatch):
     compare(run(images), [exact], "saved_model")
 
 
+@only_tensorflow
 def test_litert_of_a_model_of_one_image():
     shape = (1152, 8)
     model = of_layer(CapsuleLayer(10, 16), *shape, batch_size=1)
@@ -233,6 +270,7 @@ def test_litert_of_a_model_of_one_image():
     compare([ours], [np.asarray(model(images, training=False))], "litert")
 
 
+@only_tensorflow
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["dynamic", "self_routing"])
 def test_large_layers(name, tmp_path, monkeypatch):
@@ -242,6 +280,7 @@ def test_large_layers(name, tmp_path, monkeypatch):
     check(model, shape, tmp_path, what=f"large {name}")
 
 
+@only_tensorflow
 @pytest.mark.slow
 def test_full_covariances(tmp_path):
     routing = VariationalBayesRouting(covariance="full")
@@ -295,4 +334,25 @@ SLOW = {"DeepCaps", "MatrixCapsNet", "SqueezeExcitationNet"}
 )
 def test_networks(name, tmp_path):
     model = shake(getattr(models, name)(**NETWORKS[name]))
-    check(model, (28, 28, 1), tmp_path)
+    check(model, (28, 28, 1), tmp_path, what=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_classes", [3, 10])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_the_papers_sizes(name, num_classes, tmp_path):
+    model = shake(getattr(models, name)(num_classes=num_classes))
+    check(model, (28, 28, 1), tmp_path, what=name)
+
+
+@only_tensorflow
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_in_8_bits(name, tmp_path):
+    model = shake(getattr(models, name)(**NETWORKS[name]))
+    run = int8(model, tmp_path)
+    for batch in BATCHES:
+        images = inputs_of((28, 28, 1), batch)
+        exact = model.predict(images, verbose=0)
+        (scores,) = run(images)
+        assert np.abs(scores - exact).max() < 0.1

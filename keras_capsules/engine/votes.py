@@ -81,8 +81,12 @@ def _multiplied(poses, kernel, in_columns=False):
         votes = ops.matmul(poses, kernel)
     shape = (kernels, -1, *places, *rows, outputs, out_dim)
     votes = ops.reshape(votes, shape)
-    # To [b, j, place, k, p, e].
-    votes = ops.moveaxis(votes, (0, -2), (len(places) + 2, 1))
+    # To [b, j, place, k, p, e]. Not with `moveaxis`, whose negative axes
+    # PyTorch's exporter writes to ONNX as they are.
+    last = len(shape) - 1
+    order = [1, last - 1, *range(2, last - 1), last]
+    order.insert(2 + len(places), 0)
+    votes = ops.transpose(votes, order)
     return ops.reshape(votes, (-1, outputs, inputs, size))
 
 

@@ -1,5 +1,8 @@
 """Capsule layers, one per file."""
 
+from keras_capsules.layers.capsule_dropout import (
+    CapsuleDropout as CapsuleDropout,
+)
 from keras_capsules.layers.capsule_layer import CapsuleLayer as CapsuleLayer
 from keras_capsules.layers.capsule_length import CapsuleLength as CapsuleLength
 from keras_capsules.layers.capsule_mask import CapsuleMask as CapsuleMask

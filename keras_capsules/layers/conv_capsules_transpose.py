@@ -162,7 +162,11 @@ class ConvCapsules2DTranspose(GridLayer):
         poses = ops.transpose(poses, (0, 2, 3, 1, 4))
         poses = ops.reshape(poses, (-1, types, rows, num_places * dim))
         if activations is not None:
-            activations = ops.max(self._unfold(activations), axis=1)
+            activations = ops.max(
+                self._unfold(activations),
+                axis=1,
+                initial=0,  # for an empty batch
+            )
         # The output window of an input capsule is the input window of an output
         # capsule, seen from the other end.
         kernel = ops.flip(ops.convert_to_tensor(self.kernel), 0)

@@ -61,6 +61,31 @@ class Network(keras.Model):
             return batches.none_of(forward, inputs)
         return forward(inputs)
 
+    # Keras predicts nothing of an empty batch, not even its shape.
+
+    def predict(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Predicts scores; see `keras.Model.predict`.
+
+        Args:
+            x: See `keras.Model.predict`. There may be no examples at all.
+            *args: See `keras.Model.predict`.
+            **kwargs: See `keras.Model.predict`.
+        """
+        predict = super().predict
+        if batches.is_empty(x):
+            return batches.none_of(lambda x: predict(x, *args, **kwargs), x)
+        return predict(x, *args, **kwargs)
+
+    def predict_on_batch(self, x: Any) -> Any:
+        """Predicts scores of one batch; see `keras.Model.predict_on_batch`.
+
+        Args:
+            x: See `keras.Model.predict_on_batch`. There may be no examples.
+        """
+        if batches.is_empty(x):
+            return batches.none_of(super().predict_on_batch, x)
+        return super().predict_on_batch(x)
+
     def quantize(
         self, mode: str | None = None, config: Any = None, **kwargs: Any
     ) -> None:

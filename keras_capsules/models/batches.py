@@ -1,5 +1,6 @@
 """Arrays and tensors that methods of networks take."""
 
+import numbers
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -133,7 +134,10 @@ def check_shape(value: Any, shape: Shape, name: str) -> None:
 def is_empty(inputs: Any) -> bool:
     """Whether these are tensors or arrays of no examples."""
     shapes = [getattr(x, "shape", None) for x in keras.tree.flatten(inputs)]
-    return bool(shapes) and all(x and x[0] == 0 for x in shapes)
+    # PyTorch's exporter makes tensors of sizes.
+    return bool(shapes) and all(
+        x and isinstance(x[0], numbers.Integral) and x[0] == 0 for x in shapes
+    )
 
 
 def none_of(function: Callable[[Any], Any], inputs: Any) -> Any:
@@ -155,11 +159,13 @@ def none_of(function: Callable[[Any], Any], inputs: Any) -> Any:
 def apply(model: keras.Model, inputs: Any, batch_size: int) -> Any:
     """Calls `predict` on arrays, in batches; calls the model on tensors."""
     first, *_ = keras.tree.flatten(inputs)
-    if isinstance(first, np.ndarray) and is_empty(inputs):
-        # Keras predicts nothing of an empty batch, not even its shape.
-        outputs = none_of(lambda x: model.predict(x, verbose=0), inputs)
-    elif isinstance(first, np.ndarray):
-        outputs = model.predict(inputs, batch_size=batch_size, verbose=0)
-    else:
-        outputs = model(inputs)
+
+    def function(x):
+        if isinstance(first, np.ndarray):
+            return model.predict(x, batch_size=batch_size, verbose=0)
+        return model(x)
+
+    outputs = (
+        none_of(function, inputs) if is_empty(inputs) else function(inputs)
+    )
     return tuple(outputs) if isinstance(outputs, (list, tuple)) else outputs

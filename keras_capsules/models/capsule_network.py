@@ -17,9 +17,10 @@ from keras_capsules.models import batches
 from keras_capsules.models import graphs
 from keras_capsules.models.base import Network
 from keras_capsules.models.base import get_policy
-from keras_capsules.models.checks import check_arrays
+from keras_capsules.models.checks import checking
 from keras_capsules.models.parts import output_dtype
 from keras_capsules.models.reconstruction import SquaredError
+from keras_capsules.models.reconstruction import objects_of
 from keras_capsules.types import Capsules
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_integer
@@ -66,8 +67,20 @@ class CapsuleNetwork(Network):
 
     `fit` and `evaluate` take integer, one-hot or multi-hot labels. They report
     the mean squared error of a pixel as `reconstruction_error`. A sample weight
-    applies to both parts of the loss. As a layer of another model, a network
-    gives scores alone: the reconstruction is no part of that model's loss.
+    applies to both parts of the loss. As a layer of another functional
+    model, a network is the `keras.Model` from its inputs to its scores, whose
+    layers it shares: the decoder is no part of that model.
+
+    By default the capsules of all present classes are decoded together. Where
+    objects overlap, each can be drawn by itself, from the capsule of its class
+    alone, and be compared with its own image. `y` is then a dictionary:
+
+    - `"scores"`: labels as above, usually multi-hot;
+    - `"target_classes"`: integers `(batch, objects)`, a class for each object;
+    - `"targets"`: `(batch, objects, height, width, channels)`, their images.
+
+    The squared errors of the objects are summed. (The key `"scores"` is
+    `model.output_names[0]`.)
 
     Args:
         inputs: A `keras.Input`, or a list or dictionary of them. The first
@@ -178,6 +191,11 @@ class CapsuleNetwork(Network):
         return keras.Model(inputs, (self.output, features))
 
     @functools.cached_property
+    def _without_decoder(self):
+        inputs, _, _ = self._graph()
+        return keras.Model(inputs, self.output, name=self.name)
+
+    @functools.cached_property
     def _guarded_decoder(self):
         """The decoder, whose images of poses that are not finite are NaN."""
         dtype = output_dtype(self.dtype_policy)
@@ -192,8 +210,20 @@ class CapsuleNetwork(Network):
     ) -> None:
         super().quantize(mode, config=config, **kwargs)
         # Their compiled functions still hold the old weights.
-        for name in ("encoder", "_encoder_with_scores", "_guarded_decoder"):
+        for name in (
+            "encoder",
+            "_encoder_with_scores",
+            "_without_decoder",
+            "_guarded_decoder",
+        ):
             self.__dict__.pop(name, None)
+
+    def symbolic_call(self, inputs: Any, **kwargs: Any) -> Any:
+        if self.decoder is None:
+            return super().symbolic_call(inputs, **kwargs)
+        # Another model takes this one as a layer. Its training would find no
+        # gradients for the decoder.
+        return self._without_decoder(batches.arrange(self, inputs), **kwargs)
 
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None
@@ -291,7 +321,7 @@ class CapsuleNetwork(Network):
         capsules = self.encode(images, batch_size)
         return self.decode(capsules, labels, batch_size)
 
-    # Arrays are checked once, where they can be looked at.
+    # Labels are checked where they can be looked at.
 
     def fit(
         self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
@@ -300,18 +330,25 @@ class CapsuleNetwork(Network):
 
         Args:
             x: See `keras.Model.fit`.
-            y: See `keras.Model.fit`.
+            y: See `keras.Model.fit`. For several objects in one image, see the
+                class.
             *args: See `keras.Model.fit`.
             **kwargs: See `keras.Model.fit`.
 
         Raises:
-            ValueError: If an array of labels does not fit the network.
+            ValueError: If labels do not fit the network. Arrays are checked
+                before the first step, the batches of a `tf.data.Dataset` or a
+                generator as they come. A label that does not fit in another
+                data set makes the loss NaN.
         """
-        check_arrays(self, x, y)
-        validation = kwargs.get("validation_data")
-        if isinstance(validation, (list, tuple)) and len(validation) > 1:
-            check_arrays(self, *validation[:2])
-        return super().fit(x, y, *args, **kwargs)
+        with checking(self) as check:
+            x = check(x, y)
+            validation = kwargs.get("validation_data")
+            if isinstance(validation, (list, tuple)):
+                check(*validation[:2])
+            elif validation is not None:
+                kwargs["validation_data"] = check(validation)
+            return super().fit(x, y, *args, **kwargs)
 
     def evaluate(
         self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
@@ -320,15 +357,15 @@ class CapsuleNetwork(Network):
 
         Args:
             x: See `keras.Model.evaluate`.
-            y: See `keras.Model.evaluate`.
+            y: As in `fit`.
             *args: See `keras.Model.evaluate`.
             **kwargs: See `keras.Model.evaluate`.
 
         Raises:
             ValueError: As `fit`.
         """
-        check_arrays(self, x, y)
-        return super().evaluate(x, y, *args, **kwargs)
+        with checking(self) as check:
+            return super().evaluate(check(x, y), y, *args, **kwargs)
 
     def train_on_batch(
         self, x: Any, y: Any = None, *args: Any, **kwargs: Any
@@ -337,15 +374,32 @@ class CapsuleNetwork(Network):
 
         Args:
             x: See `keras.Model.train_on_batch`.
-            y: See `keras.Model.train_on_batch`.
+            y: As in `fit`.
             *args: See `keras.Model.train_on_batch`.
             **kwargs: See `keras.Model.train_on_batch`.
 
         Raises:
             ValueError: As `fit`.
         """
-        check_arrays(self, x, y)
-        return super().train_on_batch(x, y, *args, **kwargs)
+        with checking(self) as check:
+            return super().train_on_batch(check(x, y), y, *args, **kwargs)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Evaluates one batch; see `keras.Model.test_on_batch`.
+
+        Args:
+            x: See `keras.Model.test_on_batch`.
+            y: As in `fit`.
+            *args: See `keras.Model.test_on_batch`.
+            **kwargs: See `keras.Model.test_on_batch`.
+
+        Raises:
+            ValueError: As `fit`.
+        """
+        with checking(self) as check:
+            return super().test_on_batch(check(x, y), y, *args, **kwargs)
 
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         with _step_of(self):
@@ -369,6 +423,7 @@ class CapsuleNetwork(Network):
                 "No loss to compute. Provide a `loss` argument in `compile()`."
             )
         scores, capsules = _split(y_pred)
+        objects = None if self.decoder is None else objects_of(y)
         y = batches.unpack(y, self.output_names[0])
         sample_weight = batches.unpack(sample_weight, self.output_names[0])
         loss = super().compute_loss(x, y, scores, sample_weight, training)
@@ -382,18 +437,23 @@ class CapsuleNetwork(Network):
             )
         if capsules is None:
             capsules = self._encode_again(x, training)
-        masked = self.mask(capsules, labels=y)
-        decoded = self._guarded_decoder(masked, training=training)
-        # Keras also takes images without a last axis of size 1.
-        target = batches.in_order(self, x)[0]
-        target = ops.reshape(target, ops.shape(decoded))
-        penalty = self._squared_error(target, decoded, sample_weight)
-        target = ops.cast(target, decoded.dtype)
-        axes = tuple(range(1, len(decoded.shape)))
+        if objects is None:  # a drawing of the whole image
+            objects = [(y, batches.in_order(self, x)[0])]
+        penalties, errors = [], []
+        for labels, target in objects:
+            masked = self.mask(capsules, labels=labels)
+            decoded = self._guarded_decoder(masked, training=training)
+            # Keras also takes images without a last axis of size 1.
+            target = ops.reshape(target, ops.shape(decoded))
+            target = ops.cast(target, decoded.dtype)
+            penalty = self._squared_error(target, decoded, sample_weight)
+            penalties.append(ops.cast(penalty, loss.dtype))
+            axes = tuple(range(1, len(decoded.shape)))
+            errors.append(ops.mean(ops.square(decoded - target), axis=axes))
         self._reconstruction_error.update_state(
-            ops.mean(ops.square(decoded - target), axis=axes), sample_weight
+            sum(errors) / len(errors), sample_weight
         )
-        return loss + self.reconstruction_weight * ops.cast(penalty, loss.dtype)
+        return loss + self.reconstruction_weight * sum(penalties)
 
     def _encode_again(self, x, training):
         """The capsules in a custom loop, which hands on scores alone."""

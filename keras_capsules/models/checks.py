@@ -1,6 +1,11 @@
-"""Checks of arrays before a network is trained or evaluated with them."""
+"""Checks of data before a network is trained or evaluated with it."""
 
+import contextlib
+import inspect
+import sys
 import warnings
+from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -9,34 +14,119 @@ import numpy as np
 from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.models import batches
+from keras_capsules.models.reconstruction import TARGET_CLASSES
+from keras_capsules.models.reconstruction import objects_of
 from keras_capsules.utils.labels import check_labels
 
 # Standardized images stay below this, pixels from 0 to 255 do not.
 _MOST = 16.0
 
 
-def check_arrays(network: keras.Model, x: Any, y: Any) -> None:
-    """Checks labels, and looks at the range of images.
+@contextlib.contextmanager
+def checking(network: keras.Model) -> Iterator[Callable[..., Any]]:
+    """Checks labels, and looks at the range of images, before they do harm.
 
-    A loss in a compiled step can only become NaN. Arrays can be looked at
-    before. Tensors and data sets are not.
+    A loss in a compiled step can only become NaN. Arrays are checked at once.
+    The batches of a `tf.data.Dataset` or a generator are checked as they come,
+    beside the steps. Those of other data sets are not checked.
 
     Args:
         network: A network with class scores, and perhaps a `decoder`.
-        x: The first argument of `fit`, `evaluate` and similar methods.
-        y: The second one.
+
+    Yields:
+        A function of the first two arguments of `fit` and similar methods. It
+        returns the first one, or what is to be used in its place.
 
     Raises:
-        ValueError: If an array or a list holds labels that do not fit.
+        ValueError: If labels do not fit the network.
     """
-    y = batches.unpack(y, network.output_names[0])
+    # Frameworks raise errors of their own when a pipeline fails.
+    found: list[ValueError] = []
+
+    def check_batch(x, y):
+        try:
+            _check_labels(network, y)
+        except ValueError as error:
+            found.append(error)
+            raise
+        _look_at(network, x)
+
+    def check(x, y=None):
+        if _is_pipeline(x):
+            return _checked_pipeline(x, check_batch)
+        if inspect.isgenerator(x):
+            return _checked_generator(x, check_batch)
+        _check_labels(network, y)
+        _look_at(network, x)
+        return x
+
+    try:
+        yield check
+    except Exception:
+        if found:
+            raise found[0] from None
+        raise
+
+
+def _is_pipeline(x):
+    tensorflow = sys.modules.get("tensorflow")  # or there are none
+    return tensorflow is not None and isinstance(x, tensorflow.data.Dataset)
+
+
+def _checked_pipeline(pipeline, check_batch):
+    """The pipeline, in which each batch of labels is checked."""
+    import tensorflow as tf
+
+    spec = pipeline.element_spec
+    specs = tf.nest.flatten(spec[1]) if isinstance(spec, tuple) else []
+    if not specs or not all(isinstance(each, tf.TensorSpec) for each in specs):
+        return pipeline
+
+    def check(x, y, *others):
+        def look(*labels):
+            check_batch(None, tf.nest.pack_sequence_as(y, labels))
+
+        # The batch waits for the check.
+        with tf.control_dependencies(
+            [tf.numpy_function(look, tf.nest.flatten(y), [])]
+        ):
+            y = tf.nest.map_structure(tf.identity, y)
+        return (x, y, *others)
+
+    return pipeline.map(check)
+
+
+def _checked_generator(generator, check_batch):
+    for batch in generator:
+        if isinstance(batch, (list, tuple)) and len(batch) > 1:
+            check_batch(batch[0], batch[1])
+        yield batch
+
+
+def _check_labels(network, y):
+    """Raises if arrays, lists or tensors hold labels that do not fit."""
+    losses = keras.tree.flatten(network.loss)
     # Labels of other losses may be anything.
-    has_labels = isinstance(y, (np.ndarray, list, tuple)) and (
-        network.decoder is not None
-        or isinstance(network.loss, (MarginLoss, SpreadLoss))
-    )
-    if has_labels:
-        check_labels(y, tuple(network.output_shape), "y")
+    if network.decoder is not None or any(
+        isinstance(each, (MarginLoss, SpreadLoss)) for each in losses
+    ):
+        labels = batches.unpack(y, network.output_names[0])
+        _check_values(labels, tuple(network.output_shape), "y")
+    if network.decoder is not None and objects_of(y) is not None:
+        classes = y[TARGET_CLASSES]
+        shape = (*classes.shape, network.output_shape[-1])
+        _check_values(classes, shape, TARGET_CLASSES)
+
+
+def _check_values(labels, shape, name):
+    if keras.ops.is_tensor(labels):
+        labels = keras.ops.convert_to_numpy(labels)
+    if isinstance(labels, (np.ndarray, list, tuple)):
+        check_labels(labels, shape, name)
+
+
+def _look_at(network, x):
+    """Warns of images that the decoder cannot reconstruct."""
     images = batches.in_order(network, x)[0]
     if network.decoder is None or not isinstance(images, np.ndarray):
         return
@@ -46,5 +136,5 @@ def check_arrays(network: keras.Model, x: Any, y: Any) -> None:
             "reconstruct them. Expected pixels from 0 to 1; divide pixels from "
             "0 to 255 by 255. Received: images with values from "
             f"{np.min(images)} to {np.max(images)}",
-            stacklevel=4,
+            stacklevel=6,
         )

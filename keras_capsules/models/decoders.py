@@ -86,13 +86,10 @@ def convolutional_decoder(
         )
     inputs = decoder_input(capsules, dtype)
     x = keras.layers.Reshape((-1,), name="decoder_flatten", dtype=dtype)(inputs)
-    x = keras.layers.Dense(
-        size[0] * size[1],
-        activation="leaky_relu",
-        kernel_initializer="he_normal",
-        name="decoder_map",
-        dtype=dtype,
-    )(x)
+    # Without activation, as in the code of Efficient-CapsNet's authors.
+    x = keras.layers.Dense(size[0] * size[1], name="decoder_map", dtype=dtype)(
+        x
+    )
     x = keras.layers.Reshape((*size, 1), name="decoder_reshape", dtype=dtype)(x)
     for index, (number, surplus) in enumerate(
         zip(filters, surpluses, strict=True), 1

@@ -13,6 +13,8 @@ from keras_capsules.models import parts
 from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.types import ActivationLike
+from keras_capsules.types import Tensor
+from keras_capsules.utils.registration import register_function
 from keras_capsules.utils.validation import check_choice
 from keras_capsules.utils.validation import check_for_each
 from keras_capsules.utils.validation import check_integer
@@ -24,6 +26,12 @@ from keras_capsules.utils.validation import check_padding
 _LARGEST_MAP = 9
 _SMALLEST_VALID = 20
 _LARGE_IMAGE = 40
+
+
+@register_function
+def steep_leaky_relu(x: Tensor) -> Tensor:
+    """A leaky ReLU with a slope of 0.3, the default of the layer in Keras."""
+    return keras.ops.leaky_relu(x, 0.3)
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")
@@ -216,8 +224,8 @@ class EfficientCapsNet(CapsuleNetwork):
     def small_norb(cls, **kwargs: Any) -> Self:
         """The paper's network for smallNORB: images of 48 by 48 pixels.
 
-        The authors' code has a slope of 0.3 in the leaky ReLU, where Keras has
-        0.2, and initializes scales and offsets of the normalization at random.
+        The activation is a leaky ReLU with the slope 0.3 of the authors' code.
+        That code initializes scales and offsets of the normalization at random.
         Here they begin at 1 and 0.
 
         Args:
@@ -227,7 +235,7 @@ class EfficientCapsNet(CapsuleNetwork):
             "image_shape": (48, 48, 2),
             "num_classes": 5,
             "normalization": "instance",
-            "activation": "leaky_relu",
+            "activation": steep_leaky_relu,
             "decoder_units": None,
             "decoder_filters": (64, 128, 128),
         }

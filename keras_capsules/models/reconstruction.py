@@ -1,9 +1,15 @@
 """The loss of reconstructions."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 from keras import ops
 
 from keras_capsules.types import Tensor
+
+# Keys of a dictionary of labels.
+TARGETS, TARGET_CLASSES = "targets", "target_classes"
 
 
 class SquaredError(keras.losses.Loss):
@@ -16,3 +22,32 @@ class SquaredError(keras.losses.Loss):
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         axes = tuple(range(1, len(y_pred.shape)))
         return ops.sum(ops.square(y_pred - y_true), axis=axes)
+
+
+def objects_of(y: Any) -> list[tuple[Tensor, Tensor]] | None:
+    """The objects that are drawn each by itself.
+
+    Args:
+        y: The labels that `fit` takes; see `CapsuleNetwork`.
+
+    Returns:
+        A list of integer labels `(batch,)` and images `(batch, ...)`, one pair
+        for each object; or `None` if `y` has no images.
+
+    Raises:
+        ValueError: If only one of the two is there, or they do not fit.
+    """
+    if not isinstance(y, Mapping) or not {TARGETS, TARGET_CLASSES} & set(y):
+        return None
+    images: Any = y.get(TARGETS)
+    classes: Any = y.get(TARGET_CLASSES)
+    image_shape: Any = tuple(getattr(images, "shape", ()))
+    shape: Any = tuple(getattr(classes, "shape", ()))
+    if len(shape) != 2 or image_shape[1:2] != shape[1:]:
+        raise ValueError(
+            f"Expected `{TARGETS}` of shape (batch, objects, ...), an image "
+            f"for each object, and `{TARGET_CLASSES}`, integers of shape "
+            f"(batch, objects). Received: {TARGETS} of shape {image_shape}, "
+            f"{TARGET_CLASSES} of shape {shape}"
+        )
+    return [(classes[:, n], images[:, n]) for n in range(shape[1])]

@@ -90,7 +90,7 @@ class DynamicRouting(Routing):
     ) -> Iterator[Routed]:
         """Routes votes; see `Routing.route`."""
         # In the first iteration, all output capsules get the same share.
-        share = 1.0 / (votes.shape[1] + self.leaky)
+        share = 1.0 / (votes.shape[1] + int(self.leaky))
         outputs = self.combine(total(votes) * share, bias)
         yield Routed(outputs, None, full_coupling(votes, share))
         history = outputs

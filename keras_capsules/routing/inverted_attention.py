@@ -12,6 +12,7 @@ from keras_capsules.routing.types import Routed
 from keras_capsules.routing.types import RoutingSpec
 from keras_capsules.routing.votes import agreement
 from keras_capsules.routing.votes import full_coupling
+from keras_capsules.routing.votes import highest_of
 from keras_capsules.routing.votes import softmax_over_outputs
 from keras_capsules.routing.votes import total
 from keras_capsules.routing.votes import weighted_sum
@@ -146,8 +147,15 @@ class InvertedAttentionRouting(Routing):
         size = poses.shape[2]
         centering = ops.eye(size, dtype=poses.dtype) - 1.0 / size
         poses = ops.matmul(poses, centering)
+        # Squares of large poses would be infinite. The factor cancels.
+        largest = highest_of(ops.abs(poses), axis=2)
+        factor = 1.0 / ops.maximum(largest, 1.0)
+        poses = poses * factor
         variance = ops.mean(ops.square(poses), axis=2, keepdims=True)
-        poses = poses * ops.rsqrt(variance + self.epsilon)
+        scale = ops.rsqrt(variance + self.epsilon * ops.square(factor))
+        # Zeros remain zeros. With the scale of several layers, their gradients
+        # would be too large for float16.
+        poses = poses * ops.where(variance > 0, scale, 0.0)
         weights = {
             name: ops.reshape(weight, (-1,))
             for name, weight in (weights or {}).items()

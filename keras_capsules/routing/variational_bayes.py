@@ -72,9 +72,11 @@ class VariationalBayesRouting(Routing):
     options for priors have the names of scikit-learn's
     `BayesianGaussianMixture`. The authors' code differs in three ways. Its
     first shares are one over the number of types, in convolutions as well. It
-    exponentiates before it divides, which overflows. And it adds two betas to
-    the entropy, which the normalization after it cancels; here the
-    normalization of activations has a scale and an offset per type instead.
+    exponentiates before it divides, so that shares of votes far from all means
+    underflow to 0. And it adds two betas to the entropy, which the
+    normalization after it cancels; here the normalization of activations has a
+    scale and an offset per type instead. For its coordinates, see
+    docs/papers.md.
 
     Args:
         num_iterations: Positive integer, the number of fits. Shares are equal

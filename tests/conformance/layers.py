@@ -6,6 +6,7 @@ import keras
 from keras import initializers
 
 import keras_capsules
+from keras_capsules.layers import CapsuleDropout
 from keras_capsules.layers import CapsuleLayer
 from keras_capsules.layers import CapsuleLength
 from keras_capsules.layers import CapsuleMask
@@ -38,6 +39,7 @@ class Row:
         num_weights: Number of trainable weights; `None` if it was not counted.
         num_non_trainable: Number of other weights, or `None`.
         num_losses: Number of regularization losses.
+        num_seeds: Number of seed generators.
         unused: Which one of a pair the layer takes but does not look at.
     """
 
@@ -49,6 +51,7 @@ class Row:
     num_weights: int | None = 0
     num_non_trainable: int | None = 0
     num_losses: int = 0
+    num_seeds: int = 0
     unused: int | None = None
 
     def arguments(self):
@@ -410,6 +413,22 @@ LAYERS = [
         ((2, 3, 5, 3, 2, 5), (2, 3, 5, 3)),
         num_weights=3,
         num_losses=1,
+    ),
+    Row(
+        "vectors",
+        CapsuleDropout,
+        {"rate": 0.25, "seed": 3},
+        (2, 7, 5, 3),
+        (2, 7, 5, 3),
+        num_seeds=1,
+    ),
+    Row(
+        "pair",
+        CapsuleDropout,
+        {"rate": 0.25, "seed": None},
+        ((2, 7, 2, 5), (2, 7)),
+        ((2, 7, 2, 5), (2, 7)),
+        num_seeds=1,
     ),
     Row("matrix", CapsuleLength, {}, (2, 3), (2,)),
     Row("capsules", CapsuleLength, {}, (2, 3, 5), (2, 3)),

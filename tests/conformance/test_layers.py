@@ -98,6 +98,7 @@ def test_keras_layer_test(row):
         expected_num_trainable_weights=row.num_weights,
         expected_num_non_trainable_weights=row.num_non_trainable,
         expected_num_losses=row.num_losses,
+        expected_num_seed_generators=row.num_seeds,
         # JAX compiles every operation again for it, and there is a test below.
         run_mixed_precision_check=BACKEND != "jax",
     )

@@ -1,9 +1,4 @@
-"""Steps of training that are not those of `fit` on one device."""
-
-import os
-import pathlib
-import subprocess
-import sys
+"""Steps of training that are not those of `fit`."""
 
 import keras
 import numpy as np
@@ -19,7 +14,6 @@ from tests.helpers.networks import make
 from tests.helpers.testing import BACKEND
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import numpy
-from tests.helpers.testing import only_tensorflow
 
 
 def step_in_tensorflow(model, x, y):
@@ -129,55 +123,3 @@ def test_computing_a_loss_draws_no_random_numbers():
     loss = model.compute_loss(x, y, scores)
     assert np.isfinite(numpy(loss))
     np.testing.assert_array_equal(numpy(state), after_call)
-
-
-ON_DEVICES = """
-import sys
-
-import numpy as np
-import tensorflow as tf
-
-number, path = int(sys.argv[1]), sys.argv[2]
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration() for _ in range(number)],
-)
-strategy = tf.distribute.MirroredStrategy(
-    [f"CPU:{index}" for index in range(number)]
-)
-assert strategy.num_replicas_in_sync == number
-from tests.helpers.networks import images, labels, make
-from keras_capsules import MarginLoss
-
-with strategy.scope():
-    model = make("CapsNet", reconstruction_weight=0.05)
-    model.compile("sgd", MarginLoss())
-x, y = images(4), labels(4)
-weights = np.array([1.0, 0.5, 2.0, 1.5], "float32")
-history = model.fit(
-    x, y, sample_weight=weights, batch_size=4, shuffle=False, verbose=0
-)
-logs = {name: float(values[0]) for name, values in history.history.items()}
-np.savez(path, *model.get_weights(), **logs)
-"""
-
-
-@only_tensorflow
-@pytest.mark.slow
-def test_devices_that_share_a_batch_train_as_one(tmp_path):
-    results = []
-    for number in (1, 2):
-        path = tmp_path / f"{number}.npz"
-        subprocess.run(
-            [sys.executable, "-c", ON_DEVICES, str(number), str(path)],
-            check=True,
-            cwd=pathlib.Path(__file__).parents[2],
-            env={**os.environ, "KERAS_BACKEND": BACKEND},
-        )
-        results.append(dict(np.load(path)))
-    one, two = results
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        np.testing.assert_allclose(
-            two[name], value, rtol=1e-6, atol=1e-6, err_msg=name
-        )

@@ -1,6 +1,7 @@
 """Networks with capsules that are no vectors, or not of this package."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -18,6 +19,7 @@ from keras_capsules.routing import Routed
 from keras_capsules.routing import Routing
 from tests.helpers.capsnet import small
 from tests.helpers.testing import QUICK
+from tests.helpers.testing import check_saving
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 
@@ -281,3 +283,34 @@ def test_capsule_layers_may_have_other_routings_below():
     poses, activations = model.encode(ops.convert_to_tensor(IMAGES))
     assert tuple(poses.shape) == (7, 3, 5)
     assert tuple(activations.shape) == (7, 3)
+
+
+@pytest.mark.parametrize("kind", ["functional", "sequential"])
+def test_the_decoder_is_no_part_of_another_model(kind, tmp_path):
+    """Which would find no gradients for it, and say so at every step."""
+    network = small()
+    inputs = keras.Input((8, 8, 1))
+    top = keras.layers.Dense(2, name="top")
+    if kind == "functional":
+        model = keras.Model(inputs, top(network({"images": inputs})))
+    else:
+        model = keras.Sequential([inputs, network, top])
+    assert not [w.path for w in model.weights if "decoder" in w.path]
+    assert len(model.trainable_variables) == 6 + 2
+    model.compile("sgd", "mse", **QUICK)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(IMAGES, np.ones((7, 2)), verbose=0)
+    # The layers are the network's own.
+    scores = network.predict(IMAGES, verbose=0)
+    np.testing.assert_allclose(
+        numpy(top(scores)), model.predict(IMAGES, verbose=0), rtol=1e-5
+    )
+    check_saving(model, IMAGES, tmp_path)
+    # And the network trains its decoder as before.
+    assert len(network.trainable_variables) == 10
+    before = numpy(network.decoder.trainable_variables[0])
+    compiled(network, **QUICK).fit(IMAGES, LABELS, verbose=0)
+    assert not np.allclose(
+        before, numpy(network.decoder.trainable_variables[0])
+    )

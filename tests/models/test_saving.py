@@ -16,6 +16,7 @@ from tests.helpers.capsnet import IMAGES
 from tests.helpers.capsnet import LABELS
 from tests.helpers.capsnet import evaluate
 from tests.helpers.capsnet import small
+from tests.helpers.networks import NAMES
 from tests.helpers.networks import OPTIONS
 from tests.helpers.networks import images
 from tests.helpers.networks import make
@@ -241,3 +242,24 @@ def test_arguments_that_are_not_kept_cannot_be_saved(tmp_path):
         model.get_config()
     with pytest.raises(ValueError, match=message):
         model.save(tmp_path / "model.keras")
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="PyTorch's way to save")
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dicts_of_pytorch(name, tmp_path):
+    """Of one instance, into another: names do not count what else was made."""
+    import torch
+
+    model = make(name)
+    keras.layers.Dense(3).build((2, 2))
+    twin = make(name)
+    for weight in model.weights:
+        weight.assign(weight + 0.1)
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    state = torch.load(tmp_path / "weights.pt", weights_only=True)
+    missing, unexpected = twin.load_state_dict(state)
+    assert not missing and not unexpected
+    x = images()
+    scores = model.predict(x, verbose=0)
+    np.testing.assert_array_equal(twin.predict(x, verbose=0), scores)
+    assert not np.allclose(make(name).predict(x, verbose=0), scores)

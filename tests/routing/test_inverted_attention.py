@@ -245,3 +245,37 @@ def test_bad_epsilon(value):
 def test_bad_switch(name, value):
     with pytest.raises(ValueError, match=invalid(name, "True or False")):
         InvertedAttentionRouting(**{name: value})
+
+
+# Limits.
+
+
+@pytest.mark.parametrize("exponent", [10, 20, 30, 37])
+def test_poses_of_any_magnitude_are_normalized(exponent):
+    """Their squares are infinite from 1e20 on in float32."""
+    arrays = make_arrays(dtype="float32")[:2]
+    expected, _ = evaluated(*arrays, num_iterations=1)
+    arrays[0] *= np.float32(10.0**exponent / 20)
+    poses, _ = evaluated(*arrays, num_iterations=1)
+    # Epsilon counts for less and less.
+    np.testing.assert_allclose(poses, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_three_layers_of_zeros_in_float16():
+    """Each would multiply the gradient by 316, a million times float16's."""
+    layers = [
+        CapsuleLayer(5, 7, routing="inverted_attention", dtype="float16")
+        for _ in range(3)
+    ]
+    zeros = np.zeros((2, 3, 4), "float16")
+    for layer in layers:
+        layer.build((2, 3, 4) if layer is layers[0] else (2, 5, 7))
+
+    def stack(x):
+        for layer in layers:
+            x = layer(x)
+        return x
+
+    assert np.isfinite(evaluate(stack, zeros)).all()
+    slopes = gradient(lambda x: ops.sum(ops.sin(stack(x))), zeros)
+    assert np.isfinite(slopes).all()

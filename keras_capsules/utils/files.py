@@ -1,0 +1,124 @@
+"""Files and folders that are written as a whole or not at all."""
+
+import contextlib
+import errno
+import os
+import pathlib
+import platform
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+Path = str | os.PathLike[str]
+
+_ATTEMPTS = 10
+
+
+def prepare_folder(path: Path) -> pathlib.Path:
+    """Makes a folder, if it is not there, and writes something into it.
+
+    A program that ends in writing its results calls it first, so that hours of
+    work are not lost to a read-only folder.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The folder as a `pathlib.Path`.
+
+    Raises:
+        OSError: If it cannot be made, or nothing can be written there.
+    """
+    folder = pathlib.Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(b"something")
+    return folder
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[pathlib.Path]:
+    """Replaces a file or a folder once its successor is complete.
+
+    Whenever the program is interrupted or the disk is full, the old one is
+    still there. (A folder is missing for the moment between two renames. If
+    the program is killed just then, the next call for the same path brings it
+    back.) Several processes may write to the same path: the last one wins.
+    Leftovers of processes that were killed are removed.
+
+    Args:
+        path: The file or folder to make or to replace.
+
+    Yields:
+        A path with the same name, not there yet, in a temporary folder beside
+        it. Write to it a file or a folder.
+    """
+    path = pathlib.Path(path).absolute()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear(path)
+    scratch = pathlib.Path(
+        tempfile.mkdtemp(
+            ".partial", f"{_prefix(path)}{os.getpid()}.", path.parent
+        )
+    )
+    try:
+        fresh = scratch / path.name
+        yield fresh
+        _move(fresh, path, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _move(fresh, path, scratch):
+    """Puts a new file or folder into the place of an old one."""
+    if not fresh.is_dir():
+        os.replace(fresh, path)  # at once
+        return
+    for attempt in range(_ATTEMPTS):
+        # A folder that is not empty cannot be replaced.
+        old = scratch / "old" / str(attempt)
+        old.parent.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, old)
+        try:
+            os.replace(fresh, path)
+            return
+        except OSError as error:
+            taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+            # Unless another process was quicker, which is tried again.
+            if not taken or attempt == _ATTEMPTS - 1:
+                if old.exists() and not path.exists():
+                    os.replace(old, path)
+                raise
+
+
+def _clear(path):
+    """Removes what killed processes left, and brings back what they moved."""
+    pattern = re.compile(rf"{re.escape(_prefix(path))}(\d+)\.\w+\.partial")
+    for scratch in path.parent.glob(".*.partial"):
+        match = pattern.fullmatch(scratch.name)
+        if not match or _is_running(int(match[1])):
+            continue
+        for old in sorted(scratch.glob("old/*"), reverse=True):
+            if not path.exists():
+                os.replace(old, path)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _prefix(path):
+    # Numbers of processes are those of one machine.
+    return f".{path.name}.{platform.node()}."
+
+
+def _is_running(process):
+    """Whether there is such a process, as far as one can tell."""
+    if os.name != "posix":
+        return True  # where asking would end it
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
