@@ -314,7 +314,7 @@ def test_a_failure_while_moving_leaves_no_trace(
     replace, failed = os.replace, []
 
     def replace_but_once(source, destination):
-        if destination == str(path) and not failed:
+        if str(destination) == str(path) and not failed:
             failed.append(source)
             raise OSError("the network is down")
         replace(source, destination)

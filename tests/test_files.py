@@ -105,9 +105,9 @@ def test_what_was_moved_aside_is_brought_back(tmp_path):
     process.stdout.readline()
     process.kill()
     process.communicate()
-    (scratch,) = tmp_path.glob(".model.*.partial") or [None]
-    if scratch is None:  # it was killed between two runs
-        scratch = tmp_path / f"{files._prefix(path)}{process.pid}.x.partial"
+    name = f"{files._prefix(path)}{process.pid}.x.partial"
+    # There is none if it was killed between two runs.
+    scratch, *_ = [*tmp_path.glob(".model.*.partial"), tmp_path / name]
     (scratch / "old").mkdir(parents=True, exist_ok=True)
     if path.exists():
         path.replace(scratch / "old" / "0")

@@ -12,6 +12,7 @@ from keras_capsules import MarginLoss
 from keras_capsules import PrimaryCapsules
 from keras_capsules.routing import ROUTINGS
 from keras_capsules.routing import VariationalBayesRouting
+from tests.helpers import modes
 from tests.helpers import networks
 from tests.helpers.testing import QUICK
 from tests.helpers.testing import compile_for_one_trace
@@ -103,3 +104,25 @@ def test_float16(routing):
 def test_networks_without_contrast(name):
     shape = (4, *networks.SHAPE)
     train(networks.make(name), "adam", [np.zeros(shape), np.ones(shape)])
+
+
+@pytest.mark.parametrize("routing", [*ROUTINGS, FULL])
+@pytest.mark.parametrize(
+    ("size", "with_gradients"),
+    [(1e12, True), (1e18, False)],
+    ids=["gradients", "outputs"],
+)
+def test_poses_as_large_as_documented(routing, size, with_gradients):
+    """Squares of larger ones are infinite in float32."""
+    numbers = np.random.default_rng(5)
+    poses = size * numbers.uniform(-1, 1, size=(2, 7, 4))
+    activations = numbers.uniform(size=(2, 7))
+    layer = CapsuleLayer(3, 5, routing=routing)
+    layer.build((poses.shape, activations.shape))
+    function, weights = modes.of_layer(layer, ["poses", "activations"])
+    examples = {"poses": poses, "activations": activations}
+    examples = {name: x.astype("float32") for name, x in examples.items()}
+    results = modes.run("eager", function, examples, weights)
+    for name, x in results.items():
+        if with_gradients or isinstance(name, int):
+            assert np.isfinite(x).all(), name

@@ -4,5 +4,14 @@ from keras_capsules.datasets.dataset_info import DatasetInfo
 from keras_capsules.datasets.loading import info
 from keras_capsules.datasets.loading import load
 from keras_capsules.datasets.loading import load_arrays
+from keras_capsules.datasets.overlapping import multi_mnist
+from keras_capsules.datasets.viewpoints import affine_mnist
 
-__all__ = ["DatasetInfo", "info", "load", "load_arrays"]
+__all__ = [
+    "DatasetInfo",
+    "affine_mnist",
+    "info",
+    "load",
+    "load_arrays",
+    "multi_mnist",
+]

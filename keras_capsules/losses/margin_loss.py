@@ -65,8 +65,8 @@ class MarginLoss(keras.losses.Loss):
     Raises:
         ValueError: If an argument is invalid, or the shapes of a call do not
             fit. An invalid label raises in a NumPy array or list. In a tensor,
-            thus in `fit`, it makes the loss NaN instead, even with a sample
-            weight of 0.
+            thus in `fit` of a plain Keras model, it makes the loss NaN instead,
+            even with a sample weight of 0.
 
     Example:
 

@@ -69,7 +69,8 @@ class CapsuleNetwork(Network):
     the mean squared error of a pixel as `reconstruction_error`. A sample weight
     applies to both parts of the loss. As a layer of another functional
     model, a network is the `keras.Model` from its inputs to its scores, whose
-    layers it shares: the decoder is no part of that model.
+    layers it shares: the decoder is no part of that model. A Sequential or
+    subclassed model takes `keras.Model(network.input, network.output)`.
 
     By default the capsules of all present classes are decoded together. Where
     objects overlap, each can be drawn by itself, from the capsule of its class
@@ -218,12 +219,16 @@ class CapsuleNetwork(Network):
         ):
             self.__dict__.pop(name, None)
 
-    def symbolic_call(self, inputs: Any, **kwargs: Any) -> Any:
-        if self.decoder is None:
-            return super().symbolic_call(inputs, **kwargs)
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        symbolic = any(
+            isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(inputs)
+        )
+        if self.decoder is None or not symbolic:
+            return super().__call__(inputs, *args, **kwargs)
         # Another model takes this one as a layer. Its training would find no
         # gradients for the decoder.
-        return self._without_decoder(batches.arrange(self, inputs), **kwargs)
+        inputs = batches.arrange(self, inputs)
+        return self._without_decoder(inputs, *args, **kwargs)
 
     def call(
         self, inputs: Any, training: bool | None = None, mask: Any = None

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import sys
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_capsules.datasets.checked import is_pipeline
+from keras_capsules.datasets.checked import with_check
 from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
 from keras_capsules.models import batches
@@ -52,8 +53,8 @@ def checking(network: keras.Model) -> Iterator[Callable[..., Any]]:
         _look_at(network, x)
 
     def check(x, y=None):
-        if _is_pipeline(x):
-            return _checked_pipeline(x, check_batch)
+        if is_pipeline(x):
+            return with_check(x, lambda labels: check_batch(None, labels))
         if inspect.isgenerator(x):
             return _checked_generator(x, check_batch)
         _check_labels(network, y)
@@ -66,34 +67,6 @@ def checking(network: keras.Model) -> Iterator[Callable[..., Any]]:
         if found:
             raise found[0] from None
         raise
-
-
-def _is_pipeline(x):
-    tensorflow = sys.modules.get("tensorflow")  # or there are none
-    return tensorflow is not None and isinstance(x, tensorflow.data.Dataset)
-
-
-def _checked_pipeline(pipeline, check_batch):
-    """The pipeline, in which each batch of labels is checked."""
-    import tensorflow as tf
-
-    spec = pipeline.element_spec
-    specs = tf.nest.flatten(spec[1]) if isinstance(spec, tuple) else []
-    if not specs or not all(isinstance(each, tf.TensorSpec) for each in specs):
-        return pipeline
-
-    def check(x, y, *others):
-        def look(*labels):
-            check_batch(None, tf.nest.pack_sequence_as(y, labels))
-
-        # The batch waits for the check.
-        with tf.control_dependencies(
-            [tf.numpy_function(look, tf.nest.flatten(y), [])]
-        ):
-            y = tf.nest.map_structure(tf.identity, y)
-        return (x, y, *others)
-
-    return pipeline.map(check)
 
 
 def _checked_generator(generator, check_batch):

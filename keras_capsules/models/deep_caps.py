@@ -92,8 +92,7 @@ class DeepCaps(CapsuleNetwork):
 
     Raises:
         ValueError: If an argument is not as described, the images do not have
-            the shape `image_shape`, or labels do not fit `num_classes`. In
-            `fit`, a label that names no class makes the loss NaN.
+            the shape `image_shape`, or labels do not fit `num_classes`.
 
     Example:
 

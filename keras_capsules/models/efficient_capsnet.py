@@ -114,8 +114,7 @@ class EfficientCapsNet(CapsuleNetwork):
     Raises:
         ValueError: If an argument is not as described, the images do not have
             the shape `image_shape` or are too small for the windows, or labels
-            do not fit `num_classes`. In `fit`, a label that names no class
-            makes the loss NaN.
+            do not fit `num_classes`.
 
     Example:
 

@@ -46,7 +46,7 @@ SLOW = {
         r"(integers|column|one_hot)",
         r"models/test_training.py::test_(modes_agree|xla_on_demand)",
         r"routing/test_compiled.py::test_equals_the_dense_form\["
-        r"(?!dynamic-graph-float32|em-xla|stopped-xla-float32|.*eager)",
+        r"(?!em-xla|stopped-xla-float32|.*eager)",
         r"routing/test_compiled.py::test_graphs_do_not_grow.*variational",
         r"routing/test_em.py::test_gradients_equal_numeric_ones\["
         r"(?!one-by-one-True)",
@@ -57,6 +57,7 @@ SLOW = {
         r"test_formats.py::test_(routings|a_batch_of_known_size|padded)",
         r"test_formats.py::test_a_fixed_batch\[(4|11)",
         r"test_formats.py::test_networks\[(?!CapsNet|EfficientCapsNet)",
+        r"test_fuzz.py::test_faults.*\[shares",
         r"test_package.py::test_docstring_examples_run\[.*"
         r"(matrix_capsnet|deep_caps|inverted_attention_capsnet)",
         r"test_robustness.py::test_(ten_times|float16\[variational)",

@@ -53,7 +53,9 @@ PIPELINES = {
     "dataset": lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(3),
     "weighted": lambda x, y: tf.data.Dataset.from_tensors((x, y, np.ones(7))),
     "named": lambda x, y: tf.data.Dataset.from_tensors((x, {"scores": y})),
-    "generator": lambda x, y: (batch for batch in [(x[:3], y[:3]), (x, y)]),
+    "generator": lambda x, y: (
+        batch for batch in [(x[:3], y[:3]), (x[3:], y[3:])]
+    ),
     "tensors": lambda x, y: tuple(map(keras.ops.convert_to_tensor, (x, y))),
 }
 pipelines = pytest.mark.parametrize("kind", PIPELINES)

@@ -294,7 +294,8 @@ def test_the_decoder_is_no_part_of_another_model(kind, tmp_path):
     if kind == "functional":
         model = keras.Model(inputs, top(network({"images": inputs})))
     else:
-        model = keras.Sequential([inputs, network, top])
+        part = keras.Model(network.input, network.output)
+        model = keras.Sequential([inputs, part, top])
     assert not [w.path for w in model.weights if "decoder" in w.path]
     assert len(model.trainable_variables) == 6 + 2
     model.compile("sgd", "mse", **QUICK)

@@ -1,0 +1,192 @@
+"""Images seen from other viewpoints."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from keras_capsules.datasets.chance import random_integer
+from keras_capsules.datasets.chance import seed_of
+from keras_capsules.datasets.loading import load_arrays
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+
+def affine_mnist(
+    split: str = "test",
+    *,
+    name: str = "mnist",
+    size: int = 40,
+    rotation: float = 20.0,
+    shear: float = 0.2,
+    scale: Sequence[float] = (0.8, 1.2),
+    versions: int = 32,
+    seed: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> "tf.data.Dataset":
+    """Loads images seen from other viewpoints, in a larger frame.
+
+    Each image is rotated, sheared and scaled, height and width by themselves,
+    around its center, with bilinear interpolation. Then it is placed anywhere
+    in a square frame of zeros, but so that nothing of it is cut off if that is
+    possible. First come the versions number 0 of all images, then the versions
+    number 1, and so on.
+
+    Networks that know viewpoints are trained on images that are only placed,
+    `affine_mnist("train", rotation=0, shear=0, scale=(1, 1), versions=1)`, and
+    tested on the others: section 5.2 of
+    [Sabour et al., 2017](https://arxiv.org/abs/1710.09829).
+
+    Notation: the defaults are those of the published
+    [affNIST](https://www.cs.toronto.edu/~tijmen/affNIST/), which has 32
+    versions of each test image. These are made anew by its recipe, so they are
+    not the published files.
+
+    Args:
+        split: String; see `load`. Defaults to `"test"`.
+        name: String, the data set that the images are from; see `load`.
+            Defaults to `"mnist"`.
+        size: Positive integer, height and width of the frame; at least those of
+            the images. Defaults to `40`.
+        rotation: Number of at least 0, the largest angle in degrees, in either
+            direction. Defaults to `20`.
+        shear: Number of at least 0, by which part of the height the width is
+            sheared at most, in either direction. Defaults to `0.2`.
+        scale: Pair of positive numbers, the least and the largest factor.
+            Defaults to `(0.8, 1.2)`.
+        versions: Positive integer, how many of each image. Defaults to `32`.
+        seed: Integer. Defaults to `0`.
+        data_dir: See `load`.
+
+    Returns:
+        A `tf.data.Dataset` of pairs `(image, label)`: float32 `(size, size,
+        channels)` with values from 0 to 1, and an int32 scalar.
+
+    Raises:
+        ValueError: If an argument is invalid.
+        ImportError: As `load`.
+        ConnectionError: As `load`.
+
+    Example:
+
+    >>> from keras_capsules import datasets
+    >>> turned = datasets.affine_mnist(name="digits", size=14, versions=2)
+    >>> len(turned), turned.element_spec[0].shape
+    (720, TensorShape([14, 14, 1]))
+    """
+    rotation = math.radians(check_number(rotation, "rotation", 0, 180))
+    shear = check_number(shear, "shear", 0)
+    scale = _check_scale(scale)
+    versions = check_integer(versions, "versions")
+    seed = check_integer(seed, "seed", minimum=0)
+    size = check_integer(size, "size")
+    images, labels = load_arrays(name, split, data_dir=data_dir)
+    number, *image_size = images.shape[:3]
+    if size < max(image_size):
+        raise ValueError(
+            "Invalid value for argument `size`. Expected at least the "
+            f"{max(image_size)} pixels of the images. Received: size={size!r}"
+        )
+
+    import tensorflow as tf
+
+    low = [-rotation, -shear, scale[0], scale[0]]
+    high = [rotation, shear, scale[1], scale[1]]
+
+    def make(index):
+        base = index % number
+        image = tf.gather(images, base)
+        margins = [
+            ((size - length) // 2, size - length - (size - length) // 2)
+            for length in image_size
+        ]
+        image = tf.pad(image, [*margins, (0, 0)])
+        angle, slant, tall, wide = tf.unstack(
+            tf.random.stateless_uniform(
+                [4], seed_of([seed, 1], index), minval=0, maxval=1
+            )
+            * (np.array(high) - low).astype("float32")
+            + np.array(low, "float32")
+        )
+        image = _transformed(image, angle, slant, tall, wide)
+        image = _placed(image, [seed, 2], index)
+        return image, tf.gather(labels, base)
+
+    indices = tf.data.Dataset.range(number * versions)
+    return indices.map(make, tf.data.AUTOTUNE)
+
+
+def _transformed(image, angle, slant, tall, wide):
+    """Rotates, shears and scales an image around its center."""
+    import tensorflow as tf
+
+    # First the rotation, then the shear of the width, then the scales: where
+    # the new coordinates (x, y) were before.
+    sine, cosine = tf.sin(angle), tf.cos(angle)
+    inverse = tf.linalg.inv(
+        tf.stack(
+            [
+                [
+                    wide * (cosine + slant * sine),
+                    wide * (slant * cosine - sine),
+                ],
+                [tall * sine, tall * cosine],
+            ]
+        )
+    )
+    height, width, _ = image.shape
+    center = tf.constant([(width - 1) / 2, (height - 1) / 2], "float32")
+    offset = center - tf.linalg.matvec(inverse, center)
+    numbers = tf.concat(
+        [inverse[0], offset[:1], inverse[1], offset[1:], [0.0, 0.0]], axis=0
+    )
+    turned = tf.raw_ops.ImageProjectiveTransformV3(
+        images=image[None],
+        transforms=numbers[None],
+        output_shape=[height, width],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )[0]
+    turned.set_shape(image.shape)
+    # Rounding may carry the interpolated values just over 1.
+    return tf.clip_by_value(turned, 0.0, 1.0)
+
+
+def _placed(image, seed, index):
+    """Moves what is in an image to anywhere in its frame."""
+    import tensorflow as tf
+
+    is_used = tf.reduce_any(image > 0, axis=-1)
+    shifts = []
+    for axis, length in enumerate(image.shape[:2]):
+        # Of an empty image, the whole frame.
+        used = tf.reduce_any(is_used, axis=1 - axis)
+        used |= tf.logical_not(tf.reduce_any(used))
+        places = tf.where(used)[:, 0]
+        first, last = tf.reduce_min(places), tf.reduce_max(places)
+        room = length - 1 - last + first
+        place = random_integer([seed[0], seed[1] + axis], index, room + 1)
+        shifts.append(place - first)
+    return tf.roll(image, shifts, axis=[0, 1])
+
+
+def _check_scale(scale):
+    try:
+        low, high = (
+            check_number(x, "scale", 0, open_minimum=True) for x in scale
+        )
+    except (TypeError, ValueError):
+        low, high = 1.0, 0.0
+    if low > high:
+        raise ValueError(
+            "Invalid value for argument `scale`. Expected two positive "
+            "numbers, the least and the largest factor. "
+            f"Received: scale={scale!r}"
+        )
+    return low, high
