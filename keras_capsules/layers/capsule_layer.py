@@ -15,6 +15,7 @@ from keras_capsules.routing import RoutingLike
 from keras_capsules.types import CapsuleDim
 from keras_capsules.types import Capsules
 from keras_capsules.types import Tensor
+from keras_capsules.utils.dtypes import at_least_float32
 from keras_capsules.utils.validation import check_boolean
 
 
@@ -179,14 +180,18 @@ class CapsuleLayer(LocatedLayer):
         poses = ops.reshape(poses, (-1, num_inputs, *poses.shape[-2:]))
         if activations is not None:
             activations = ops.reshape(activations, (-1, num_inputs))
+        count = None
         if mask is not None:
             mask = ops.reshape(mask, (-1, num_inputs))
+            count = ops.cast(mask, at_least_float32(self.compute_dtype))
+            count = ops.sum(count, axis=1, keepdims=True)
         routed = self._route(
             poses,
             activations,
             ops.convert_to_tensor(self.kernel),
             rank=len(capsules) - 1,
             outputs=outputs,
+            num_inputs=count,
             training=bool(training),
             return_coupling=return_coupling,
         )

@@ -67,8 +67,12 @@ class CapsuleLength(keras.layers.Layer):
         return safe_norm(inputs, axis=self.axis)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
-        """The mask of the capsules."""
-        return first_mask(previous_mask)
+        """The mask of positions that hold several capsules each."""
+        mask = first_mask(previous_mask)
+        shape = self._output_shape(shapes_of(inputs))
+        # A loss has one value for all lengths of the last axis.
+        is_of_positions = mask is not None and len(mask.shape) < len(shape)
+        return mask if is_of_positions else None
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return self._output_shape(input_shape)

@@ -80,6 +80,7 @@ class ConvCapsules(GridLayer, LocatedLayer):
         # The first input was checked when the layer was built.
         shape = self._check_input_shape(shapes_of(inputs))
         self._check_outputs(outputs, shape[0], self._grid(shape))
+        output_mask = self._mask_of_outputs(mask, shape)
         poses, activations, mask = self._split(inputs, mask)
         batch, *size = ops.shape(poses)[: 1 + self.rank]
         windows = Windows(size, self.kernel_size, self.strides, self.padding)
@@ -101,6 +102,7 @@ class ConvCapsules(GridLayer, LocatedLayer):
             rank=self.rank,
             outputs=outputs,
             windows=windows,
+            mask=output_mask,
             training=bool(training),
             return_coupling=return_coupling,
         )

@@ -152,6 +152,7 @@ class ConvCapsules2DTranspose(GridLayer):
         # The first input was checked when the layer was built.
         shape = self._check_input_shape(shapes_of(inputs))
         self._check_outputs(outputs, shape[0], self._grid(shape))
+        output_mask = self._mask_of_outputs(mask, shape)
         poses, activations, _ = self._split(inputs, mask)
         batch, *size = ops.shape(poses)[:3]
         grid = self._grid((batch, *size))
@@ -181,6 +182,7 @@ class ConvCapsules2DTranspose(GridLayer):
             activations,
             kernel,
             outputs=outputs,
+            mask=output_mask,
             training=bool(training),
             return_coupling=return_coupling,
         )

@@ -45,7 +45,7 @@ class GridLayer(WindowedLayer, RoutedLayer):
         self._grid(poses)  # raises if no window fits
         return poses
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> Tensor | None:
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """Finds the positions that there would be without excluded ones.
 
         Args:
@@ -54,9 +54,28 @@ class GridLayer(WindowedLayer, RoutedLayer):
                 those that do not count; a pair of them; or `None`.
 
         Returns:
-            Booleans `(batch, *new_grid)`, or `None` if there is no mask.
+            Booleans `(batch, *new_grid)`, one for poses and one for activations
+            if the output is a pair; or `None` if there is no mask.
         """
         del inputs
+        mask = self._mask_of_grid(previous_mask)
+        if mask is None or not self._returns_pair:
+            return mask
+        return mask, mask
+
+    def _mask_of_outputs(self, previous_mask, shape):
+        """Booleans for each output position, `[b P]`, or `None`."""
+        mask = self._mask_of_grid(previous_mask)
+        if mask is None:
+            return None
+        batch = ops.shape(mask)[0]
+        grid = self._grid(shape)
+        mask = ops.expand_dims(
+            mask, tuple(range(len(mask.shape), 1 + len(grid)))
+        )
+        return ops.reshape(ops.broadcast_to(mask, (batch, *grid)), (-1,))
+
+    def _mask_of_grid(self, previous_mask):
         mask = first_mask(previous_mask)
         if mask is None or len(mask.shape) == 1:  # a mask of examples
             return mask

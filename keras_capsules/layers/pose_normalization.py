@@ -3,8 +3,10 @@
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_capsules.layers.plain import PlainLayer
+from keras_capsules.layers.poses import first_mask
 from keras_capsules.layers.poses import fits_pair
 from keras_capsules.layers.poses import is_pair
 from keras_capsules.layers.poses import shapes_of
@@ -18,7 +20,8 @@ class PoseNormalization(PlainLayer):
     One mean and one variance belong to each capsule type. They are those of all
     numbers in the poses of that type, over the batch and the grid, so the
     numbers of a pose keep their proportions. Activations pass unchanged. There
-    is no trained scale or offset.
+    is no trained scale or offset. Positions that a mask excludes do not count,
+    and the mask is handed on.
 
     Args:
         **kwargs: Arguments of `keras.layers.Layer`, such as `name` and
@@ -48,6 +51,7 @@ class PoseNormalization(PlainLayer):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.supports_masking = True
         # Batches are small: the usual momentum of 0.99 would lag behind for
         # hundreds of steps.
         self.normalization = keras.layers.BatchNormalization(
@@ -65,12 +69,21 @@ class PoseNormalization(PlainLayer):
         self.normalization.build(poses)
 
     def call(
-        self, inputs: tuple[Tensor, Tensor], training: bool | None = None
+        self,
+        inputs: tuple[Tensor, Tensor],
+        training: bool | None = None,
+        mask: Any = None,
     ) -> tuple[Tensor, Tensor]:
         # The first pair was checked when the layer was built.
         self._check_input_shape(shapes_of(inputs))
         poses, activations = inputs
-        return self.normalization(poses, training=training), activations
+        mask = first_mask(mask)
+        if mask is not None:
+            # Keras adds the last axis.
+            axes = tuple(range(len(mask.shape), len(poses.shape) - 1))
+            mask = ops.expand_dims(mask, axes)
+        poses = self.normalization(poses, training=training, mask=mask)
+        return poses, activations
 
     def compute_output_shape(self, input_shape: Any) -> Any:
         return self._check_input_shape(input_shape)

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_capsules.types import Shape
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
 from keras_capsules.utils.labels import to_multi_hot
@@ -168,17 +169,34 @@ def spread_loss(y_true: Tensor, y_pred: Tensor, margin: float = 0.9) -> Tensor:
 
 def _to_targets(y_true, shape):
     """Converts to multi-hot labels, NaN in examples where all are 0."""
-    visible = isinstance(y_true, np.ndarray) or not hasattr(y_true, "shape")
     multi_hot = to_multi_hot(y_true, shape, "y_true")
-    if visible and np.ndim(y_true) == len(shape):
-        missing = ~np.any(np.asarray(y_true), axis=-1)
-        if missing.any() and np.shape(y_true)[-1] == shape[-1]:
-            first = np.argwhere(missing)[0].tolist()
-            raise ValueError(
-                "`y_true` has multi-hot labels without a class. Expected at "
-                "least one class in every example. Received: all 0 in "
-                f"{int(missing.sum())} of {missing.size} examples, such as "
-                f"y_true{first or ''}={[0] * shape[-1]}"
-            )
+    check_some_class(y_true, shape, "y_true")
     some = ops.any(multi_hot > 0, axis=-1, keepdims=True)
     return ops.where(some, multi_hot, np.nan)
+
+
+def check_some_class(labels: Any, shape: Shape, name: str) -> None:
+    """Raises if an array or a list has an example without any class.
+
+    Args:
+        labels: Labels that fit the shape; see `to_multi_hot`.
+        shape: `(batch, ..., num_classes)`.
+        name: The argument's name, for messages.
+    """
+    visible = isinstance(labels, np.ndarray) or not hasattr(labels, "shape")
+    if not visible:
+        return
+    given: Any = np.shape(labels)
+    if shape[-1] == 1 and len(given) < len(shape):
+        given = (*given, 1)  # a single class, which may be present
+    if len(given) != len(shape) or given[-1] != shape[-1]:
+        return  # integers
+    missing = ~np.any(np.reshape(labels, given), axis=-1)
+    if missing.any():
+        first = np.argwhere(missing)[0].tolist()
+        raise ValueError(
+            f"`{name}` has multi-hot labels without a class. Expected at "
+            "least one class in every example. Received: all 0 in "
+            f"{int(missing.sum())} of {missing.size} examples, such as "
+            f"{name}{first or ''}={[0] * given[-1]}"
+        )

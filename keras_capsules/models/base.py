@@ -2,7 +2,6 @@
 
 import difflib
 import functools
-import re
 from collections.abc import Mapping
 from typing import Any
 from typing import Self
@@ -90,22 +89,32 @@ class Network(keras.Model):
         self, mode: str | None = None, config: Any = None, **kwargs: Any
     ) -> None:
         filters = kwargs.get("filters")
-        accepted: list[str] = []
+        accepted: list[Any] = []
 
         def accepts(layer):
             if is_accepted := filters(layer):
-                accepted.append(layer.name)
+                accepted.append(layer)
             return is_accepted
 
         if callable(filters):
             kwargs["filters"] = accepts
         super().quantize(mode, config=config, **kwargs)
         # A saved network is made from options: it repeats these calls. A
-        # function cannot be saved, the names that it accepted can.
+        # function cannot be saved, the layers that it accepted can.
         if callable(filters):
-            kwargs["filters"] = [f"^{re.escape(name)}$" for name in accepted]
+            del kwargs["filters"]
+            kwargs["paths"] = saving.paths_of(self, accepted)
         config = config and keras.saving.serialize_keras_object(config)
         self._quantizations.append({"mode": mode, "config": config, **kwargs})
+
+    def _quantize_again(self, mode, config, paths=None, **kwargs):
+        """Repeats a call of `quantize` that was saved."""
+        if config:
+            config = keras.saving.deserialize_keras_object(config)
+        if paths is not None:
+            layers = {id(each) for each in saving.layers_at(self, paths)}
+            kwargs["filters"] = lambda layer: id(layer) in layers
+        self.quantize(mode, config, **kwargs)
 
     def get_config(self) -> dict[str, Any]:
         config = {**super().get_config(), **saving.arguments_of(self)}
@@ -127,10 +136,7 @@ class Network(keras.Model):
         with keras.saving.custom_object_scope(custom_objects or {}):
             model = cls(**options)
             for each in quantizations:
-                quantizer = each["config"] and (
-                    keras.saving.deserialize_keras_object(each["config"])
-                )
-                model.quantize(**{**each, "config": quantizer})
+                model._quantize_again(**each)
         saving.freeze_layers(model, frozen)
         return model
 

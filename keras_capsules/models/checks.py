@@ -14,6 +14,7 @@ from keras_capsules.datasets.checked import is_pipeline
 from keras_capsules.datasets.checked import with_check
 from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
+from keras_capsules.losses.spread_loss import check_some_class
 from keras_capsules.models import batches
 from keras_capsules.models.reconstruction import TARGET_CLASSES
 from keras_capsules.models.reconstruction import objects_of
@@ -84,7 +85,10 @@ def _check_labels(network, y):
         isinstance(each, (MarginLoss, SpreadLoss)) for each in losses
     ):
         labels = batches.unpack(y, network.output_names[0])
-        _check_values(labels, tuple(network.output_shape), "y")
+        shape = tuple(network.output_shape)
+        _check_values(labels, shape, "y")
+        if any(isinstance(each, SpreadLoss) for each in losses):
+            check_some_class(_as_array(labels), shape, "y")
     if network.decoder is not None and objects_of(y) is not None:
         classes = y[TARGET_CLASSES]
         shape = (*classes.shape, network.output_shape[-1])
@@ -92,10 +96,15 @@ def _check_labels(network, y):
 
 
 def _check_values(labels, shape, name):
-    if keras.ops.is_tensor(labels):
-        labels = keras.ops.convert_to_numpy(labels)
+    labels = _as_array(labels)
     if isinstance(labels, (np.ndarray, list, tuple)):
         check_labels(labels, shape, name)
+
+
+def _as_array(labels):
+    if keras.ops.is_tensor(labels):
+        return keras.ops.convert_to_numpy(labels)
+    return labels
 
 
 def _look_at(network, x):
@@ -103,6 +112,8 @@ def _look_at(network, x):
     images = batches.in_order(network, x)[0]
     if network.decoder is None or not isinstance(images, np.ndarray):
         return
+    if not hasattr(network, "image_shape"):
+        return  # a network of own layers, which may rescale them
     if images.size and _MOST < np.max(images) < np.inf:
         warnings.warn(
             "Images with large values train badly, and the decoder cannot "

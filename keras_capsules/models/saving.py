@@ -76,14 +76,45 @@ def freeze_layers(network: keras.Model, paths: Sequence[str]) -> None:
             layer.trainable = False
 
 
-def _walk(model: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All layers within a model, in its decoder, and within these layers."""
-    layers = getattr(model, "layers", ())
-    layers = list(layers) if isinstance(layers, (list, tuple)) else []
-    layers.append(getattr(model, "decoder", None))
-    for layer in layers:
-        if not isinstance(layer, keras.layers.Layer):
-            continue
-        path = prefix + layer.name
-        yield path, layer
-        yield from _walk(layer, f"{path}/")
+def layers_at(network: keras.Model, paths: Sequence[str]) -> list[Any]:
+    """The layers with these paths.
+
+    Args:
+        network: A network.
+        paths: As `paths_of` returns them.
+    """
+    return [layer for path, layer in _walk(network) if path in paths]
+
+
+def paths_of(network: keras.Model, layers: Sequence[Any]) -> list[str]:
+    """The paths of layers of a network, the same in every instance.
+
+    Args:
+        network: A network.
+        layers: Layers of it.
+    """
+    # Layers may compare in their own way.
+    wanted = {id(layer) for layer in layers}
+    return [path for path, layer in _walk(network) if id(layer) in wanted]
+
+
+def _walk(
+    layer: Any, prefix: str = "", seen: frozenset[int] = frozenset()
+) -> Iterator[tuple[str, Any]]:
+    """All layers within a layer, in its decoder, and within these layers."""
+    if isinstance(layer, keras.Model):
+        found = {each.name: each for each in layer.layers}
+        found.setdefault("decoder", getattr(layer, "decoder", None))
+    else:
+        # Layers such as `Bidirectional` keep others as attributes.
+        found = {}
+        for name, value in vars(layer).items():
+            if isinstance(value, (list, tuple)) and not name.startswith("_"):
+                found |= {f"{name}/{n}": each for n, each in enumerate(value)}
+            elif not name.startswith("_"):
+                found[name] = value
+    seen |= {id(layer)}
+    for name, each in found.items():
+        if isinstance(each, keras.layers.Layer) and id(each) not in seen:
+            yield prefix + name, each
+            yield from _walk(each, f"{prefix}{name}/", seen)

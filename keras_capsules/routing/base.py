@@ -44,6 +44,8 @@ class Routing(abc.ABC):
       instead of `votes` needs no tensor of votes.
     - `outputs`: poses of the output capsules from an earlier call, `[b, j, f]`,
       that one more iteration starts from; or `None`. `CapsuleStack` needs it.
+    - `num_inputs`: how many input capsules a mask leaves, `[b, 1]`; or `None`
+      if there is no mask, or in a convolution.
 
     It returns a `Routed`, or yields one after each of its iterations.
 
@@ -55,7 +57,8 @@ class Routing(abc.ABC):
 
     - `build` makes weights.
     - `finish` computes from the outputs of all examples of a batch, such as a
-      batch normalization.
+      batch normalization. If it has an argument `mask`, it also receives which
+      outputs count, `[b]`, or `None`.
     - `combine` makes poses from weighted sums of votes. A routing whose poses
       are `combine(weighted_sum(coupling, votes), bias)` and that makes no
       activations may set `stop_gradient = True`. The coupling coefficients are
@@ -200,6 +203,8 @@ class Routing(abc.ABC):
         weights: Mapping[str, Any] | None = None,
         windows: Windows | None = None,
         outputs: Tensor | None = None,
+        num_inputs: Tensor | None = None,
+        mask: Tensor | None = None,
         training: bool = False,
         return_coupling: bool = True,
     ) -> Routed:
@@ -214,6 +219,8 @@ class Routing(abc.ABC):
             weights: The dictionary that `build` returned, or `None`.
             windows: A `Windows`, if the examples are the windows of images.
             outputs: Poses of an earlier call to start from, `[b, j, f]`.
+            num_inputs: How many input capsules count, `[b, 1]`, or `None`.
+            mask: Booleans, which outputs count in `finish`, `[b]`, or `None`.
             training: Boolean, whether the layer is called in training.
             return_coupling: Boolean, whether to return the coupling.
 
@@ -226,9 +233,15 @@ class Routing(abc.ABC):
         """
         return run(
             self,
-            {"poses": poses, "activations": activations, "outputs": outputs},
+            {
+                "poses": poses,
+                "activations": activations,
+                "outputs": outputs,
+                "num_inputs": num_inputs,
+            },
             {"kernel": kernel, "bias": bias, "weights": weights or {}},
             windows,
+            mask,
             bool(training),
             return_coupling,
         )

@@ -187,14 +187,16 @@ class EMRouting(Routing):
         weights: dict[str, Tensor],
         activations: Tensor | None = None,
         windows: Windows | None = None,
+        num_inputs: Tensor | None = None,
     ) -> Iterator[Routed]:
         """Routes votes; see `Routing.route`."""
         _, num_outputs, _, size = votes.shape
         scale = self.cost_scale
         if scale == "normalized":
-            scale = (
-                100.0 * num_outputs / _num_inputs(votes, activations, windows)
-            )
+            if num_inputs is None:
+                num_inputs = ops.cast(ops.shape(votes)[2], votes.dtype)
+            # At least 1, where there is nothing but padding.
+            scale = 100.0 * num_outputs / ops.maximum(num_inputs, 1.0)
         last = self._inverse_temperature_at(self.num_iterations - 1)
         log_a = mixtures.log_activations(activations, votes)  # [b, 1, i]
         log_r = mixtures.first_log_shares(votes, windows)  # [b, j, i]
@@ -238,15 +240,6 @@ class EMRouting(Routing):
                 self.beta_a_initializer
             ),
         }
-
-
-def _num_inputs(votes, activations, windows):
-    """The number of input capsules, or `[b, 1]` without those of a mask."""
-    if activations is None or windows is not None:
-        return ops.cast(ops.shape(votes)[2], votes.dtype)
-    # An excluded input capsule has no activation at all.
-    counts = ops.cast(activations > 0, votes.dtype)
-    return ops.maximum(ops.sum(counts, axis=1, keepdims=True), 1.0)
 
 
 def _check_cost_scale(value):

@@ -1,6 +1,7 @@
 """Runs a routing: makes votes and routes them, for a few examples at a time."""
 
 import functools
+import inspect
 import math
 import numbers
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ def run(
     examples: Mapping[str, Tensor],
     shared: Mapping[str, Any],
     windows: Windows | None,
+    mask: Tensor | None,
     training: bool,
     return_coupling: bool,
 ) -> Routed:
@@ -38,11 +40,12 @@ def run(
 
     Args:
         routing: A `Routing`.
-        examples: Dictionary of `poses`, `activations` and `outputs`; the last
-            two may be `None`.
+        examples: Dictionary of `poses`, `activations`, `outputs` and
+            `num_inputs`; all but the first may be `None`.
         shared: Dictionary of `kernel`, `bias`, which may be `None`, and
             `weights`, a dictionary.
         windows: A `Windows`, or `None`.
+        mask: Booleans `[b]` for `finish`, or `None`.
         training: Boolean.
         return_coupling: Boolean.
 
@@ -77,7 +80,10 @@ def run(
         training,
         return_coupling,
     )
-    return routing.finish(routed, shared["weights"], training)
+    options = {}
+    if "mask" in inspect.signature(routing.finish).parameters:
+        options["mask"] = mask
+    return routing.finish(routed, shared["weights"], training, **options)
 
 
 def _route(routing, examples, shared, windows, training, return_coupling):
@@ -145,6 +151,7 @@ def _route_block(routing, windows, examples, shared, step=1, poses_needed=True):
     arguments = {
         "activations": None,
         "outputs": None,
+        "num_inputs": None,
         "bias": None,
         "windows": windows,
         **examples,

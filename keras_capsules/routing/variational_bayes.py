@@ -205,14 +205,23 @@ class VariationalBayesRouting(Routing):
                 )
 
     def finish(
-        self, routed: Routed, weights: dict[str, Any], training: bool
+        self,
+        routed: Routed,
+        weights: dict[str, Any],
+        training: bool,
+        mask: Tensor | None = None,
     ) -> Routed:
         """Normalizes over the batch; see `Routing.finish`."""
         poses, logits, coupling = routed
         if self.batch_normalization:
-            poses = weights["pose_normalization"](poses, training=training)
+            # Keras adds the last axis of a mask.
+            poses = weights["pose_normalization"](
+                poses,
+                training=training,
+                mask=None if mask is None else mask[:, None],
+            )
             logits = weights["activation_normalization"](
-                logits, training=training
+                logits, training=training, mask=mask
             )
         else:
             logits = logits + ops.cast(weights["beta"], logits.dtype)

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
+from keras_capsules import SpreadLoss
+from keras_capsules.models import CapsuleNetwork
 from keras_capsules.models import ConvNet
 from tests.helpers.capsnet import IMAGES
 from tests.helpers.capsnet import LABELS
@@ -207,3 +210,32 @@ def test_poses_that_are_nan_decode_to_nan():
     decoded = model.decode(capsules, LABELS).reshape(7, -1)
     assert np.isnan(decoded[3]).all()
     assert np.isfinite(np.delete(decoded, 3, axis=0)).all()
+
+
+# What is refused or warned of by the loss and the network.
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_spread_loss_needs_a_class_in_every_example(num_classes):
+    model = small(num_classes=num_classes)
+    model.compile("sgd", SpreadLoss(), **QUICK)
+    labels = np.eye(3)[LABELS][:, :num_classes]
+    labels[4] = 0
+    with pytest.raises(ValueError, match="`y` has multi-hot labels without a"):
+        model.fit(IMAGES, labels, verbose=0)
+
+
+def test_networks_of_own_layers_may_take_other_pixels():
+    images = keras.Input((8, 8, 1))
+    x = keras.layers.Rescaling(1 / 255)(images)
+    x = keras.layers.Reshape((8, 8))(x)
+    decoder = keras.Sequential(
+        [
+            keras.Input((3, 4)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64),
+            keras.layers.Reshape((8, 8, 1)),
+        ]
+    )
+    model = CapsuleNetwork(images, CapsuleLayer(3, 4)(x), decoder)
+    compiled(model, **QUICK).evaluate(255 * IMAGES, LABELS, verbose=0)

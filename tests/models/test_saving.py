@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
+from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
 from keras_capsules.models import CapsuleNetwork
 from keras_capsules.routing import DynamicRouting
@@ -22,6 +24,7 @@ from tests.helpers.networks import images
 from tests.helpers.networks import make
 from tests.helpers.testing import BACKEND
 from tests.helpers.testing import QUICK
+from tests.helpers.testing import check_saving
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 
@@ -157,10 +160,56 @@ def test_layers_in_a_stack_stay_frozen():
     model = make("InvertedAttentionCapsNet")
     model.get_layer("class_capsules").layers[0].trainable = False
     config = model.get_config()
-    assert config["frozen"] == ["class_capsules/conv_capsules_1"]
+    assert config["frozen"] == ["class_capsules/layers/0"]
     loaded = type(model).from_config(config)
     assert loaded.get_config() == config
     assert len(loaded.trainable_weights) == len(model.trainable_weights)
+
+
+def test_layers_in_wrappers_stay_frozen(tmp_path):
+    inputs = keras.Input((5, 8, 4))
+    inner = keras.layers.TimeDistributed(keras.layers.GRU(3, name="inner"))
+    outer = keras.layers.Bidirectional(
+        keras.layers.GRU(2, return_sequences=True), name="outer"
+    )
+    x = keras.layers.Reshape((5, 1, 4))(outer(inner(inputs)))
+    model = CapsuleNetwork(inputs, CapsuleLayer(3, 4, name="top")(x))
+    assert len(model.trainable_weights) == 3 + 6 + 2
+    inner.layer.trainable = False
+    outer.backward_layer.trainable = False
+    assert len(model.trainable_weights) == 3 + 2
+    images = np.random.default_rng(0).normal(size=(2, 5, 8, 4))
+    loaded = check_saving(model, images.astype("float32"), tmp_path)
+    assert [each.shape for each in loaded.trainable_weights] == [
+        each.shape for each in model.trainable_weights
+    ]
+
+
+def test_layers_of_one_name_are_told_apart_in_quantization(tmp_path):
+    inputs = keras.Input((4,))
+    x = keras.layers.Dense(12, name="hidden")(inputs)
+    capsules = CapsuleLayer(3, 4, name="top")(keras.layers.Reshape((3, 4))(x))
+    decoder = keras.Sequential(
+        [
+            keras.Input((3, 4)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(4, name="hidden"),
+        ]
+    )
+    model = CapsuleNetwork(inputs, capsules, decoder)
+    hidden = model.get_layer("hidden")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers without weights
+        model.quantize("int8", filters=lambda layer: layer is hidden)
+        path = tmp_path / "model.keras"
+        model.save(path)
+        loaded = keras.saving.load_model(path)
+    assert loaded.get_layer("hidden").kernel.dtype == "int8"
+    assert loaded.decoder.layers[-1].kernel.dtype == "float32"
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    np.testing.assert_allclose(
+        loaded.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-6
+    )
 
 
 def test_frozen_layers_are_not_trained_after_loading(tmp_path):

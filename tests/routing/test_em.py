@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
+from keras_capsules import CapsuleLayer
 from keras_capsules.routing import EMRouting
 from keras_capsules.routing import RoutingSpec
 from tests.helpers.blocks import in_blocks
@@ -437,3 +438,15 @@ def test_outputs_are_refused():
 def test_no_initializer_is_the_default():
     routing = EMRouting(beta_u_initializer=None, beta_a_initializer=None)
     assert routing.get_config() == EMRouting().get_config()
+
+
+def test_inactive_inputs_count_in_the_normalized_scale():
+    """They are no padding: an activation of 0 is the limit of tiny ones."""
+    poses = np.random.default_rng(1).normal(size=(2, 10, 4)).astype("float32")
+    layer = CapsuleLayer(3, 5, routing=EMRouting(cost_scale="normalized"))
+    results = []
+    for tiny in (1e-20, 0.0):
+        activations = np.full((2, 10), tiny, "float32")
+        activations[:, :3] = 1
+        results.append(ops.convert_to_numpy(layer((poses, activations))[1]))
+    np.testing.assert_allclose(results[1], results[0], rtol=1e-5)
