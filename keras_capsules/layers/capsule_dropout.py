@@ -70,7 +70,8 @@ class CapsuleDropout(keras.layers.Layer):
                 f"than 1. Received: rate={rate!r}"
             )
         self.seed = seed
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        # Named, so that weights have the same paths in every process.
+        self.seed_generator = keras.random.SeedGenerator(seed, name="seed")
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:

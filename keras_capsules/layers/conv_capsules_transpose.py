@@ -1,5 +1,6 @@
 """The transposed convolutional layer of capsules."""
 
+import functools
 import math
 from typing import Any
 from typing import Unpack
@@ -163,10 +164,10 @@ class ConvCapsules2DTranspose(GridLayer):
         poses = ops.transpose(poses, (0, 2, 3, 1, 4))
         poses = ops.reshape(poses, (-1, types, rows, num_places * dim))
         if activations is not None:
-            activations = ops.max(
-                self._unfold(activations),
-                axis=1,
-                initial=0,  # for an empty batch
+            activations = self._unfold(activations)
+            # Not `max`, which does not take an empty batch.
+            activations = functools.reduce(
+                ops.maximum, [activations[:, n] for n in range(num_places)]
             )
         # The output window of an input capsule is the input window of an output
         # capsule, seen from the other end.

@@ -59,8 +59,7 @@ class VariationalBayesRouting(Routing):
     The entropy H_j measures the spread of the votes. The shares R_ij are not
     updated after the last iteration. In a convolution an input capsule votes
     for the output capsules of all types in all windows that contain it, and its
-    shares of all of them sum to 1. The types in log_pi_j are those at one
-    position.
+    shares of all of them sum to 1. The types in log_pi_j are of one position.
 
     Shares are kept as logarithms. Inactive input capsules count for nothing. An
     output capsule that receives only inactive ones has the pose 0 of its prior.
@@ -72,11 +71,9 @@ class VariationalBayesRouting(Routing):
     options for priors have the names of scikit-learn's
     `BayesianGaussianMixture`. The authors' code differs in three ways. Its
     first shares are one over the number of types, in convolutions as well. It
-    exponentiates before it divides, so that shares of votes far from all means
-    underflow to 0. And it adds two betas to the entropy, which the
-    normalization after it cancels; here the normalization of activations has a
-    scale and an offset per type instead. For its coordinates, see
-    docs/papers.md.
+    exponentiates before it divides, so that shares of far votes underflow. And
+    it adds two betas to the entropy, which the normalization after it cancels;
+    here activations have a trained scale and offset per type instead.
 
     Args:
         num_iterations: Positive integer, the number of fits. Shares are equal
@@ -215,14 +212,11 @@ class VariationalBayesRouting(Routing):
         poses, logits, coupling = routed
         if self.batch_normalization:
             # Keras adds the last axis of a mask.
-            poses = weights["pose_normalization"](
-                poses,
-                training=training,
-                mask=None if mask is None else mask[:, None],
-            )
-            logits = weights["activation_normalization"](
-                logits, training=training, mask=mask
-            )
+            longer = None if mask is None else mask[:, None]
+            normalize = weights["pose_normalization"]
+            poses = normalize(poses, training=training, mask=longer)
+            normalize = weights["activation_normalization"]
+            logits = normalize(logits, training=training, mask=mask)
         else:
             logits = logits + ops.cast(weights["beta"], logits.dtype)
         return Routed(poses, ops.sigmoid(logits), coupling)

@@ -306,8 +306,10 @@ def test_state_dicts_of_pytorch(name, tmp_path):
         weight.assign(weight + 0.1)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     state = torch.load(tmp_path / "weights.pt", weights_only=True)
-    missing, unexpected = twin.load_state_dict(state)
-    assert not missing and not unexpected
+    missing, unexpected = twin.load_state_dict(state, strict=False)
+    # Keras numbers the seeds of its Dropout.
+    for key in (*missing, *unexpected):
+        assert "seed_generator" in key and name == "ConvNet"
     x = images()
     scores = model.predict(x, verbose=0)
     np.testing.assert_array_equal(twin.predict(x, verbose=0), scores)
