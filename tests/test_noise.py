@@ -10,7 +10,6 @@ import sys
 import pytest
 
 from tests.helpers.testing import BACKEND
-from tests.helpers.testing import on_one_backend
 
 # Import, training, saving, loading, export, and the SavedModel, of a network
 # of this package or of one without capsules.
@@ -69,39 +68,41 @@ if backend != "torch":
     say("load")
     import tensorflow as tf
 
-    tf.saved_model.load(f"{folder}/saved").serve(images)
+    served = tf.saved_model.load(f"{folder}/saved")
+    served.serve(images)
 say("end")
 """
 
 
 def messages(kind, folder):
-    """What was said in each part, counted, without numbers and addresses."""
+    """The lines of each part, without numbers and TensorFlow's information."""
     process = subprocess.run(
         [sys.executable, "-c", LIFE, kind, BACKEND, str(folder)],
         check=True,
         capture_output=True,
         text=True,
         cwd=pathlib.Path(__file__).parents[1],
-        env={**os.environ, "KERAS_BACKEND": BACKEND, "PYTHONWARNINGS": ""},
+        env={
+            **os.environ,
+            "KERAS_BACKEND": BACKEND,
+            "TF_CPP_MIN_LOG_LEVEL": "1",
+        },
     )
-    part, found = "", collections.defaultdict(collections.Counter)
+    part, found = "", collections.defaultdict(set)
     for line in (process.stdout + process.stderr).splitlines():
         if line.startswith("# "):
             part = line
-        else:
-            found[part][re.sub(r"[\d.:x]+|0x\w+", "#", line)] += 1
+        elif not line.startswith("I0000"):
+            found[part].add(re.sub(r"[\d.:]+", "#", line))
     assert part == "# end"
     return found
 
 
-@on_one_backend
 @pytest.mark.slow
 def test_nothing_is_said_that_keras_does_not_say(tmp_path):
     for kind in ("capsules", "plain"):
         (tmp_path / kind).mkdir()
     ours = messages("capsules", tmp_path / "capsules")
     plain = messages("plain", tmp_path / "plain")
-    for part, counts in ours.items():
-        # The same lines, of whatever network.
-        more = counts - plain.get(part, collections.Counter())
-        assert not more, f"{part}: {dict(more)}"
+    for part, lines in ours.items():
+        assert lines <= plain.get(part, set()), part
