@@ -15,7 +15,7 @@ help:
 	@echo "make test       the tests, on TensorFlow and on JAX"
 	@echo "make test-torch the tests on PyTorch, in an environment of their own"
 	@echo "make test-slow  the tests that take longest; BACKEND=jax for JAX"
-	@echo "make fuzz       10,000 random cases; BACKEND=torch for PyTorch"
+	@echo "make fuzz       10,000 random cases, on TensorFlow"
 	@echo "make lint       check the style and the types of the code"
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
@@ -41,7 +41,7 @@ test-slow: .venv/ready
 
 # 10,000 random cases; `make test` has a few of them. It takes about an hour.
 fuzz: .venv/ready
-	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n 2 \
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest -n 2 \
 	    --hypothesis-profile=fuzz tests/test_fuzz.py
 
 lint: .venv/ready

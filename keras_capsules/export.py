@@ -80,25 +80,29 @@ def export_saved_model(
     check_boolean(overwrite, "overwrite")
     path = _check_path(path)
     is_saved_model = os.path.isfile(os.path.join(path, "saved_model.pb"))
+    remedy = (
+        "Expected another path, or overwrite=True"
+        if is_saved_model
+        else "Expected a path that does not exist, or an older SavedModel with "
+        "overwrite=True"
+    )
+    taken = ValueError(
+        f"There is something at the path already. {remedy}. "
+        f"Received: path={path!r}, overwrite={overwrite!r}"
+    )
     if os.path.lexists(path) and not (overwrite and is_saved_model):
-        remedy = (
-            "Expected another path, or overwrite=True"
-            if is_saved_model
-            else "Expected a path that does not exist, or an older SavedModel "
-            "with overwrite=True"
-        )
-        raise ValueError(
-            f"There is something at the path already. {remedy}. "
-            f"Received: path={path!r}, overwrite={overwrite!r}"
-        )
+        raise taken
     archive = keras.export.ExportArchive()
     archive.track(model)
     signature = [_input_spec(model)]
     for name, function in _endpoints(model).items():
         archive.add_endpoint(name, function, input_signature=signature)
 
-    with files.replacing(path) as fresh:
-        archive.write_out(str(fresh), verbose=False)
+    try:
+        with files.replacing(path, overwrite) as fresh:
+            archive.write_out(str(fresh), verbose=False)
+    except FileExistsError:  # it came while the model was written
+        raise taken from None
     return path
 
 

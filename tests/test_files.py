@@ -105,7 +105,7 @@ def test_what_was_moved_aside_is_brought_back(tmp_path):
     process.stdout.readline()
     process.kill()
     process.communicate()
-    name = f"{files._prefix(path)}{process.pid}.x.partial"
+    name = f"{files._prefix(path)}{process.pid}-0.x.partial"
     # There is none if it was killed between two runs.
     scratch, *_ = [*tmp_path.glob(".model.*.partial"), tmp_path / name]
     (scratch / "old").mkdir(parents=True, exist_ok=True)
@@ -135,8 +135,9 @@ def test_two_at_once(tmp_path):
 def test_leftovers_of_others_stay(tmp_path):
     path = tmp_path / "model"
     names = [
-        f"{files._prefix(path)}{os.getpid()}.x.partial",  # is running
-        ".model.another-machine.1.x.partial",
+        f"{files._prefix(path)}{os.getpid()}-{files._RUN}.x.partial",
+        f"{files._prefix(path)}{os.getppid()}-0.x.partial",  # is running
+        ".model.another-machine.1-0.x.partial",
         ".models.partial",
         ".notes.partial",
     ]
@@ -160,3 +161,43 @@ def test_a_folder_that_takes_no_files(tmp_path, monkeypatch):
     monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
     with pytest.raises(PermissionError):
         files.prepare_folder(tmp_path)
+
+
+def test_what_comes_meanwhile_is_not_overwritten(tmp_path):
+    path = tmp_path / "model"
+    with pytest.raises(FileExistsError):
+        with files.replacing(path, overwrite=False) as fresh:
+            put(fresh, "new", "folder")
+            put(path, "notes", "folder")
+    assert text_of(path) == "notes"
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_several_find_what_one_left(tmp_path):
+    path = tmp_path / "model"
+    left = tmp_path / f"{files._prefix(path)}{os.getpid()}-0.x.partial"
+    put(tmp_path / "moved", "old", "folder")
+    (left / "old").mkdir(parents=True)
+    (tmp_path / "moved").replace(left / "old" / "0")
+    several = [endless(path) for _ in range(3)]
+    for process in several:
+        process.stdout.readline()
+    assert [process.poll() for process in several] == [None] * 3
+    for process in several:
+        process.kill()
+        process.communicate()
+    with files.replacing(path) as fresh:
+        put(fresh, "last", "folder")
+    assert os.listdir(tmp_path) == ["model"]
+
+
+def test_a_number_of_a_process_that_is_used_again(tmp_path):
+    """In a container, every process may have the number 1."""
+    path = tmp_path / "model"
+    left = tmp_path / f"{files._prefix(path)}{os.getpid()}-0.x.partial"
+    (left / "old").mkdir(parents=True)
+    put(left / "old" / "0", "old", "folder")
+    with pytest.raises(InterruptedError), files.replacing(path):
+        raise InterruptedError
+    assert text_of(path) == "old"
+    assert os.listdir(tmp_path) == ["model"]

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_capsules.datasets.chance import check_seed
 from keras_capsules.datasets.chance import random_integer
 from keras_capsules.datasets.loading import info
 from keras_capsules.datasets.loading import load_arrays
@@ -50,7 +51,7 @@ def multi_mnist(
             `6`.
         targets: Boolean, whether labels come with the image of each object.
             Defaults to `True`.
-        seed: Integer. Defaults to `0`.
+        seed: Integer from 0 to 2**32. Defaults to `0`.
         data_dir: See `load`.
 
     Returns:
@@ -80,7 +81,7 @@ def multi_mnist(
     pad = check_integer(pad, "pad", minimum=0)
     shift = check_integer(shift, "shift", minimum=0)
     check_boolean(targets, "targets")
-    seed = check_integer(seed, "seed", minimum=0)
+    seed = check_seed(seed)
     images, labels = load_arrays(name, split, data_dir=data_dir)
     num_classes = info(name).num_classes
     # Sorted by label, those of one label are a block that can be left out.

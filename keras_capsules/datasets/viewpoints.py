@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_capsules.datasets.chance import check_seed
 from keras_capsules.datasets.chance import random_integer
 from keras_capsules.datasets.chance import seed_of
 from keras_capsules.datasets.loading import load_arrays
@@ -60,7 +61,7 @@ def affine_mnist(
         scale: Pair of positive numbers, the least and the largest factor.
             Defaults to `(0.8, 1.2)`.
         versions: Positive integer, how many of each image. Defaults to `32`.
-        seed: Integer. Defaults to `0`.
+        seed: Integer from 0 to 2**32. Defaults to `0`.
         data_dir: See `load`.
 
     Returns:
@@ -83,7 +84,7 @@ def affine_mnist(
     shear = check_number(shear, "shear", 0)
     scale = _check_scale(scale)
     versions = check_integer(versions, "versions")
-    seed = check_integer(seed, "seed", minimum=0)
+    seed = check_seed(seed)
     size = check_integer(size, "size")
     images, labels = load_arrays(name, split, data_dir=data_dir)
     number, *image_size = images.shape[:3]
@@ -95,17 +96,15 @@ def affine_mnist(
 
     import tensorflow as tf
 
+    room = math.ceil(max(image_size) * max(1.0, scale[1]) * (1 + shear))
     low = [-rotation, -shear, scale[0], scale[0]]
     high = [rotation, shear, scale[1], scale[1]]
 
     def make(index):
         base = index % number
         image = tf.gather(images, base)
-        margins = [
-            ((size - length) // 2, size - length - (size - length) // 2)
-            for length in image_size
-        ]
-        image = tf.pad(image, [*margins, (0, 0)])
+        # Room for what is turned or stretched.
+        image = tf.pad(image, [(room, room), (room, room), (0, 0)])
         angle, slant, tall, wide = tf.unstack(
             tf.random.stateless_uniform(
                 [4], seed_of([seed, 1], index), minval=0, maxval=1
@@ -114,7 +113,7 @@ def affine_mnist(
             + np.array(low, "float32")
         )
         image = _transformed(image, angle, slant, tall, wide)
-        image = _placed(image, [seed, 2], index)
+        image = _placed(image, size, [seed, 2], index)
         return image, tf.gather(labels, base)
 
     indices = tf.data.Dataset.range(number * versions)
@@ -158,22 +157,27 @@ def _transformed(image, angle, slant, tall, wide):
     return tf.clip_by_value(turned, 0.0, 1.0)
 
 
-def _placed(image, seed, index):
-    """Moves what is in an image to anywhere in its frame."""
+def _placed(image, size, seed, index):
+    """A frame with what is in an image, anywhere in it."""
     import tensorflow as tf
 
     is_used = tf.reduce_any(image > 0, axis=-1)
-    shifts = []
-    for axis, length in enumerate(image.shape[:2]):
-        # Of an empty image, the whole frame.
+    starts = []
+    for axis in range(2):
+        # Of an empty image, the whole.
         used = tf.reduce_any(is_used, axis=1 - axis)
         used |= tf.logical_not(tf.reduce_any(used))
         places = tf.where(used)[:, 0]
         first, last = tf.reduce_min(places), tf.reduce_max(places)
-        room = length - 1 - last + first
-        place = random_integer([seed[0], seed[1] + axis], index, room + 1)
-        shifts.append(place - first)
-    return tf.roll(image, shifts, axis=[0, 1])
+        room = size - 1 - last + first
+        place = random_integer(
+            [seed[0], seed[1] + axis], index, tf.maximum(room, 0) + 1
+        )
+        # The middle of what is larger than the frame.
+        place = tf.where(room < 0, room // 2, place)
+        starts.append(first - place + size)
+    image = tf.pad(image, [(size, size), (size, size), (0, 0)])
+    return tf.slice(image, [*starts, 0], [size, size, image.shape[2]])
 
 
 def _check_scale(scale):

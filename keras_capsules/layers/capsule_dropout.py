@@ -71,7 +71,9 @@ class CapsuleDropout(keras.layers.Layer):
             )
         self.seed = seed
         # Named, so that weights have the same paths in every process.
-        self.seed_generator = keras.random.SeedGenerator(seed, name="seed")
+        self.seed_generator = keras.random.SeedGenerator(
+            seed, name=f"{self.name}_seed"
+        )
         self.supports_masking = True
 
     def build(self, input_shape: Any) -> None:
@@ -92,9 +94,10 @@ class CapsuleDropout(keras.layers.Layer):
         if not isinstance(inputs, (list, tuple)):
             return inputs * ops.expand_dims(self._factors(inputs[..., 0]), -1)
         poses, activations = inputs
-        kept = self._factors(activations) * (1 - self.rate)
+        kept = self._factors(activations) > 0
         axes = tuple(range(len(activations.shape), len(poses.shape)))
-        return poses * ops.expand_dims(kept, axes), activations * kept
+        poses = ops.where(ops.expand_dims(kept, axes), poses, 0.0)
+        return poses, ops.where(kept, activations, 0.0)
 
     def _factors(self, capsules):
         """For each capsule 0, or the inverse of the share that is kept."""

@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 from typing import Self
@@ -10,6 +11,7 @@ import keras
 
 from keras_capsules.models import batches
 from keras_capsules.models import saving
+from keras_capsules.models.checks import checking
 
 # Arguments that users of other networks expect, by the names they have here.
 _OTHER_NAMES = {
@@ -59,6 +61,88 @@ class Network(keras.Model):
             # Convolutions of some backends give it wrong sizes.
             return batches.none_of(forward, inputs)
         return forward(inputs)
+
+    # Labels are checked where they can be looked at.
+
+    def fit(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Trains the network; see `keras.Model.fit`.
+
+        Args:
+            x: See `keras.Model.fit`.
+            y: See `keras.Model.fit`. For several objects in one image, see
+                `CapsuleNetwork`.
+            *args: See `keras.Model.fit`.
+            **kwargs: See `keras.Model.fit`.
+
+        Raises:
+            ValueError: If labels do not fit the network. Arrays are checked
+                before the first step, the batches of a `tf.data.Dataset` or a
+                generator as they come. A label that does not fit in another
+                data set makes the loss NaN.
+        """
+        signature = inspect.signature(super().fit)
+        given = signature.bind(x, y, *args, **kwargs).arguments
+        with checking(self) as check:
+            given["x"] = check(x, y)
+            validation = given.get("validation_data")
+            if isinstance(validation, (list, tuple)):
+                check(*validation[:2])
+            elif validation is not None:
+                given["validation_data"] = check(validation)
+            return super().fit(**given)
+
+    def evaluate(
+        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Evaluates the network; see `keras.Model.evaluate`.
+
+        Args:
+            x: See `keras.Model.evaluate`.
+            y: As in `fit`.
+            *args: See `keras.Model.evaluate`.
+            **kwargs: See `keras.Model.evaluate`.
+
+        Raises:
+            ValueError: As `fit`.
+        """
+        with checking(self) as check:
+            return super().evaluate(check(x, y), y, *args, **kwargs)
+
+    def train_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Trains on one batch; see `keras.Model.train_on_batch`.
+
+        Args:
+            x: See `keras.Model.train_on_batch`.
+            y: As in `fit`.
+            *args: See `keras.Model.train_on_batch`.
+            **kwargs: See `keras.Model.train_on_batch`.
+
+        Raises:
+            ValueError: As `fit`.
+        """
+        with checking(self) as check:
+            return super().train_on_batch(check(x, y), y, *args, **kwargs)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Evaluates one batch; see `keras.Model.test_on_batch`.
+
+        Args:
+            x: See `keras.Model.test_on_batch`.
+            y: As in `fit`.
+            *args: See `keras.Model.test_on_batch`.
+            **kwargs: See `keras.Model.test_on_batch`.
+
+        Raises:
+            ValueError: As `fit`.
+        """
+        with checking(self) as check:
+            return super().test_on_batch(check(x, y), y, *args, **kwargs)
 
     # Keras predicts nothing of an empty batch, not even its shape.
 

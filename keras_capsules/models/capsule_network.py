@@ -17,7 +17,6 @@ from keras_capsules.models import batches
 from keras_capsules.models import graphs
 from keras_capsules.models.base import Network
 from keras_capsules.models.base import get_policy
-from keras_capsules.models.checks import checking
 from keras_capsules.models.parts import output_dtype
 from keras_capsules.models.reconstruction import SquaredError
 from keras_capsules.models.reconstruction import objects_of
@@ -326,86 +325,6 @@ class CapsuleNetwork(Network):
         capsules = self.encode(images, batch_size)
         return self.decode(capsules, labels, batch_size)
 
-    # Labels are checked where they can be looked at.
-
-    def fit(
-        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Trains the network; see `keras.Model.fit`.
-
-        Args:
-            x: See `keras.Model.fit`.
-            y: See `keras.Model.fit`. For several objects in one image, see the
-                class.
-            *args: See `keras.Model.fit`.
-            **kwargs: See `keras.Model.fit`.
-
-        Raises:
-            ValueError: If labels do not fit the network. Arrays are checked
-                before the first step, the batches of a `tf.data.Dataset` or a
-                generator as they come. A label that does not fit in another
-                data set makes the loss NaN.
-        """
-        with checking(self) as check:
-            x = check(x, y)
-            validation = kwargs.get("validation_data")
-            if isinstance(validation, (list, tuple)):
-                check(*validation[:2])
-            elif validation is not None:
-                kwargs["validation_data"] = check(validation)
-            return super().fit(x, y, *args, **kwargs)
-
-    def evaluate(
-        self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Evaluates the network; see `keras.Model.evaluate`.
-
-        Args:
-            x: See `keras.Model.evaluate`.
-            y: As in `fit`.
-            *args: See `keras.Model.evaluate`.
-            **kwargs: See `keras.Model.evaluate`.
-
-        Raises:
-            ValueError: As `fit`.
-        """
-        with checking(self) as check:
-            return super().evaluate(check(x, y), y, *args, **kwargs)
-
-    def train_on_batch(
-        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Trains on one batch; see `keras.Model.train_on_batch`.
-
-        Args:
-            x: See `keras.Model.train_on_batch`.
-            y: As in `fit`.
-            *args: See `keras.Model.train_on_batch`.
-            **kwargs: See `keras.Model.train_on_batch`.
-
-        Raises:
-            ValueError: As `fit`.
-        """
-        with checking(self) as check:
-            return super().train_on_batch(check(x, y), y, *args, **kwargs)
-
-    def test_on_batch(
-        self, x: Any, y: Any = None, *args: Any, **kwargs: Any
-    ) -> Any:
-        """Evaluates one batch; see `keras.Model.test_on_batch`.
-
-        Args:
-            x: See `keras.Model.test_on_batch`.
-            y: As in `fit`.
-            *args: See `keras.Model.test_on_batch`.
-            **kwargs: See `keras.Model.test_on_batch`.
-
-        Raises:
-            ValueError: As `fit`.
-        """
-        with checking(self) as check:
-            return super().test_on_batch(check(x, y), y, *args, **kwargs)
-
     def train_step(self, *args: Any, **kwargs: Any) -> Any:
         with _step_of(self):
             return super().train_step(*args, **kwargs)
@@ -428,7 +347,7 @@ class CapsuleNetwork(Network):
                 "No loss to compute. Provide a `loss` argument in `compile()`."
             )
         scores, capsules = _split(y_pred)
-        objects = None if self.decoder is None else objects_of(y)
+        objects = None if self.decoder is None else objects_of(y, self)
         y = batches.unpack(y, self.output_names[0])
         sample_weight = batches.unpack(sample_weight, self.output_names[0])
         loss = super().compute_loss(x, y, scores, sample_weight, training)

@@ -5,6 +5,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -14,9 +15,12 @@ from keras_capsules.datasets.checked import is_pipeline
 from keras_capsules.datasets.checked import with_check
 from keras_capsules.losses import MarginLoss
 from keras_capsules.losses import SpreadLoss
+from keras_capsules.losses import margin_loss
+from keras_capsules.losses import spread_loss
 from keras_capsules.losses.spread_loss import check_some_class
 from keras_capsules.models import batches
 from keras_capsules.models.reconstruction import TARGET_CLASSES
+from keras_capsules.models.reconstruction import TARGETS
 from keras_capsules.models.reconstruction import objects_of
 from keras_capsules.utils.labels import check_labels
 
@@ -42,8 +46,9 @@ def checking(network: keras.Model) -> Iterator[Callable[..., Any]]:
     Raises:
         ValueError: If labels do not fit the network.
     """
-    # Frameworks raise errors of their own when a pipeline fails.
+    # TensorFlow raises errors of its own when a pipeline fails.
     found: list[ValueError] = []
+    looked: list[bool] = []
 
     def check_batch(x, y):
         try:
@@ -51,21 +56,23 @@ def checking(network: keras.Model) -> Iterator[Callable[..., Any]]:
         except ValueError as error:
             found.append(error)
             raise
-        _look_at(network, x)
+        if not looked:  # the first batch is as the others
+            looked.append(True)
+            _look_at(network, x, y)
 
     def check(x, y=None):
         if is_pipeline(x):
-            return with_check(x, lambda labels: check_batch(None, labels))
+            return with_check(x, check_batch)
         if inspect.isgenerator(x):
             return _checked_generator(x, check_batch)
         _check_labels(network, y)
-        _look_at(network, x)
+        _look_at(network, x, y)
         return x
 
     try:
         yield check
-    except Exception:
-        if found:
+    except Exception as error:
+        if found and type(error).__module__.startswith("tensorflow"):
             raise found[0] from None
         raise
 
@@ -79,17 +86,26 @@ def _checked_generator(generator, check_batch):
 
 def _check_labels(network, y):
     """Raises if arrays, lists or tensors hold labels that do not fit."""
+    decoder = getattr(network, "decoder", None)
     losses = keras.tree.flatten(network.loss)
+    spread = any(
+        isinstance(each, SpreadLoss) or each is spread_loss for each in losses
+    )
     # Labels of other losses may be anything.
-    if network.decoder is not None or any(
-        isinstance(each, (MarginLoss, SpreadLoss)) for each in losses
+    if (
+        decoder is not None
+        or spread
+        or any(
+            isinstance(each, MarginLoss) or each is margin_loss
+            for each in losses
+        )
     ):
         labels = batches.unpack(y, network.output_names[0])
         shape = tuple(network.output_shape)
         _check_values(labels, shape, "y")
-        if any(isinstance(each, SpreadLoss) for each in losses):
+        if spread:
             check_some_class(_as_array(labels), shape, "y")
-    if network.decoder is not None and objects_of(y) is not None:
+    if decoder is not None and objects_of(y, network) is not None:
         classes = y[TARGET_CLASSES]
         shape = (*classes.shape, network.output_shape[-1])
         _check_values(classes, shape, TARGET_CLASSES)
@@ -107,18 +123,38 @@ def _as_array(labels):
     return labels
 
 
-def _look_at(network, x):
-    """Warns of images that the decoder cannot reconstruct."""
-    images = batches.in_order(network, x)[0]
-    if network.decoder is None or not isinstance(images, np.ndarray):
-        return
-    if not hasattr(network, "image_shape"):
-        return  # a network of own layers, which may rescale them
-    if images.size and _MOST < np.max(images) < np.inf:
-        warnings.warn(
-            "Images with large values train badly, and the decoder cannot "
-            "reconstruct them. Expected pixels from 0 to 1; divide pixels from "
-            "0 to 255 by 255. Received: images with values from "
-            f"{np.min(images)} to {np.max(images)}",
-            stacklevel=6,
-        )
+def _look_at(network, x, y):
+    """Warns of images that ruin the training."""
+    images = _as_array(batches.in_order(network, x)[0])
+    targets = y.get(TARGETS) if isinstance(y, Mapping) else None
+    for name, values in (("images", images), (TARGETS, _as_array(targets))):
+        if not isinstance(values, np.ndarray) or not values.size:
+            continue
+        # Of NaN, the largest value is NaN.
+        least, most = float(np.min(values)), float(np.max(values))
+        if not np.isfinite([least, most]).all():
+            broken = ~np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+            _warn(
+                "With values that are not finite the loss is NaN, and in "
+                "training all weights become NaN. Expected numbers. Received: "
+                f"NaN or infinity in {broken.sum()} of {len(broken)} {name}, "
+                f"first in number {broken.argmax()}"
+            )
+        elif max(most, -least) > _MOST and _has_pixels(network):
+            _warn(
+                "Images with large values train badly, and the decoder cannot "
+                "reconstruct them. Expected pixels from 0 to 1; divide pixels "
+                f"from 0 to 255 by 255. Received: {name} with values from "
+                f"{least} to {most}"
+            )
+
+
+def _has_pixels(network):
+    """Whether the decoder makes numbers from 0 to 1."""
+    # A network of own layers may rescale them.
+    decoder = getattr(network, "decoder", None)
+    return decoder is not None and hasattr(network, "image_shape")
+
+
+def _warn(message):
+    warnings.warn(message, stacklevel=7)

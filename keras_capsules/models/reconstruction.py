@@ -24,18 +24,21 @@ class SquaredError(keras.losses.Loss):
         return ops.sum(ops.square(y_pred - y_true), axis=axes)
 
 
-def objects_of(y: Any) -> list[tuple[Tensor, Tensor]] | None:
+def objects_of(
+    y: Any, network: keras.Model
+) -> list[tuple[Tensor, Tensor]] | None:
     """The objects that are drawn each by itself.
 
     Args:
         y: The labels that `fit` takes; see `CapsuleNetwork`.
+        network: The network.
 
     Returns:
         A list of integer labels `(batch,)` and images `(batch, ...)`, one pair
         for each object; or `None` if `y` has no images.
 
     Raises:
-        ValueError: If only one of the two is there, or they do not fit.
+        ValueError: If a key is missing, or the shapes do not fit.
     """
     if not isinstance(y, Mapping) or not {TARGETS, TARGET_CLASSES} & set(y):
         return None
@@ -43,11 +46,21 @@ def objects_of(y: Any) -> list[tuple[Tensor, Tensor]] | None:
     classes: Any = y.get(TARGET_CLASSES)
     image_shape: Any = tuple(getattr(images, "shape", ()))
     shape: Any = tuple(getattr(classes, "shape", ()))
-    if len(shape) != 2 or image_shape[1:2] != shape[1:]:
+    expected = tuple(network.inputs[0].shape[1:])
+    scores = network.output_names[0]
+    # Keras also takes images without a last axis of size 1.
+    fits = image_shape[2:] == expected or (*image_shape[2:], 1) == expected
+    if len(shape) != 2 or image_shape[1:2] != shape[1:] or not fits:
         raise ValueError(
-            f"Expected `{TARGETS}` of shape (batch, objects, ...), an image "
-            f"for each object, and `{TARGET_CLASSES}`, integers of shape "
-            f"(batch, objects). Received: {TARGETS} of shape {image_shape}, "
-            f"{TARGET_CLASSES} of shape {shape}"
+            f"Expected `{TARGETS}` of shape (batch, objects, "
+            f"{', '.join(map(str, expected))}), an image for each object, and "
+            f"`{TARGET_CLASSES}`, integers of shape (batch, objects). "
+            f"Received: {TARGETS} of shape {image_shape}, {TARGET_CLASSES} of "
+            f"shape {shape}"
+        )
+    if scores not in y:
+        raise ValueError(
+            f"The labels of several objects need the key {scores!r}, the "
+            f"classes that are present. Received: labels with keys {list(y)}"
         )
     return [(classes[:, n], images[:, n]) for n in range(shape[1])]

@@ -144,14 +144,16 @@ class SelfRouting(Routing):
         received = ops.sum(shares, axis=2)  # [b, j]
         # The sum of the a_i, because the c_ij sum to 1.
         total = ops.sum(received, axis=1, keepdims=True)
-        # Gradients grow with the inverses of the denominators, which therefore
-        # have a least value.
         sums = sum_votes(shares)
-        return Routed(
-            sums / ops.maximum(received, least)[:, :, None],
-            received / ops.maximum(total, least),
-            coupling,
-        )
+
+        def divided(values, by):
+            # Gradients grow with the inverse of the denominator, which
+            # therefore has a least value. Nothing at all is divided by 1:
+            # otherwise a few layers of zeros would be too much for float16.
+            return values / ops.where(by > 0, ops.maximum(by, least), 1.0)
+
+        poses = divided(sums, received[:, :, None])
+        return Routed(poses, divided(received, total), coupling)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -6,6 +6,7 @@ import os
 import pathlib
 import platform
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from collections.abc import Iterator
 Path = str | os.PathLike[str]
 
 _ATTEMPTS = 10
+# Numbers of processes are used again, in containers at once.
+_RUN = secrets.token_hex(4)
 
 
 def prepare_folder(path: Path) -> pathlib.Path:
@@ -38,7 +41,7 @@ def prepare_folder(path: Path) -> pathlib.Path:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[pathlib.Path]:
+def replacing(path: Path, overwrite: bool = True) -> Iterator[pathlib.Path]:
     """Replaces a file or a folder once its successor is complete.
 
     Whenever the program is interrupted or the disk is full, the old one is
@@ -49,31 +52,47 @@ def replacing(path: Path) -> Iterator[pathlib.Path]:
 
     Args:
         path: The file or folder to make or to replace.
+        overwrite: Boolean, whether to replace what is there. Defaults to
+            `True`.
 
     Yields:
         A path with the same name, not there yet, in a temporary folder beside
         it. Write to it a file or a folder.
+
+    Raises:
+        FileExistsError: If there is something at the path after all, and
+            `overwrite` is `False`.
     """
     path = pathlib.Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear(path)
     scratch = pathlib.Path(
         tempfile.mkdtemp(
-            ".partial", f"{_prefix(path)}{os.getpid()}.", path.parent
+            ".partial", f"{_prefix(path)}{os.getpid()}-{_RUN}.", path.parent
         )
     )
     try:
         fresh = scratch / path.name
         yield fresh
-        _move(fresh, path, scratch)
+        if not overwrite and os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "Something is there", str(path))
+        _move(fresh, path, scratch, overwrite)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _move(fresh, path, scratch):
+def _move(fresh, path, scratch, overwrite):
     """Puts a new file or folder into the place of an old one."""
     if not fresh.is_dir():
         os.replace(fresh, path)  # at once
+        return
+    if not overwrite:
+        try:
+            os.replace(fresh, path)
+        except OSError as error:
+            if error.errno == errno.ENOTEMPTY:  # something came just now
+                raise FileExistsError(*error.args, str(path)) from None
+            raise
         return
     for attempt in range(_ATTEMPTS):
         # A folder that is not empty cannot be replaced.
@@ -95,14 +114,18 @@ def _move(fresh, path, scratch):
 
 def _clear(path):
     """Removes what killed processes left, and brings back what they moved."""
-    pattern = re.compile(rf"{re.escape(_prefix(path))}(\d+)\.\w+\.partial")
+    pattern = re.compile(
+        rf"{re.escape(_prefix(path))}(\d+)-(\w+)\.\w+\.partial"
+    )
     for scratch in path.parent.glob(".*.partial"):
         match = pattern.fullmatch(scratch.name)
-        if not match or _is_running(int(match[1])):
+        if not match or _is_running(int(match[1]), match[2]):
             continue
         for old in sorted(scratch.glob("old/*"), reverse=True):
-            if not path.exists():
-                os.replace(old, path)
+            # Unless another process was quicker.
+            with contextlib.suppress(OSError):
+                if not path.exists():
+                    os.replace(old, path)
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -111,8 +134,10 @@ def _prefix(path):
     return f".{path.name}.{platform.node()}."
 
 
-def _is_running(process):
+def _is_running(process, run):
     """Whether there is such a process, as far as one can tell."""
+    if process == os.getpid():
+        return run == _RUN  # or it was another one with this number
     if os.name != "posix":
         return True  # where asking would end it
     try:

@@ -146,7 +146,12 @@ def test_invalid_number_of_pairs(value):
 
 
 def test_invalid_arguments():
-    for name, value in [("pad", -1), ("shift", 0.5), ("seed", "x")]:
+    for name, value in [
+        ("pad", -1),
+        ("shift", 0.5),
+        ("seed", "x"),
+        ("seed", 2**60),
+    ]:
         with pytest.raises(ValueError, match=rf"`{name}`.*Received: {name}="):
             datasets.multi_mnist("test", name="digits", **{name: value})
     with pytest.raises(ValueError, match="Received: targets='no'"):
@@ -220,6 +225,22 @@ def test_the_shape_of_a_bar(options, expected):
             np.testing.assert_allclose(after, exact, rtol=0.15, atol=0.5)
     if expected is None:
         assert np.ptp(np.degrees(angles)) > 100  # from -90 to 90
+
+
+def test_nothing_is_cut_off_that_fits():
+    options = {"scale": (1, 1), "versions": 8, "size": 11}
+    turned, _ = first(datasets.affine_mnist(name="digits", **options), 2880)
+    # In a frame where all has room.
+    options["size"] = 30
+    whole, _ = first(datasets.affine_mnist(name="digits", **options), 2880)
+    sums, exact = (x.sum(axis=(1, 2, 3)) for x in (turned, whole))
+    boxes = [
+        max(np.ptp(np.nonzero(x.any(axis=(axis, 2)))[0]) + 1 for axis in (0, 1))
+        for x in whole
+    ]
+    fits = np.array(boxes) <= 11
+    assert fits.mean() > 0.9
+    np.testing.assert_allclose(sums[fits], exact[fits], rtol=1e-5)
 
 
 def test_a_shear_moves_rows_sideways():

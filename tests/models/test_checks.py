@@ -8,6 +8,8 @@ import tensorflow as tf
 from keras_capsules import CapsuleLayer
 from keras_capsules import MarginLoss
 from keras_capsules import SpreadLoss
+from keras_capsules.losses import margin_loss
+from keras_capsules.losses import spread_loss
 from keras_capsules.models import CapsuleNetwork
 from keras_capsules.models import ConvNet
 from tests.helpers.capsnet import IMAGES
@@ -120,6 +122,45 @@ def test_errors_of_a_pipeline_are_its_own():
         model.fit(batches(), shuffle=False, verbose=0)
 
 
+@pytest.mark.parametrize("loss", [margin_loss, spread_loss, MarginLoss()])
+@pytest.mark.parametrize(
+    "make", [small, lambda **_: ConvNet((8, 8, 1), 3, (4,))]
+)
+def test_losses_that_are_functions_and_networks_without_capsules(make, loss):
+    model = make(decoder_units=None)
+    model.compile("sgd", loss, **QUICK)
+    with pytest.raises(ValueError, match="`y` has labels out of range"):
+        model.fit(IMAGES, LABELS + 1, verbose=0)
+
+
+def test_validation_data_by_position():
+    model = compiled(small(), **QUICK)
+    data = tf.data.Dataset.from_tensors((IMAGES, LABELS + 1))
+    with pytest.raises(ValueError, match="`y` has labels out of range"):
+        model.fit(IMAGES, LABELS, 7, 1, 0, None, 0.0, data)
+
+
+def test_errors_of_callbacks_are_their_own():
+    """Although a bad batch is waiting in the pipeline."""
+
+    def stop(*arguments, **options):
+        raise RuntimeError("mine")
+
+    labels = np.concatenate([LABELS, LABELS + 1])
+    data = tf.data.Dataset.from_tensor_slices(
+        (np.concatenate([IMAGES, IMAGES]), labels)
+    )
+    callback = keras.callbacks.LambdaCallback(on_train_batch_end=stop)
+    model = compiled(small(), **QUICK)
+    with pytest.raises(RuntimeError, match="mine"):
+        model.fit(
+            data.batch(7).prefetch(2),
+            callbacks=[callback],
+            shuffle=False,
+            verbose=0,
+        )
+
+
 def test_too_few_classes_are_noticed():
     model = compiled(small(num_classes=2))
     with pytest.raises(ValueError, match="integers from 0 to 1"):
@@ -161,6 +202,28 @@ def test_pixels_up_to_255_are_warned_of(dtype, method):
     model = compiled(small(), **QUICK)
     images = (255 * IMAGES).astype(dtype)
     with pytest.warns(UserWarning, match="Expected pixels from 0 to 1; divide"):
+        METHODS[method](model, images, LABELS)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data")
+@pipelines
+def test_pixels_up_to_255_in_pipelines_are_warned_of_once(kind):
+    model = compiled(small(), **QUICK)
+    data = PIPELINES[kind](255 * IMAGES, LABELS)
+    data = data if isinstance(data, tuple) else (data,)
+    with pytest.warns(UserWarning, match="divide pixels") as found:
+        model.evaluate(*data, verbose=0)
+    assert sum("divide pixels" in str(each.message) for each in found) == 1
+
+
+@pytest.mark.parametrize("factor", [1, 255])
+@methods
+def test_pixels_that_are_no_numbers_are_warned_of(method, factor):
+    model = compiled(small(), **QUICK)
+    images = factor * IMAGES
+    images[3, 2, 2, 0] = np.nan
+    message = "not finite the loss is NaN.* in 1 of 7 images, first in number 3"
+    with pytest.warns(UserWarning, match=message):
         METHODS[method](model, images, LABELS)
 
 

@@ -55,7 +55,7 @@ from keras_capsules import MarginLoss
 
 options = {"reconstruction_weight": 0.05}
 if name in ("ConvNet", "SqueezeExcitationNet"):
-    options = {}
+    options = {"dropout": 0.0} if name == "ConvNet" else {}
 elif name in ("InvertedAttentionCapsNet", "MatrixCapsNet"):
     options["decoder_units"] = (7,)
 with scope():

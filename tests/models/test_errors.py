@@ -232,6 +232,7 @@ def test_a_label_out_of_range_makes_the_loss_nan(units):
     assert np.isnan(float(history["loss"][0]))
 
 
+@pytest.mark.filterwarnings("ignore:With values that are not finite")
 @pytest.mark.parametrize("how", ["call", "predict", "evaluate"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_pixel_that_is_no_number_shows_in_its_own_scores(how, value):
@@ -250,6 +251,7 @@ def test_a_pixel_that_is_no_number_shows_in_its_own_scores(how, value):
     )
 
 
+@pytest.mark.filterwarnings("ignore:With values that are not finite")
 @pytest.mark.parametrize("units", [(6,), None], ids=["decoder", "without"])
 def test_terminate_on_nan_stops(units):
     # TensorFlow's graphs treat NaN unlike its functions, and both must stop.

@@ -90,8 +90,16 @@ def test_pairs_of_poses_and_activations():
         {"target_classes": CLASSES[:, :1]},
         {"target_classes": CLASSES[:, 0]},
         {"targets": TARGETS[:, 0, 0, 0, 0]},
+        {"targets": TARGETS.reshape(7, 2, 4, 16, 1)},
     ],
-    ids=["no images", "no classes", "fewer classes", "one axis", "no objects"],
+    ids=[
+        "no images",
+        "no classes",
+        "fewer classes",
+        "one axis",
+        "no objects",
+        "another shape",
+    ],
 )
 def test_what_does_not_fit(changes):
     model = compiled(small(), **QUICK)
@@ -106,4 +114,11 @@ def test_classes_out_of_range():
     model = compiled(small(), **QUICK)
     labels = {**LABELS, "target_classes": CLASSES + 1}
     with pytest.raises(ValueError, match="`target_classes` has labels out of"):
+        model.fit(IMAGES, labels, verbose=0)
+
+
+def test_the_classes_that_are_present_are_needed():
+    model = compiled(small(), **QUICK)
+    labels = {key: LABELS[key] for key in ("targets", "target_classes")}
+    with pytest.raises(ValueError, match="need the key 'scores'.*Received: "):
         model.fit(IMAGES, labels, verbose=0)

@@ -278,3 +278,19 @@ def test_no_initializer_is_the_default():
         routing_kernel_initializer=None, routing_bias_initializer=None
     )
     assert routing.get_config() == SelfRouting().get_config()
+
+
+def test_three_layers_of_zeros_in_float16():
+    layers = [
+        CapsuleLayer(5, (2, 7), routing="self_routing", dtype="float16")
+        for _ in range(3)
+    ]
+    zeros = np.zeros((2, 3, 2, 4), "float16")
+
+    def stack(poses, activations):
+        for layer in layers:
+            poses, activations = layer((poses, activations))
+        return ops.sum(ops.sin(poses)) + ops.sum(ops.sin(activations))
+
+    slopes = gradient(stack, zeros, zeros[:, :, 0, 0])
+    assert all(np.isfinite(each).all() for each in slopes)
