@@ -30,6 +30,9 @@ class Network(keras.Model):
 
     Layers that are not trainable, and calls of `quantize`, are saved as well.
 
+    A network takes an empty batch where it is called, or predicts, by itself;
+    not as a part of another model, or in a graph of any batch size.
+
     A subclass keeps each argument of its constructor as an attribute of the
     same name, makes a graph of layers, and hands its inputs and outputs on. All
     layers have names of their own, so the paths of weights are the same in
