@@ -85,8 +85,8 @@ class Network(keras.Model):
                 generator as they come. A label that does not fit in another
                 data set makes the loss NaN.
         """
-        signature = inspect.signature(super().fit)
-        given = signature.bind(x, y, *args, **kwargs).arguments
+        bound = inspect.signature(super().fit).bind(x, y, *args, **kwargs)
+        given = bound.arguments
         with checking(self) as check:
             given["x"] = check(x, y)
             validation = given.get("validation_data")
@@ -94,7 +94,7 @@ class Network(keras.Model):
                 check(*validation[:2])
             elif validation is not None:
                 given["validation_data"] = check(validation)
-            return super().fit(**given)
+            return super().fit(*bound.args, **bound.kwargs)
 
     def evaluate(
         self, x: Any = None, y: Any = None, *args: Any, **kwargs: Any
