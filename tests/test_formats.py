@@ -116,19 +116,6 @@ def onnx(model, folder, **options):
     return lambda x: session.run(None, {place.name: x})
 
 
-def int8(model, folder):
-    """LiteRT with weights and activations of 8 bits, where it has operators."""
-    if not (folder / "saved").exists():
-        model.export(folder / "saved", verbose=False)
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder / "saved"))
-    converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    shape = model.inputs[0].shape[1:]
-    converter.representative_dataset = lambda: (
-        [inputs_of(shape, 1 + n)[:1]] for n in range(20)
-    )
-    return interpreted(converter)
-
-
 RUNTIMES = {
     "tensorflow": {"saved_model": saved_model, "litert": litert, "onnx": onnx},
     "jax": {"saved_model": saved_model},
@@ -343,16 +330,3 @@ def test_networks(name, tmp_path):
 def test_networks_of_the_papers_sizes(name, num_classes, tmp_path):
     model = shake(getattr(models, name)(num_classes=num_classes))
     check(model, (28, 28, 1), tmp_path, what=name)
-
-
-@only_tensorflow
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NETWORKS)
-def test_networks_in_8_bits(name, tmp_path):
-    model = shake(getattr(models, name)(**NETWORKS[name]))
-    run = int8(model, tmp_path)
-    for batch in BATCHES:
-        images = inputs_of((28, 28, 1), batch)
-        exact = model.predict(images, verbose=0)
-        (scores,) = run(images)
-        assert np.abs(scores - exact).max() < 0.1
