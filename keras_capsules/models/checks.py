@@ -100,19 +100,18 @@ def _check_labels(network, y):
             for each in losses
         )
     ):
-        labels = batches.unpack(y, network.output_names[0])
+        labels = _as_array(batches.unpack(y, network.output_names[0]))
         shape = tuple(network.output_shape)
         _check_values(labels, shape, "y")
         if spread:
-            check_some_class(_as_array(labels), shape, "y")
+            check_some_class(labels, shape, "y")
     if decoder is not None and objects_of(y, network) is not None:
-        classes = y[TARGET_CLASSES]
+        classes = _as_array(y[TARGET_CLASSES])
         shape = (*classes.shape, network.output_shape[-1])
         _check_values(classes, shape, TARGET_CLASSES)
 
 
 def _check_values(labels, shape, name):
-    labels = _as_array(labels)
     if isinstance(labels, (np.ndarray, list, tuple)):
         check_labels(labels, shape, name)
 

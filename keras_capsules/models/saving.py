@@ -71,9 +71,8 @@ def freeze_layers(network: keras.Model, paths: Sequence[str]) -> None:
         network: A network.
         paths: As `frozen_layers` returns them.
     """
-    for path, layer in _walk(network):
-        if path in paths:
-            layer.trainable = False
+    for layer in layers_at(network, paths):
+        layer.trainable = False
 
 
 def layers_at(network: keras.Model, paths: Sequence[str]) -> list[Any]:
