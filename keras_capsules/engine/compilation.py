@@ -35,6 +35,32 @@ def in_torch() -> bool:
     return keras.backend.backend() == "torch"
 
 
+def by_transposed(rows: Tensor, matrices: Tensor) -> Tensor:
+    """Multiplies rows of numbers by transposed matrices, without copies.
+
+    The products that are its gradients have the same three forms as those of
+    `ops.matmul(rows, matrices)`: a row by a matrix, a row by a transposed
+    matrix, and a transposed row by a row. TensorFlow's graphs must not hold
+    other forms of these products. Two forms that differ only in which vector
+    is transposed are one to oneDNN 3.7.3 (in TensorFlow 2.21). If two threads
+    meet them first at the same time, it writes past the end of a buffer.
+
+    Args:
+        rows: `[..., 1, f]`.
+        matrices: `[..., i, f]`.
+
+    Returns:
+        `[..., 1, i]`.
+    """
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        dtype = keras.backend.result_type(rows.dtype, matrices.dtype)
+        rows, matrices = ops.cast(rows, dtype), ops.cast(matrices, dtype)
+        return tf.matmul(rows, matrices, transpose_b=True)
+    return ops.matmul(rows, ops.swapaxes(matrices, -1, -2))
+
+
 def call_block(
     function: Callable[..., Any],
     block: Mapping[str, Tensor],

@@ -7,6 +7,7 @@ import math
 
 from keras import ops
 
+from keras_capsules.engine.compilation import by_transposed
 from keras_capsules.engine.compilation import in_torch
 from keras_capsules.types import Tensor
 
@@ -52,7 +53,7 @@ def agreement(votes: Tensor, targets: Tensor) -> Tensor:
     """
     if in_torch():
         return ops.sum(votes * targets[:, :, None], axis=3)
-    return ops.squeeze(ops.matmul(votes, targets[..., None]), axis=3)
+    return ops.squeeze(by_transposed(targets[:, :, None], votes), axis=2)
 
 
 def softmax_over_outputs(logits: Tensor, leaky: bool = False) -> Tensor:
