@@ -117,6 +117,27 @@ def test_what_was_moved_aside_is_brought_back(tmp_path):
     assert os.listdir(tmp_path) == ["model"]
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_interrupted_between_two_renames(error, tmp_path, monkeypatch):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "weights").write_text("old")
+    rename, calls = os.replace, []
+
+    def interrupted(*paths):
+        calls.append(paths)
+        if len(calls) == 2:
+            raise error
+        rename(*paths)
+
+    with pytest.raises(error), files.replacing(path) as fresh:
+        fresh.mkdir()
+        (fresh / "weights").write_text("new")
+        monkeypatch.setattr(os, "replace", interrupted)
+    assert (path / "weights").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_two_at_once(tmp_path):
     path = tmp_path / "model"
     both = [endless(path) for _ in range(2)]

@@ -56,9 +56,10 @@ def affine_mnist(
             the images. Defaults to `40`.
         rotation: Number of at least 0, the largest angle in degrees, in either
             direction. Defaults to `20`.
-        shear: Number of at least 0, by which part of the height the width is
+        shear: Number from 0 to 2, by which part of the height the width is
             sheared at most, in either direction. Defaults to `0.2`.
-        scale: Pair of positive numbers, the least and the largest factor.
+        scale: Pair of positive numbers up to 10, the least and the largest
+            factor.
             Defaults to `(0.8, 1.2)`.
         versions: Positive integer, how many of each image. Defaults to `32`.
         seed: Integer from 0 to 2**32. Defaults to `0`.
@@ -81,7 +82,7 @@ def affine_mnist(
     (720, TensorShape([14, 14, 1]))
     """
     rotation = math.radians(check_number(rotation, "rotation", 0, 180))
-    shear = check_number(shear, "shear", 0)
+    shear = check_number(shear, "shear", 0, 2)
     scale = _check_scale(scale)
     versions = check_integer(versions, "versions")
     seed = check_seed(seed)
@@ -183,14 +184,14 @@ def _placed(image, size, seed, index):
 def _check_scale(scale):
     try:
         low, high = (
-            check_number(x, "scale", 0, open_minimum=True) for x in scale
+            check_number(x, "scale", 0, 10, open_minimum=True) for x in scale
         )
     except (TypeError, ValueError):
         low, high = 1.0, 0.0
     if low > high:
         raise ValueError(
             "Invalid value for argument `scale`. Expected two positive "
-            "numbers, the least and the largest factor. "
+            "numbers up to 10, the least and the largest factor. "
             f"Received: scale={scale!r}"
         )
     return low, high

@@ -52,13 +52,15 @@ def by_transposed(rows: Tensor, matrices: Tensor) -> Tensor:
     Returns:
         `[..., 1, i]`.
     """
-    if keras.backend.backend() == "tensorflow":
+    symbolic = any(map(keras.backend.is_keras_tensor, (rows, matrices)))
+    if keras.backend.backend() == "tensorflow" and not symbolic:
         import tensorflow as tf
 
         dtype = keras.backend.result_type(rows.dtype, matrices.dtype)
         rows, matrices = ops.cast(rows, dtype), ops.cast(matrices, dtype)
         return tf.matmul(rows, matrices, transpose_b=True)
-    return ops.matmul(rows, ops.swapaxes(matrices, -1, -2))
+    columns = ops.matmul(matrices, ops.swapaxes(rows, -1, -2))
+    return ops.swapaxes(columns, -1, -2)
 
 
 def call_block(

@@ -180,9 +180,10 @@ class CapsuleLayer(LocatedLayer):
         poses = ops.reshape(poses, (-1, num_inputs, *poses.shape[-2:]))
         if activations is not None:
             activations = ops.reshape(activations, (-1, num_inputs))
-        count = None
+        count = some = None
         if mask is not None:
             mask = ops.reshape(mask, (-1, num_inputs))
+            some = ops.any(mask, axis=1)
             count = ops.cast(mask, at_least_float32(self.compute_dtype))
             count = ops.sum(count, axis=1, keepdims=True)
         routed = self._route(
@@ -192,6 +193,7 @@ class CapsuleLayer(LocatedLayer):
             rank=len(capsules) - 1,
             outputs=outputs,
             num_inputs=count,
+            mask=some,
             training=bool(training),
             return_coupling=return_coupling,
         )

@@ -80,8 +80,8 @@ class ConvCapsules(GridLayer, LocatedLayer):
         # The first input was checked when the layer was built.
         shape = self._check_input_shape(shapes_of(inputs))
         self._check_outputs(outputs, shape[0], self._grid(shape))
+        poses, activations, input_mask = self._split(inputs, mask)
         output_mask = self._mask_of_outputs(mask, shape)
-        poses, activations, mask = self._split(inputs, mask)
         batch, *size = ops.shape(poses)[: 1 + self.rank]
         windows = Windows(size, self.kernel_size, self.strides, self.padding)
         kernel = ops.convert_to_tensor(self.kernel)
@@ -92,9 +92,10 @@ class ConvCapsules(GridLayer, LocatedLayer):
         if activations is not None:
             activations = windows.unfold(activations)
             activations = ops.reshape(activations, (-1, num_inputs))
-        if mask is not None:
-            mask = windows.unfold(ops.cast(mask, "int32"))
-            mask = ops.cast(ops.reshape(mask, (-1, num_inputs)), "bool")
+        if input_mask is not None:
+            input_mask = windows.unfold(ops.cast(input_mask, "int32"))
+            input_mask = ops.reshape(input_mask, (-1, num_inputs))
+            input_mask = ops.cast(input_mask, "bool")
         routed = self._route(
             poses,
             activations,
@@ -107,7 +108,7 @@ class ConvCapsules(GridLayer, LocatedLayer):
             return_coupling=return_coupling,
         )
         axes = (batch, *windows.output_size)
-        return self._outputs(routed, axes, return_coupling, mask)
+        return self._outputs(routed, axes, return_coupling, input_mask)
 
 
 @keras.saving.register_keras_serializable(package="keras_capsules")

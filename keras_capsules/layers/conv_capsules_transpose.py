@@ -153,8 +153,8 @@ class ConvCapsules2DTranspose(GridLayer):
         # The first input was checked when the layer was built.
         shape = self._check_input_shape(shapes_of(inputs))
         self._check_outputs(outputs, shape[0], self._grid(shape))
-        output_mask = self._mask_of_outputs(mask, shape)
         poses, activations, _ = self._split(inputs, mask)
+        output_mask = self._mask_of_outputs(mask, shape)
         batch, *size = ops.shape(poses)[:3]
         grid = self._grid((batch, *size))
         types, rows, dim = poses.shape[3:]

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_capsules.layers.plain import PlainLayer
-from keras_capsules.layers.poses import first_mask
+from keras_capsules.layers.poses import broadcast_mask
 from keras_capsules.layers.poses import fits_pair
 from keras_capsules.layers.poses import is_pair
 from keras_capsules.layers.poses import shapes_of
@@ -77,11 +77,8 @@ class PoseNormalization(PlainLayer):
         # The first pair was checked when the layer was built.
         self._check_input_shape(shapes_of(inputs))
         poses, activations = inputs
-        mask = first_mask(mask)
-        if mask is not None:
-            # Keras adds the last axis.
-            axes = tuple(range(len(mask.shape), len(poses.shape) - 1))
-            mask = ops.expand_dims(mask, axes)
+        # Keras adds the last axis.
+        mask = broadcast_mask(mask, ops.shape(poses)[:-1])
         poses = self.normalization(poses, training=training, mask=mask)
         return poses, activations
 

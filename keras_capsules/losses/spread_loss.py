@@ -191,8 +191,17 @@ def check_some_class(labels: Any, shape: Shape, name: str) -> None:
         given = (*given, 1)  # a single class, which may be present
     if len(given) != len(shape) or given[-1] != shape[-1]:
         return  # integers
-    missing = ~np.any(np.reshape(labels, given), axis=-1)
+    # As the loss sees them: rounding may have made a 0 negative.
+    values = np.reshape(labels, given).astype("float32")
+    missing = ~np.any(values > 0, axis=-1)
     if missing.any():
+        if shape[-1] == 1:
+            raise ValueError(
+                "SpreadLoss compares the activation of the right class with "
+                "those of the others. Expected two classes or more, or "
+                "MarginLoss for a single one. Received: labels for 1 class, "
+                "absent in some examples"
+            )
         first = np.argwhere(missing)[0].tolist()
         raise ValueError(
             f"`{name}` has multi-hot labels without a class. Expected at "

@@ -85,7 +85,10 @@ class Network(keras.Model):
                 generator as they come. A label that does not fit in another
                 data set makes the loss NaN.
         """
-        bound = inspect.signature(super().fit).bind(x, y, *args, **kwargs)
+        try:
+            bound = inspect.signature(super().fit).bind(x, y, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}.fit: {error}") from None
         given = bound.arguments
         with checking(self) as check:
             given["x"] = check(x, y)
@@ -110,6 +113,8 @@ class Network(keras.Model):
         Raises:
             ValueError: As `fit`.
         """
+        if kwargs.get("_use_cached_eval_dataset"):  # called by `fit`
+            return super().evaluate(x, y, *args, **kwargs)
         with checking(self) as check:
             return super().evaluate(check(x, y), y, *args, **kwargs)
 

@@ -15,6 +15,7 @@ from keras_capsules.layers.capsule_mask import CapsuleMask
 from keras_capsules.layers.propagate_nan import PropagateNaN
 from keras_capsules.models import batches
 from keras_capsules.models import graphs
+from keras_capsules.models import saving
 from keras_capsules.models.base import Network
 from keras_capsules.models.base import get_policy
 from keras_capsules.models.parts import output_dtype
@@ -432,8 +433,12 @@ class CapsuleNetwork(Network):
         encoder = keras.Model(inputs, capsules, name="encoder")
         serialize = keras.saving.serialize_keras_object
         decoder = self.decoder
+        # Layers say of themselves, but not of layers that they keep, whether
+        # they are trainable.
+        frozen = saving.frozen_layers(self)
         return {
             **keras.Model.get_config(self),
+            **({"frozen": frozen} if frozen else {}),
             "encoder": serialize(encoder),
             "decoder": decoder if decoder is None else serialize(decoder),
             "reconstruction_weight": self.reconstruction_weight,

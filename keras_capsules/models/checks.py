@@ -23,6 +23,7 @@ from keras_capsules.models.reconstruction import TARGET_CLASSES
 from keras_capsules.models.reconstruction import TARGETS
 from keras_capsules.models.reconstruction import objects_of
 from keras_capsules.utils.labels import check_labels
+from keras_capsules.utils.validation import check_numbers
 
 # Standardized images stay below this, pixels from 0 to 255 do not.
 _MOST = 16.0
@@ -72,6 +73,8 @@ def checking(network: keras.Model) -> Iterator[Callable[..., Any]]:
     try:
         yield check
     except Exception as error:
+        # JAX takes the weights out of a model while it works with them.
+        getattr(network, "jax_state_sync", lambda: None)()
         if found and type(error).__module__.startswith("tensorflow"):
             raise found[0] from None
         raise
@@ -100,13 +103,25 @@ def _check_labels(network, y):
             for each in losses
         )
     ):
-        labels = _as_array(batches.unpack(y, network.output_names[0]))
+        name = network.output_names[0]
+        known = {name, TARGETS, TARGET_CLASSES}
+        if isinstance(y, Mapping) and known.isdisjoint(y):
+            raise ValueError(
+                "Labels in a dictionary have the names of the outputs. "
+                f"Expected {name!r}. Received: `y` with the keys {list(y)}"
+            )
+        labels = _as_array(batches.unpack(y, name))
         shape = tuple(network.output_shape)
         _check_values(labels, shape, "y")
         if spread:
             check_some_class(labels, shape, "y")
     if decoder is not None and objects_of(y, network) is not None:
         classes = _as_array(y[TARGET_CLASSES])
+        if not np.issubdtype(getattr(classes, "dtype", None), np.integer):
+            raise ValueError(
+                f"Expected `{TARGET_CLASSES}` to hold integers. Received: "
+                f"{TARGET_CLASSES} of dtype {classes.dtype}"
+            )
         shape = (*classes.shape, network.output_shape[-1])
         _check_values(classes, shape, TARGET_CLASSES)
 
@@ -116,10 +131,13 @@ def _check_values(labels, shape, name):
         check_labels(labels, shape, name)
 
 
-def _as_array(labels):
-    if keras.ops.is_tensor(labels):
-        return keras.ops.convert_to_numpy(labels)
-    return labels
+def _as_array(values):
+    """Tensors, of whatever backend, and tables as arrays."""
+    if keras.ops.is_tensor(values):
+        return keras.ops.convert_to_numpy(values)
+    if isinstance(values, np.ndarray) or not hasattr(values, "__array__"):
+        return values
+    return np.asarray(values)
 
 
 def _look_at(network, x, y):
@@ -129,6 +147,9 @@ def _look_at(network, x, y):
     for name, values in (("images", images), (TARGETS, _as_array(targets))):
         if not isinstance(values, np.ndarray) or not values.size:
             continue
+        if np.iscomplexobj(values):
+            continue  # refused elsewhere
+        check_numbers(values, name)
         # Of NaN, the largest value is NaN.
         least, most = float(np.min(values)), float(np.max(values))
         if not np.isfinite([least, most]).all():

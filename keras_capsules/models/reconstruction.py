@@ -50,13 +50,19 @@ def objects_of(
     scores = network.output_names[0]
     # Keras also takes images without a last axis of size 1.
     fits = image_shape[2:] == expected or (*image_shape[2:], 1) == expected
-    if len(shape) != 2 or image_shape[1:2] != shape[1:] or not fits:
+    is_some = shape[1:] != (0,)
+    if (
+        len(shape) != 2
+        or image_shape[1:2] != shape[1:]
+        or not (fits and is_some)
+    ):
         raise ValueError(
             f"Expected `{TARGETS}` of shape (batch, objects, "
             f"{', '.join(map(str, expected))}), an image for each object, and "
-            f"`{TARGET_CLASSES}`, integers of shape (batch, objects). "
-            f"Received: {TARGETS} of shape {image_shape}, {TARGET_CLASSES} of "
-            f"shape {shape}"
+            f"`{TARGET_CLASSES}`, integers of shape (batch, objects), both as "
+            "arrays or tensors, of at least one object. "
+            f"Received: {_described(y, TARGETS)}, "
+            f"{_described(y, TARGET_CLASSES)}"
         )
     if scores not in y:
         raise ValueError(
@@ -64,3 +70,12 @@ def objects_of(
             f"classes that are present. Received: labels with keys {list(y)}"
         )
     return [(classes[:, n], images[:, n]) for n in range(shape[1])]
+
+
+def _described(labels, name):
+    if name not in labels:
+        return f"no {name}"
+    value = labels[name]
+    if not hasattr(value, "shape"):
+        return f"{name} of type {type(value).__name__}"
+    return f"{name} of shape {tuple(value.shape)}"

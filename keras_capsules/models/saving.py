@@ -1,7 +1,9 @@
 """What is saved of a network beside its weights."""
 
 import inspect
+from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -105,15 +107,29 @@ def _walk(
         found = {each.name: each for each in layer.layers}
         found.setdefault("decoder", getattr(layer, "decoder", None))
     else:
-        # Layers such as `Bidirectional` keep others as attributes.
+        # Layers such as `Bidirectional` keep others as attributes. `_layers` is
+        # Keras's own list of them.
         found = {}
         for name, value in vars(layer).items():
-            if isinstance(value, (list, tuple)) and not name.startswith("_"):
-                found |= {f"{name}/{n}": each for n, each in enumerate(value)}
-            elif not name.startswith("_"):
-                found[name] = value
+            if name != "_layers":
+                found |= _named(name, value)
     seen |= {id(layer)}
     for name, each in found.items():
         if isinstance(each, keras.layers.Layer) and id(each) not in seen:
+            seen |= {id(each)}
             yield prefix + name, each
             yield from _walk(each, f"{prefix}{name}/", seen)
+
+
+def _named(name: str, value: Any) -> dict[str, Any]:
+    """What an attribute holds, by its name and the place in a collection."""
+    if isinstance(value, Mapping):
+        parts: Iterable[tuple[Any, Any]] = value.items()
+    elif isinstance(value, (list, tuple)):
+        parts = enumerate(value)
+    else:
+        return {name: value}
+    found: dict[str, Any] = {}
+    for key, each in parts:
+        found |= _named(f"{name}/{key}", each)
+    return found

@@ -48,7 +48,8 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[pathlib.Path]:
     still there. (A folder is missing for the moment between two renames. If
     the program is killed just then, the next call for the same path brings it
     back.) Several processes may write to the same path: the last one wins.
-    Leftovers of processes that were killed are removed.
+    Leftovers of processes that were killed are removed. A symbolic link is
+    replaced itself, not the file that it points to.
 
     Args:
         path: The file or folder to make or to replace.
@@ -78,6 +79,7 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[pathlib.Path]:
             raise FileExistsError(errno.EEXIST, "Something is there", str(path))
         _move(fresh, path, scratch, overwrite)
     finally:
+        _bring_back(scratch, path)  # if it was interrupted just then
         shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -107,8 +109,6 @@ def _move(fresh, path, scratch, overwrite):
             taken = error.errno in (errno.ENOTEMPTY, errno.EEXIST)
             # Unless another process was quicker, which is tried again.
             if not taken or attempt == _ATTEMPTS - 1:
-                if old.exists() and not path.exists():
-                    os.replace(old, path)
                 raise
 
 
@@ -121,12 +121,17 @@ def _clear(path):
         match = pattern.fullmatch(scratch.name)
         if not match or _is_running(int(match[1]), match[2]):
             continue
-        for old in sorted(scratch.glob("old/*"), reverse=True):
-            # Unless another process was quicker.
-            with contextlib.suppress(OSError):
-                if not path.exists():
-                    os.replace(old, path)
+        _bring_back(scratch, path)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _bring_back(scratch, path):
+    """Puts an old folder back if there is no new one in its place."""
+    for old in sorted(scratch.glob("old/*"), reverse=True):
+        # Unless another process was quicker.
+        with contextlib.suppress(OSError):
+            if not os.path.lexists(path):
+                os.replace(old, path)
 
 
 def _prefix(path):

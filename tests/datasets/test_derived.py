@@ -312,6 +312,8 @@ def test_invalid_viewpoints():
         ("rotation", -1),
         ("rotation", "20"),
         ("shear", -0.1),
+        ("shear", 1e9),
+        ("scale", (1, 1e9)),
         ("scale", (1.2, 0.8)),
         ("scale", (0, 1)),
         ("scale", 1.0),

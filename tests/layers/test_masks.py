@@ -149,6 +149,30 @@ def test_nothing_but_padding_is_finite(routing):
         assert np.isfinite(numpy(each)).all()
 
 
+def test_examples_that_are_all_padding_are_not_in_the_statistics():
+    def make():
+        keras.utils.set_random_seed(3)
+        layer = CapsuleLayer(
+            NUMBER,
+            OUT_DIM,
+            routing="variational_bayes",
+            share_over_positions=True,
+        )
+        layer.build(((None, LENGTH, DIM), (None, LENGTH)))
+        return layer
+
+    poses = random(4, LENGTH, DIM).astype("float32")
+    activations = np.ones((4, LENGTH), "float32")
+    mask = np.arange(4)[:, None] * np.ones(LENGTH) < 3
+    layer, shorter = make(), make()
+    found = layer((poses, activations), mask=mask, training=True)
+    expected = shorter((poses[:3], activations[:3]), training=True)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(numpy(one)[:3], numpy(other), atol=1e-5)
+    for one, other in zip(layer.weights, shorter.weights, strict=True):
+        np.testing.assert_allclose(numpy(one), numpy(other), atol=1e-5)
+
+
 # Where masks come from.
 
 

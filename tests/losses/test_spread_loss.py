@@ -126,6 +126,16 @@ def test_labels_that_name_no_class_raise(loss):
         loss([[0, 0, 0], [1, 0, 0]], ACTIVATIONS)
 
 
+def test_labels_without_a_class_but_for_rounding():
+    with pytest.raises(ValueError, match="without a class.*1 of 2 examples"):
+        spread_loss([[-0.005, 0, 0], [1, 0, 0]], ACTIVATIONS)
+
+
+def test_an_absent_single_class_raises():
+    with pytest.raises(ValueError, match="Expected two classes or more"):
+        SpreadLoss()([0, 1], [[0.5], [0.5]])
+
+
 @pytest.mark.parametrize("labels", [[0, 3], [[1, 0, 0], [0, 0, 0]]], ids=str)
 def test_a_tensor_that_names_no_class_gives_nan(labels):
     losses = numpy(spread_loss(tensor(labels), ACTIVATIONS))

@@ -167,6 +167,105 @@ def test_too_few_classes_are_noticed():
         model.fit(IMAGES, LABELS, verbose=0)
 
 
+@pytest.mark.parametrize("kind", ["dataset", "generator"])
+def test_a_network_survives_a_bad_batch(kind):
+    model = compiled(small())
+    model.fit(IMAGES, LABELS, verbose=0)
+    before = model.get_weights()
+    labels = LABELS.copy()
+    labels[-1] = 3
+    data = tf.data.Dataset.from_tensor_slices((IMAGES, labels)).batch(2)
+    if kind == "generator":
+        data = iter(data.as_numpy_iterator())
+        data = (batch for batch in data)
+    with pytest.raises(ValueError, match="out of range.*Received"):
+        model.evaluate(data, verbose=0)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old)
+    assert np.isfinite(model.predict(IMAGES, verbose=0)).all()
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax", "other"])
+def test_labels_in_tensors_of_other_backends(backend):
+    if backend == "tensorflow":
+        labels = tf.constant(LABELS + 1)
+    elif backend == "jax":
+        labels = pytest.importorskip("jax.numpy").asarray(LABELS + 1)
+    else:
+
+        class Table:
+            """As those of pandas."""
+
+            shape = LABELS.shape
+            dtype = LABELS.dtype
+
+            def __len__(self):
+                return len(LABELS)
+
+            def __array__(self, dtype=None, copy=None):
+                return LABELS + 1
+
+        labels = Table()
+    with pytest.raises(ValueError, match="out of range.*Received"):
+        compiled(small()).fit(IMAGES, labels, verbose=0)
+
+
+def test_validation_data_are_looked_at_once():
+    model = compiled(small(), **QUICK)
+    with pytest.warns(UserWarning) as warned:
+        model.fit(
+            IMAGES,
+            LABELS,
+            epochs=3,
+            verbose=0,
+            validation_data=(255.0 * IMAGES, LABELS),
+        )
+    assert len([x for x in warned if "Images with" in str(x.message)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"score": LABELS}, r"Expected 'scores'. Received: `y` with .*'score'"),
+        (
+            {
+                "scores": np.eye(3)[LABELS],
+                "targets": np.zeros((7, 2, 8, 8, 1)),
+                "target_classes": np.full((7, 2), 0.5),
+            },
+            "`target_classes` to hold integers. Received: .* float64",
+        ),
+        (
+            {"scores": np.eye(3)[LABELS], "target_classes": [[1, 2]] * 7},
+            "Received: no targets, target_classes of type list",
+        ),
+        (
+            {
+                "scores": np.eye(3)[LABELS],
+                "targets": np.zeros((7, 0, 8, 8, 1)),
+                "target_classes": np.zeros((7, 0), int),
+            },
+            r"of at least one object.*Received.*\(7, 0\)",
+        ),
+    ],
+    ids=["name", "floats", "list", "no objects"],
+)
+def test_dictionaries_of_labels_that_do_not_fit(labels, message):
+    with pytest.raises(ValueError, match=message):
+        compiled(small()).fit(IMAGES, labels, verbose=0)
+
+
+@pytest.mark.parametrize("dtype", ["str", "object"])
+def test_images_that_are_no_numbers_are_refused(dtype):
+    with pytest.raises(ValueError, match="`images`. Expected numbers.*Rec"):
+        compiled(small()).fit(IMAGES.astype(dtype), LABELS, verbose=0)
+
+
+def test_arguments_that_fit_does_not_have():
+    with pytest.raises(TypeError, match=r"CapsNet\.fit: .*'foo'"):
+        compiled(small()).fit(IMAGES, LABELS, foo=1)
+
+
 def test_other_losses_may_have_other_labels():
     model = small(decoder_units=None)
     model.compile("sgd", "mse", **QUICK)
@@ -284,7 +383,10 @@ def test_spread_loss_needs_a_class_in_every_example(num_classes):
     model.compile("sgd", SpreadLoss(), **QUICK)
     labels = np.eye(3)[LABELS][:, :num_classes]
     labels[4] = 0
-    with pytest.raises(ValueError, match="`y` has multi-hot labels without a"):
+    message = "`y` has multi-hot labels without a"
+    if num_classes == 1:
+        message = "Expected two classes or more, or MarginLoss"
+    with pytest.raises(ValueError, match=message):
         model.fit(IMAGES, labels, verbose=0)
 
 

@@ -185,6 +185,58 @@ def test_layers_in_wrappers_stay_frozen(tmp_path):
     ]
 
 
+class Branches(keras.layers.Layer):
+    """Keeps layers in a dictionary and in a private attribute."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.named = {"one": keras.layers.Dense(4), "other": [Dense12()]}
+        self._hidden = keras.layers.Dense(7)
+
+    def build(self, input_shape):
+        self.named["one"].build(input_shape)
+        self._hidden.build((None, 4))
+        self.named["other"][0].build((None, 7))
+
+    def call(self, inputs):
+        x = self._hidden(self.named["one"](inputs))
+        return self.named["other"][0](x)
+
+
+class Dense12(keras.layers.Dense):
+    def __init__(self, units=12, **kwargs):
+        super().__init__(units, **kwargs)
+
+
+def test_layers_in_dictionaries_and_private_attributes_stay_frozen(tmp_path):
+    inputs = keras.Input((4,))
+    branches = Branches(name="branches")
+    x = keras.layers.Reshape((3, 4))(branches(inputs))
+    model = CapsuleNetwork(inputs, CapsuleLayer(3, 4, name="top")(x))
+    branches._hidden.trainable = False
+    branches.named["other"][0].trainable = False
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
+    with keras.saving.custom_object_scope(
+        {"Branches": Branches, "Dense12": Dense12}
+    ):
+        loaded = check_saving(model, x, tmp_path)
+    assert [each.shape for each in loaded.trainable_weights] == [
+        each.shape for each in model.trainable_weights
+    ]
+    assert len(model.trainable_weights) == 4
+
+
+def test_normalizations_of_a_routing_stay_frozen():
+    model = make("MatrixCapsNet", routing="variational_bayes")
+    before = len(model.trainable_weights)
+    for layer in model.layers:
+        for each in getattr(layer, "routing_weights", {}).values():
+            each.trainable = False
+    assert len(model.trainable_weights) < before
+    loaded = type(model).from_config(model.get_config())
+    assert len(loaded.trainable_weights) == len(model.trainable_weights)
+
+
 def test_layers_of_one_name_are_told_apart_in_quantization(tmp_path):
     inputs = keras.Input((4,))
     x = keras.layers.Dense(12, name="hidden")(inputs)
