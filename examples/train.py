@@ -1,0 +1,268 @@
+"""Trains any network on any data set, and writes down how well it does.
+
+    python examples/train.py efficient_capsnet digits
+    python examples/train.py efficient_capsnet mnist --epochs 40 --shift 2 \
+        --rotation 10 --options '{"decoder_units": null}' --test
+
+Killed at any moment and started again with the same command, it goes on from
+the last epoch, to the same result. The best epoch is chosen on a tenth of the
+training images, which are not trained on; `--no-validation` trains on all of
+them and keeps the last epoch. Choose settings without `--test`: it measures the
+test error once, at the end.
+
+The folder `outputs/train/<name>` holds the run: `record.json` (settings,
+errors, curve, versions), the weights of the chosen epoch as `model.weights.h5`,
+the state to go on from, and with `--tensorboard` its logs.
+"""
+
+import argparse
+import json
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+
+import keras
+import tensorflow as tf
+from training import augmentation
+from training import networks
+from training import resumable
+from training import tasks
+
+import keras_capsules
+from keras_capsules.utils import files
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def main(argv=None):
+    arguments = parse(argv)
+    settings = {
+        key: value
+        for key, value in vars(arguments).items()
+        if key not in ("output", "data_dir", "tensorboard", "test", "verbose")
+    }
+    name = arguments.name or f"{arguments.network}-{arguments.task}"
+    folder = files.prepare_folder(pathlib.Path(arguments.output, name))
+    progress = resumable.Progress.of_folder(folder, settings)
+
+    keras.utils.set_random_seed(arguments.seed)
+    keras.config.set_dtype_policy(arguments.dtype)
+    task = tasks.get(
+        arguments.task,
+        arguments.seed,
+        not arguments.no_validation,
+        arguments.data_dir,
+    )
+    model, loss = networks.make(arguments.network, task, arguments.options)
+    steps = task.num_examples // arguments.batch_size
+    if not steps:
+        raise ValueError(
+            "A batch is larger than the data set. Expected at most "
+            f"{task.num_examples}. Received: batch_size={arguments.batch_size}"
+        )
+    compile_model(model, loss, task, arguments, steps * arguments.epochs)
+    resumable.fit(
+        model,
+        lambda first: batches(task, arguments, first, steps),
+        evaluated(task.validation, arguments),
+        progress,
+        folder,
+        epochs=arguments.epochs,
+        steps=steps,
+        patience=arguments.patience,
+        average=bool(arguments.average),
+        callbacks=further_callbacks(arguments, folder),
+    )
+    with files.replacing(folder / "model.weights.h5") as path:
+        model.save_weights(path)
+    record = describe(model, task, progress, arguments)
+    with files.replacing(folder / "record.json") as path:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    print(
+        f"{name}: epoch {record['chosen_epoch']}, "
+        + ", ".join(
+            f"{key.replace('_', ' ')} {record[key]:.2f} %"
+            for key in ("validation_error", "test_error")
+            if key in record
+        )
+        + f"\n{folder / 'record.json'}"
+    )
+    return record
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("network", choices=networks.NAMES)
+    add("task", choices=tasks.NAMES)
+    add("--options", type=json.loads, default={}, help="of the network, JSON")
+    add("--epochs", type=positive, default=10)
+    add("--batch-size", type=positive, default=64)
+    add("--learning-rate", type=float, default=1e-3)
+    add("--warmup", type=float, default=0.0, help="epochs of a rising rate")
+    add("--weight-decay", type=float, default=0.0)
+    add("--average", type=float, default=0.0, help="of weights, such as 0.999")
+    add("--patience", type=positive, help="epochs without a better one")
+    add("--no-validation", action="store_true", help="train on all images")
+    add("--seed", type=int, default=0)
+    add("--dtype", default="float32", help="Keras dtype policy")
+    add("--test", action="store_true", help="measure the test error at the end")
+    add("--name", help="of the folder; by default, of network and task")
+    add("--output", default="outputs/train")
+    add("--data-dir", help="where TensorFlow Datasets looks")
+    add("--tensorboard", action="store_true")
+    for field in augmentation.dataclasses.fields(augmentation.Augmentation):
+        option = f"--{field.name}"
+        if field.type is bool:
+            add(option, action="store_true")
+        else:
+            add(option, type=field.type, default=field.default)
+    return parser.parse_args(argv)
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not positive")
+    return number
+
+
+def compile_model(model, loss, task, arguments, steps):
+    warmup = round(arguments.warmup * steps / arguments.epochs)
+    rate = arguments.learning_rate
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else rate,
+        steps - warmup,
+        warmup_target=rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedule,
+        weight_decay=arguments.weight_decay,
+        use_ema=bool(arguments.average),
+        ema_momentum=arguments.average or 0.99,
+    )
+    # Scales, offsets and biases are not pulled to zero.
+    optimizer.exclude_from_weight_decay(
+        [x for x in model.trainable_variables if len(x.shape) < 2]
+    )
+    model.compile(optimizer, loss, metrics=[task.metric()])
+
+
+def batches(task, arguments, first, steps):
+    """Batches from number `first` on to the end of the training."""
+    size = arguments.batch_size
+    examples = task.train(first * size, steps * arguments.epochs * size)
+    data = examples.batch(size, drop_remainder=True).enumerate(first)
+    changed = augmentation.Augmentation(
+        **{
+            field.name: getattr(arguments, field.name)
+            for field in augmentation.dataclasses.fields(
+                augmentation.Augmentation
+            )
+        }
+    )
+
+    def change(step, example):
+        images, labels = example
+        if isinstance(labels, dict):  # has images of each object
+            return images, labels
+        return changed(images, arguments.seed, step), labels
+
+    return data.map(change, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def evaluated(data, arguments):
+    """Batches to evaluate on."""
+    return data and data.batch(4 * arguments.batch_size).cache().prefetch(1)
+
+
+def further_callbacks(arguments, folder):
+    callbacks = [keras.callbacks.TerminateOnNaN()]
+    if arguments.tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    return callbacks
+
+
+def describe(model, task, progress, arguments):
+    """The record of a run that is complete."""
+    chosen = progress.curve[progress.best_epoch - 1]
+    encoder = getattr(model, "encoder", model)
+    record = {
+        "command": command(sys.argv[1:]),
+        "commit": commit(),
+        "network": arguments.network,
+        "task": arguments.task,
+        "parameters": encoder.count_params(),
+        "parameters_with_decoder": model.count_params(),
+        "seed": arguments.seed,
+        "settings": progress.settings,
+        "epochs": progress.epoch,
+        "chosen_epoch": progress.best_epoch,
+        "seconds": round(progress.seconds, 1),
+        "backend": keras.backend.backend(),
+        "device": keras.distribution.list_devices()[0],
+        "processor": processor(),
+        "versions": {
+            "keras_capsules": keras_capsules.__version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "python": platform.python_version(),
+        },
+        "curve": progress.curve,
+    }
+    if "val_accuracy" in chosen:
+        record["validation_error"] = percent(chosen["val_accuracy"])
+    if arguments.test:
+        found = model.evaluate(
+            evaluated(task.test(), arguments), verbose=0, return_dict=True
+        )
+        record["test_error"] = percent(found["accuracy"])
+        record["test"] = {key: float(x) for key, x in found.items()}
+    return record
+
+
+def command(argv):
+    """The command without the folders of this machine."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--output", "--data-dir"):
+        parser.add_argument(name)
+    _, others = parser.parse_known_args(argv)
+    return shlex.join(["python", "examples/train.py", *others])
+
+
+def percent(accuracy):
+    return round(100 * (1 - float(accuracy)), 4)
+
+
+def commit():
+    """The commit of the code, with a "+" if files differ from it."""
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments], cwd=ROOT, capture_output=True, text=True
+        ).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + "+" * bool(git("status", "--short"))
+    except OSError:
+        return None
+
+
+def processor():
+    """The name of the processor, where it is known."""
+    try:
+        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [x.split(":")[1].strip() for x in lines if "model name" in x]
+    return names[0] if names else platform.processor()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What `train.py` and the benchmarks of trained networks have in common."""

@@ -1,0 +1,118 @@
+"""Random changes of training images, the same for the same seed and step."""
+
+import dataclasses
+import math
+
+import tensorflow as tf
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """How training images are changed; nothing by default."""
+
+    shift: float = 0.0  # pixels, up and down, left and right
+    rotation: float = 0.0  # degrees, in both directions
+    scale: float = 0.0  # 0.1 is from 0.9 to 1.1, for height and width
+    shear: float = 0.0  # part of the height
+    flip: bool = False  # left and right, half of the images
+    erase: int = 0  # pixels of the side of a square that becomes grey
+    brightness: float = 0.0  # 0.1 is from 0.9 to 1.1
+    noise: float = 0.0  # standard deviation
+
+    def __call__(self, images, seed, step):
+        """Changes a batch of images.
+
+        Args:
+            images: `(batch, height, width, channels)`, from 0 to 1.
+            seed: Integer.
+            step: Integer tensor, the number of the batch.
+
+        Returns:
+            Images of the same shape, from 0 to 1.
+        """
+        draw = _Draws(tf.shape(images)[0], seed, step)
+        if self.flip:
+            is_flipped = draw.uniform() < 0
+            images = tf.where(
+                is_flipped[:, None, None, None], images[:, :, ::-1], images
+            )
+        if self.shift or self.rotation or self.scale or self.shear:
+            images = self._moved(images, draw)
+        if self.erase:
+            images = self._erased(images, draw)
+        if self.brightness:
+            factors = 1 + self.brightness * draw.uniform()
+            images = images * factors[:, None, None, None]
+        if self.noise:
+            images = images + self.noise * draw.normal(images.shape[1:])
+        return tf.clip_by_value(images, 0.0, 1.0)
+
+    def _moved(self, images, draw):
+        height, width = images.shape[1:3]
+        angle = math.radians(self.rotation) * draw.uniform()
+        slant = self.shear * draw.uniform()
+        tall = 1 + self.scale * draw.uniform()
+        wide = 1 + self.scale * draw.uniform()
+        right, down = self.shift * draw.uniform(), self.shift * draw.uniform()
+        sine, cosine = tf.sin(angle), tf.cos(angle)
+        # Where a pixel of the result is in the image: its row of `xs`, `ys`.
+        xs = [cosine / wide, (sine + slant) / tall]
+        ys = [-sine / wide, cosine / tall]
+        middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+        offset_x, offset_y = middle_x + right, middle_y + down
+        transforms = tf.stack(
+            [
+                *xs,
+                middle_x - xs[0] * offset_x - xs[1] * offset_y,
+                *ys,
+                middle_y - ys[0] * offset_x - ys[1] * offset_y,
+                tf.zeros_like(angle),
+                tf.zeros_like(angle),
+            ],
+            axis=1,
+        )
+        return tf.raw_ops.ImageProjectiveTransformV3(
+            images=images,
+            transforms=transforms,
+            output_shape=[height, width],
+            fill_value=0.0,
+            interpolation="BILINEAR",
+            fill_mode="CONSTANT",
+        )
+
+    def _erased(self, images, draw):
+        height, width = images.shape[1:3]
+        hidden = [
+            tf.abs(tf.range(size, dtype="float32") - place[:, None])
+            < self.erase / 2
+            for size, place in (
+                (height, (draw.uniform() + 1) / 2 * height),
+                (width, (draw.uniform() + 1) / 2 * width),
+            )
+        ]
+        hidden = hidden[0][:, :, None] & hidden[1][:, None, :]
+        return tf.where(hidden[..., None], 0.5, images)
+
+
+class _Draws:
+    """Random numbers of a batch, one draw after the other."""
+
+    def __init__(self, number, seed, step):
+        self.number, self.seed, self.step, self.count = number, seed, step, 0
+
+    def uniform(self):
+        """One number from -1 to 1 for each image."""
+        return tf.random.stateless_uniform([self.number], self._next(), -1, 1)
+
+    def normal(self, shape):
+        """Numbers of a shape for each image."""
+        return tf.random.stateless_normal([self.number, *shape], self._next())
+
+    def _next(self):
+        self.count += 1
+        return tf.stack(
+            [
+                tf.constant(self.seed * 1000 + self.count, "int64"),
+                tf.cast(self.step, "int64"),
+            ]
+        )

@@ -1,0 +1,197 @@
+"""Training that goes on where it was killed, to the same result."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+import time
+
+import keras
+import numpy as np
+
+from keras_capsules.utils import files
+
+PROGRESS = "progress.json"
+
+
+@dataclasses.dataclass
+class Progress:
+    """What is known of a run after an epoch."""
+
+    settings: dict
+    epoch: int = 0  # how many are done
+    seconds: float = 0.0
+    best_epoch: int = 0
+    curve: list[dict] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of_folder(cls, folder, settings):
+        """Reads the progress of a run with these settings, or begins one."""
+        path = pathlib.Path(folder, PROGRESS)
+        if not path.exists():
+            return cls(settings)
+        progress = cls(**json.loads(path.read_text()))
+        if progress.settings != json.loads(json.dumps(settings)):
+            raise ValueError(
+                f"There is a run of other settings in {folder}: remove it, or "
+                "choose another folder. Expected "
+                f"{progress.settings}. Received: settings={settings}"
+            )
+        return progress
+
+    def write(self, folder):
+        with files.replacing(pathlib.Path(folder, PROGRESS)) as path:
+            path.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+
+
+def fit(
+    model,
+    examples,
+    validation,
+    progress,
+    folder,
+    *,
+    epochs,
+    steps,
+    patience=None,
+    average=False,
+    callbacks=(),
+):
+    """Trains a compiled model, from the last epoch that was saved.
+
+    At the end, the model has the weights of the best epoch on the validation
+    split, or of the last epoch if there is none.
+
+    Args:
+        model: A built, compiled model.
+        examples: Function of the number of the first batch. It returns an
+            unlimited `tf.data.Dataset` of batches.
+        validation: Batches to choose the best epoch by, or `None`.
+        progress: A `Progress`, which is brought up to date.
+        folder: The folder of the run.
+        epochs: Integer.
+        steps: Integer, the batches of an epoch.
+        patience: Integer, after how many epochs that are not better to stop;
+            or `None`.
+        average: Boolean, whether the optimizer averages weights. Then these
+            are the weights that are validated and kept.
+        callbacks: Further callbacks.
+    """
+    folder = pathlib.Path(folder)
+    model.optimizer.build(model.trainable_variables)
+    keeper = _Keeper(model, validation, progress, folder, patience, average)
+    if progress.epoch:
+        _read(_state_of(folder, progress.epoch), _state(model))
+    else:
+        keeper.save_state()  # so that a full disk is noticed now
+    if progress.epoch < epochs and not keeper.is_over():
+        model.fit(
+            examples(progress.epoch * steps),
+            initial_epoch=progress.epoch,
+            epochs=epochs,
+            steps_per_epoch=steps,
+            callbacks=[keeper, *callbacks],
+        )
+    _read(_weights_of(folder, progress.best_epoch), model.variables)
+
+
+class _Keeper(keras.callbacks.Callback):
+    """Validates, and keeps what a later run needs, after each epoch."""
+
+    def __init__(self, model, validation, progress, folder, patience, average):
+        super().__init__()
+        self.trained = model
+        self.validation = validation
+        self.progress = progress
+        self.folder = folder
+        self.patience = patience
+        self.average = average
+        self.started = time.monotonic()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.started = time.monotonic()
+
+    def on_epoch_end(self, epoch, logs=None):
+        progress, model = self.progress, self.trained
+        logs = {} if logs is None else logs
+        progress.epoch = epoch + 1
+        _write(_state_of(self.folder, epoch + 1), _state(model))
+        with _averaged(model) if self.average else contextlib.nullcontext():
+            if self.validation is not None:
+                found = model.evaluate(
+                    self.validation, verbose=0, return_dict=True
+                )
+                logs.update({f"val_{key}": x for key, x in found.items()})
+            progress.curve.append({key: float(x) for key, x in logs.items()})
+            if self._is_best():
+                progress.best_epoch = epoch + 1
+                _write(_weights_of(self.folder, epoch + 1), model.variables)
+        progress.seconds += time.monotonic() - self.started
+        # From now on, a later run goes on from here.
+        progress.write(self.folder)
+        self._tidy()
+        if self.is_over():
+            model.stop_training = True
+
+    def save_state(self):
+        _write(_state_of(self.folder, 0), _state(self.trained))
+        self.progress.write(self.folder)
+
+    def is_over(self):
+        """Whether the last epochs were not better."""
+        if self.patience is None or self.validation is None:
+            return False
+        return self.progress.epoch - self.progress.best_epoch >= self.patience
+
+    def _is_best(self):
+        if self.validation is None:
+            return True
+        *earlier, last = (each["val_accuracy"] for each in self.progress.curve)
+        return all(last > each for each in earlier)
+
+    def _tidy(self):
+        needed = {
+            _state_of(self.folder, self.progress.epoch),
+            _weights_of(self.folder, self.progress.best_epoch),
+        }
+        for path in self.folder.glob("*.npz"):
+            if path not in needed:
+                path.unlink()
+
+
+def _state_of(folder, epoch):
+    return folder / f"state-{epoch:04}.npz"
+
+
+def _weights_of(folder, epoch):
+    return folder / f"weights-{epoch:04}.npz"
+
+
+def _state(model):
+    """All that training changes, in the order in which it was made."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _write(path, variables):
+    arrays = map(keras.ops.convert_to_numpy, variables)
+    with files.replacing(path) as fresh, open(fresh, "wb") as file:
+        np.savez(file, *arrays)
+
+
+def _read(path, variables):
+    with np.load(path, allow_pickle=False) as arrays:
+        for variable, name in zip(variables, arrays.files, strict=True):
+            variable.assign(arrays[name])
+
+
+@contextlib.contextmanager
+def _averaged(model):
+    """The model with the averages of its weights."""
+    variables = model.trainable_variables
+    weights = [keras.ops.convert_to_numpy(each) for each in variables]
+    model.optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, weights, strict=True):
+            variable.assign(value)

@@ -1,0 +1,197 @@
+"""`examples/train.py`: every option, and runs that are killed."""
+
+import importlib
+import json
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+SMALL = {
+    "filters": [7, 11, 13],
+    "num_primary_capsules": 5,
+    "decoder_units": [17],
+    "reconstruction_weight": 0.006,
+}
+# Everything that has a state: averages, a schedule, an order, random changes.
+COMMAND = [
+    *("efficient_capsnet", "digits", "--options", json.dumps(SMALL)),
+    *("--epochs", "5", "--batch-size", "61", "--learning-rate", "0.005"),
+    *("--average", "0.9", "--warmup", "1", "--shift", "1", "--rotation", "9"),
+    *("--noise", "0.1", "--seed", "3", "--test"),
+]
+
+
+@pytest.fixture
+def train(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("train")
+
+
+def start(folder):
+    return subprocess.Popen(
+        [sys.executable, EXAMPLES / "train.py", *COMMAND, "--output", folder],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+
+
+def results_of(folder):
+    (folder,) = folder.iterdir()
+    record = json.loads((folder / "record.json").read_text())
+    weights = sorted(folder.glob("weights-*.npz"))
+    with np.load(*weights) as arrays:
+        return record, [arrays[name] for name in arrays.files]
+
+
+def test_an_augmentation_moves_images_as_it_says(monkeypatch):
+    """Seen in where single pixels go, and that nothing of them is lost."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    augmentation = importlib.import_module("training.augmentation")
+    images = np.zeros((13, 11, 11, 1), "float32")
+    images[:, 5, 5] = 1.0
+    change = augmentation.Augmentation(shift=3)
+    once = np.asarray(change(images, 1, 7))
+    np.testing.assert_array_equal(once, np.asarray(change(images, 1, 7)))
+    assert not np.allclose(once, np.asarray(change(images, 2, 7)))
+    assert not np.allclose(once, np.asarray(change(images, 1, 8)))
+    rows, columns = np.mgrid[:11, :11]
+    mass = once[..., 0].sum(axis=(1, 2))
+    np.testing.assert_allclose(mass, 1.0, atol=1e-5)
+    down = (once[..., 0] * rows).sum(axis=(1, 2)) - 5
+    right = (once[..., 0] * columns).sum(axis=(1, 2)) - 5
+    for each in (down, right):
+        assert np.abs(each).max() <= 3
+        assert each.min() < -1
+        assert each.max() > 1
+    # The middle stays where it is.
+    for option in ({"rotation": 30}, {"scale": 0.3}, {"shear": 0.3}):
+        turned = augmentation.Augmentation(**option)(images, 1, 7)
+        np.testing.assert_allclose(turned[:, 5, 5], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("flip", True), ("erase", 4), ("brightness", 0.5), ("noise", 0.1)],
+)
+def test_other_augmentations(monkeypatch, option, value):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    augmentation = importlib.import_module("training.augmentation")
+    numbers = np.random.default_rng(3)
+    images = numbers.uniform(0.1, 0.6, (17, 9, 9, 2)).astype("float32")
+    found = np.asarray(
+        augmentation.Augmentation(**{option: value})(images, 0, 0)
+    )
+    assert found.min() >= 0
+    assert found.max() <= 1
+    changed = ~np.isclose(found, images).all(axis=-1)
+    share = changed.mean(axis=(1, 2))
+    if option == "flip":
+        flipped = share > 0
+        assert 3 < flipped.sum() < 14
+        np.testing.assert_array_equal(found[flipped], images[flipped, :, ::-1])
+    elif option == "erase":
+        assert np.all(found[changed] == 0.5)
+        assert (share * 81 <= 25).all()
+        assert (share > 0).all()
+    else:
+        assert (share > 0.9).all()
+    if option == "brightness":
+        ratios = found / images
+        flat = ratios.reshape(17, -1)
+        clipped = (found == 1).reshape(17, -1)
+        for one, cut in zip(flat, clipped, strict=True):
+            assert np.ptp(one[~cut]) < 1e-4
+            assert 0.5 <= one[~cut][0] <= 1.5
+
+
+def test_every_pass_has_every_example_once(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    tasks = importlib.import_module("training.tasks")
+    task = tasks.get("digits", seed=5)
+    number = task.num_examples
+    assert number == 1293
+    both = list(task.train(0, 2 * number).as_numpy_iterator())
+    passes = [
+        np.array([image.tobytes() for image, _ in part])
+        for part in (both[:number], both[number:])
+    ]
+    assert sorted(passes[0]) == sorted(passes[1])
+    assert (passes[0] != passes[1]).mean() > 0.9
+    # From anywhere, as it would have gone on.
+    later = list(task.train(number + 7, number + 9).as_numpy_iterator())
+    for (one, _), (other, _) in zip(later, both[number + 7 :][:2], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert len(tasks.get("digits", validated=False).train(0, 9)) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--batch-size", "2000"], "Expected at most 1293. Received: batch_si"),
+        (["--options", '{"filters": 0}'], "`filters`.*Received"),
+    ],
+)
+def test_errors_before_training(train, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        train.main([*COMMAND[:2], *arguments, "--output", str(tmp_path)])
+
+
+def test_a_folder_with_another_run(train, tmp_path):
+    resumable = importlib.import_module("training.resumable")
+    resumable.Progress({"epochs": 3}).write(tmp_path)
+    assert resumable.Progress.of_folder(tmp_path, {"epochs": 3}).epoch == 0
+    with pytest.raises(ValueError, match="run of other settings.*Received"):
+        resumable.Progress.of_folder(tmp_path, {"epochs": 4})
+
+
+def test_the_command_without_folders(train):
+    argv = ["capsnet", "mnist", "--output", "/x", "--data-dir=/y", "--test"]
+    assert (
+        train.command(argv) == "python examples/train.py capsnet mnist --test"
+    )
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_with_the_same_result(tmp_path):
+    finish(start(tmp_path / "whole"))
+    record, weights = results_of(tmp_path / "whole")
+    numbers = random.Random(3)
+    kills = 0
+    for epoch in range(3):
+        process = start(tmp_path / "killed")
+        progress = (
+            tmp_path / "killed/efficient_capsnet-digits" / "progress.json"
+        )
+        while not (
+            progress.exists()
+            and json.loads(progress.read_text())["epoch"] >= epoch + 1
+        ):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.01)
+        time.sleep(numbers.uniform(0, 0.3))  # somewhere in the next epoch
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    assert kills == 3
+    finish(start(tmp_path / "killed"))
+    again, same = results_of(tmp_path / "killed")
+    for one, other in zip(weights, same, strict=True):
+        np.testing.assert_array_equal(one, other)
+    for key in record.keys() - {"seconds"}:
+        assert record[key] == again[key], key
+    # Nothing is left of what was being written.
+    names = {x.name for x in (tmp_path / "killed").glob("*/*")}
+    assert names == {x.name for x in (tmp_path / "whole").glob("*/*")}
