@@ -1,5 +1,6 @@
 """The network that showed how few parameters capsules need."""
 
+import os
 from collections.abc import Sequence
 from typing import Any
 from typing import Self
@@ -10,6 +11,7 @@ from keras_capsules import routing as routings
 from keras_capsules.layers.primary_capsules import PrimaryCapsules
 from keras_capsules.models import decoders
 from keras_capsules.models import parts
+from keras_capsules.models import published
 from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.types import ActivationLike
@@ -239,6 +241,26 @@ class EfficientCapsNet(CapsuleNetwork):
             "decoder_filters": (64, 128, 128),
         }
         return cls(**{**options, **kwargs})
+
+    def load_published_weights(self, path: str | os.PathLike[str]) -> None:
+        """Loads weights that the authors published.
+
+        The files are those of <https://github.com/EscVM/Efficient-CapsNet>:
+        `efficient_capsnet_MNIST.h5` for `EfficientCapsNet()`,
+        `efficient_capsnet_MULTIMNIST.h5` for `EfficientCapsNet.multi_mnist()`
+        and `efficient_capsnet_SMALLNORB.h5` for
+        `EfficientCapsNet.small_norb()`. A network without a decoder
+        (`decoder_units=None`) takes the weights of the encoder alone.
+
+        Args:
+            path: The file.
+
+        Raises:
+            ValueError: If it is no such file, or its weights do not fit. The
+                network then keeps its own.
+            OSError: If there is no such file.
+        """
+        published.load_efficient_capsnet(self, path)
 
     def _default_strides(self, number):
         strides = [1] * number
