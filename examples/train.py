@@ -114,7 +114,7 @@ def parse(argv):
     add("--test", action="store_true", help="measure the test error at the end")
     add("--name", help="of the folder; by default, of network and task")
     add("--output", default="outputs/train")
-    add("--data-dir", help="where TensorFlow Datasets looks")
+    add("--data-dir", help="where TensorFlow Datasets looks; COIL-20's file")
     add("--tensorboard", action="store_true")
     for field in augmentation.dataclasses.fields(augmentation.Augmentation):
         option = f"--{field.name}"

@@ -44,7 +44,7 @@ def get(name, seed=0, validated=True, data_dir=None):
         seed: Integer, for the order of the examples and what is made of them.
         validated: Boolean, whether a tenth of the training images is kept out
             to validate on.
-        data_dir: Where TensorFlow Datasets looks.
+        data_dir: Where TensorFlow Datasets looks; the file of COIL-20.
     """
     return _MAKERS.get(name, _of_one_object)(name, seed, validated, data_dir)
 
@@ -123,7 +123,30 @@ def _of_other_viewpoints(name, seed, validated, data_dir):
     )
 
 
+def _of_all_sides(name, seed, validated, data_dir):
+    if validated:
+        raise ValueError(
+            "COIL-20 has 8 images of each object to train on, too few to "
+            "validate with. Expected --no-validation. Received: validated=True"
+        )
+    images, labels = (
+        each.numpy()
+        for each in datasets.coil20(data_dir, "train", image_size=32)
+        .batch(160)
+        .get_single_element()
+    )
+    return Task(
+        (32, 32, 1),
+        20,
+        len(images),
+        _in_random_order(images, labels, seed),
+        None,
+        lambda: datasets.coil20(data_dir, "test", image_size=32),
+    )
+
+
 _MAKERS = {
+    "coil20": _of_all_sides,
     "multi_mnist": _of_two_digits,
     "affine_mnist": _of_other_viewpoints,
 }
