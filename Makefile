@@ -8,7 +8,7 @@ BACKEND ?= tensorflow
 # Hides the messages that TensorFlow prints when it is imported.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-tensorflow test-jax test-torch test-slow fuzz lint format benchmark networks clean
+.PHONY: help demo test test-tensorflow test-jax test-torch test-slow fuzz lint format benchmark networks results clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
@@ -20,6 +20,7 @@ help:
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
 	@echo "make networks   train all networks, into benchmarks/results"
+	@echo "make results    tables of trained networks, into docs/evidence.md"
 	@echo "make clean      remove environments and what the examples wrote"
 
 demo: .venv/ready
@@ -60,6 +61,9 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/memory.py $(addprefix --baseline=,$(BASELINE))
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/network.py $(addprefix --baseline=,$(BASELINE))
+
+results: .venv/ready
+	$(BIN)/python benchmarks/evidence.py
 
 networks: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/networks.py

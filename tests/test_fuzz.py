@@ -433,7 +433,8 @@ FAULTS = {
 
 
 # An assertion of a law, or an error of a layer.
-WRONG = AssertionError, ValueError, RuntimeError, tf.errors.OpError
+# A warning that no test expects is an error.
+WRONG = AssertionError, ValueError, RuntimeError, UserWarning, tf.errors.OpError
 
 
 def search(check, *strategies, **options):

@@ -1,0 +1,208 @@
+"""Tables and pictures of the networks that `examples/train.py` trained.
+
+    python benchmarks/evidence.py              # or: make results
+
+Reads the records in `benchmarks/results/runs` and refuses those whose code is
+not in the history of this repository, because nobody could repeat them. Writes
+the tables between the marks in `docs/evidence.md`, and the pictures beside it.
+"""
+
+import argparse
+import collections
+import json
+import math
+import pathlib
+import re
+import statistics
+import subprocess
+
+import harness
+from matplotlib import pyplot as plt
+
+ROOT = harness.ROOT
+RUNS = harness.RESULTS / "runs"
+PAGE = ROOT / "docs" / "evidence.md"
+
+# What others published, by task. Percent of the test images.
+PUBLISHED = {
+    "mnist": [
+        ("EfficientCapsNet (Mazzia et al., 2021)", 161_824, 0.26),
+        ("their CNN of that size, mean of several", None, 0.44),
+        ("CapsNet (Sabour et al., 2017)", 6_800_000, 0.25),
+    ],
+    "fashion_mnist": [
+        ("variational Bayes (Ribeiro et al., 2020)", 172_000, 5.2),
+        ("DeepCaps (Rajasegaran et al., 2019)", 8_400_000, 5.3),
+    ],
+    "multi_mnist": [
+        ("CapsNet (Sabour et al., 2017)", 11_000_000, 5.2),
+        ("their CNN", None, 8.1),
+    ],
+    "affine_mnist": [
+        ("CapsNet (Sabour et al., 2017)", None, 21.0),
+        ("their CNN", None, 34.0),
+        ("affine capsules (Gu and Tresp, 2020)", None, 6.8),
+    ],
+    "cifar10": [
+        ("variational Bayes (Ribeiro et al., 2020)", 323_000, 11.2),
+        ("ResNet-20 (He et al., 2016)", 270_000, 8.3),
+    ],
+}
+NOTES = {
+    "affine_mnist": "The test images are made anew by the published recipe; "
+    "the published figures are of the published files.",
+    "cifar10": "Ours are trained and tested on a JPEG copy of the images, "
+    "which costs a small CNN about a point; the published figures are of the "
+    "original files.",
+    "multi_mnist": "The test images are pairs that we made by the published "
+    "recipe.",
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--runs", type=pathlib.Path, default=RUNS)
+    parser.add_argument("--page", type=pathlib.Path, default=PAGE)
+    arguments = parser.parse_args()
+    groups = grouped(read(arguments.runs))
+    text = arguments.page.read_text()
+    for task in {task for task, _ in groups}:
+        found = {name: runs for (t, name), runs in groups.items() if t == task}
+        text = put(text, task, table(task, found))
+    arguments.page.write_text(text)
+    draw(groups, arguments.page.parent)
+
+
+def read(folder):
+    """The records of a folder, if others could repeat them.
+
+    Raises:
+        ValueError: If the code of a record is not in the history.
+    """
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        record = json.loads(path.read_text())
+        if not is_in_history(record["commit"]):
+            raise ValueError(
+                "A record is of code that is not in the history, so nobody "
+                "could repeat it. Expected a commit without changes. Received: "
+                f"{path.name} with commit={record['commit']!r}"
+            )
+        records.append({**record, "name": path.stem})
+    return records
+
+
+def is_in_history(commit):
+    """Whether a commit is the present one, or one before it."""
+    if not re.fullmatch("[0-9a-f]{40}", commit or ""):
+        return False
+    command = ["git", "merge-base", "--is-ancestor", commit, "HEAD"]
+    return not subprocess.run(command, cwd=ROOT, capture_output=True).returncode
+
+
+def grouped(records):
+    """Records of the same settings, but for the seed, by task and name."""
+    groups = collections.defaultdict(list)
+    for record in records:
+        name = re.sub(r"-seed\d+$", "", record["name"])
+        groups[record["task"], name].append(record)
+    return dict(groups)
+
+
+def table(task, groups):
+    """The table of a task, in Markdown."""
+    lines = [
+        "| network | parameters | with decoder | test error, % | "
+        "validation error, % | seeds | epochs | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, runs in sorted(groups.items(), key=lambda item: error(item[1])):
+        first = runs[0]
+        cells = [
+            f"[{name}](../benchmarks/results/runs/{first['name']}.json)",
+            f"{first['parameters']:,}",
+            f"{first['parameters_with_decoder']:,}",
+            spread([run.get("test_error") for run in runs]),
+            spread([run.get("validation_error") for run in runs]),
+            ", ".join(str(run["seed"]) for run in runs),
+            ", ".join(str(run["epochs"]) for run in runs),
+            f"{statistics.mean(run['seconds'] for run in runs) / 60:.0f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    for name, parameters, percent in PUBLISHED.get(task, ()):
+        size = "–" if parameters is None else f"{parameters:,}"
+        lines.append(
+            f"| *published:* {name} | {size} | – | {percent} | – | – | – | – |"
+        )
+    if task in NOTES:
+        lines += ["", NOTES[task]]
+    return "\n".join(lines)
+
+
+def error(runs):
+    """The mean test error; infinite if there is none."""
+    errors = [run["test_error"] for run in runs if "test_error" in run]
+    return statistics.mean(errors) if errors else math.inf
+
+
+def spread(errors):
+    """Mean and standard deviation of what was measured."""
+    errors = [each for each in errors if each is not None]
+    if not errors:
+        return "–"
+    if len(errors) == 1:
+        return f"{errors[0]:.2f}"
+    return f"{statistics.mean(errors):.2f} ± {statistics.stdev(errors):.2f}"
+
+
+def put(text, task, content):
+    """The text with other content between two marks."""
+    begin, end = f"<!-- {task} -->", f"<!-- end of {task} -->"
+    pattern = f"{re.escape(begin)}.*?{re.escape(end)}"
+    if not re.search(pattern, text, re.DOTALL):
+        raise ValueError(
+            f"The page has no place for the task {task!r}. Expected {begin} "
+            f"and {end}. Received: a text of {len(text)} characters"
+        )
+    made = f"{begin}\n\n{content}\n\n{end}"
+    return re.sub(pattern, lambda _: made, text, flags=re.DOTALL)
+
+
+def draw(groups, folder):
+    """Draws test errors against the number of parameters."""
+    tasks = sorted({task for task, _ in groups})
+    figure, axes = plt.subplots(
+        1,
+        len(tasks),
+        figsize=(4.5 * len(tasks), 4),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, task in zip(axes[0], tasks, strict=True):
+        families = collections.defaultdict(list)
+        for (of_task, _), runs in groups.items():
+            if of_task == task and math.isfinite(error(runs)):
+                point = runs[0]["parameters"], error(runs)
+                families[runs[0]["network"]].append(point)
+        for name, points in sorted(families.items()):
+            axis.plot(*zip(*sorted(points), strict=True), "o-", label=name)
+        for name, parameters, percent in PUBLISHED.get(task, ()):
+            if parameters:
+                axis.plot(parameters, percent, "kx")
+                axis.annotate(name, (parameters, percent), fontsize="x-small")
+        axis.set(
+            title=task,
+            xlabel="parameters",
+            ylabel="test error, %",
+            xscale="log",
+        )
+        if families:
+            axis.legend(fontsize="small")
+    harness.save(figure, "evidence", folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""`make results`: tables of records, and none of code that nobody has."""
+
+import importlib
+import json
+import pathlib
+import subprocess
+
+import pytest
+
+from tests.helpers.testing import on_one_backend
+
+ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = on_one_backend
+
+
+@pytest.fixture
+def evidence(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("evidence")
+
+
+def head():
+    command = ["git", "rev-parse", "HEAD"]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if run.returncode:
+        pytest.skip("not in a repository")
+    return run.stdout.strip()
+
+
+def record(**changes):
+    return {
+        "commit": head(),
+        "network": "conv_net",
+        "task": "mnist",
+        "parameters": 1234,
+        "parameters_with_decoder": 5678,
+        "seed": 0,
+        "epochs": 3,
+        "seconds": 90.0,
+        "test_error": 0.5,
+        "validation_error": 0.4,
+    } | changes
+
+
+def write(folder, **records):
+    for name, each in records.items():
+        name = name.replace("_", "-")
+        (folder / f"{name}.json").write_text(json.dumps(each))
+
+
+def test_the_mean_of_seeds_beside_what_is_published(evidence, tmp_path):
+    write(
+        tmp_path,
+        small_seed0=record(),
+        small_seed1=record(seed=1, test_error=0.7, validation_error=0.6),
+        large=record(test_error=0.3, parameters=99999),
+    )
+    groups = evidence.grouped(evidence.read(tmp_path))
+    lines = evidence.table("mnist", {n: r for (_, n), r in groups.items()})
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in lines.splitlines()[2:]
+    ]
+    assert rows[0][0].startswith("[large](") and rows[0][3] == "0.30"
+    assert rows[1][0] == "[small](../benchmarks/results/runs/small-seed0.json)"
+    assert rows[1][1:] == [
+        *("1,234", "5,678", "0.60 ± 0.14", "0.50 ± 0.14", "0, 1", "3, 3", "2")
+    ]
+    assert rows[2][0].startswith("*published:*")
+
+
+@pytest.mark.parametrize("commit", ["0" * 40, "+", None, "HEAD"])
+def test_code_that_nobody_has(evidence, tmp_path, commit):
+    commit = head() + "+" if commit == "+" else commit
+    write(tmp_path, one=record(commit=commit))
+    with pytest.raises(ValueError, match="not in the history.*Rec.*one.json"):
+        evidence.read(tmp_path)
+
+
+def test_page_and_picture(evidence, tmp_path, monkeypatch):
+    page, runs = tmp_path / "evidence.md", tmp_path / "runs"
+    runs.mkdir()
+    page.write_text((ROOT / "docs" / "evidence.md").read_text())
+    write(runs, one=record(), other=record(task="coil20", seed=3))
+    for _ in range(2):  # and again
+        monkeypatch.setattr(
+            "sys.argv", ["evidence", "--runs", str(runs), "--page", str(page)]
+        )
+        evidence.main()
+        text = page.read_text()
+        assert text.count("| [one](") == 1
+        assert text.count("| [other](") == 1
+    assert (tmp_path / "evidence.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="no place for the task 'mnist'.*Rec"):
+        evidence.put("# Nothing", "mnist", "table")
+
+
+def test_records_that_are_kept_can_be_repeated(evidence):
+    head()
+    for each in evidence.read(evidence.RUNS):
+        assert "/" not in each["command"].replace("examples/train.py", "")
