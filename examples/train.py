@@ -46,6 +46,7 @@ def main(argv=None):
     name = arguments.name or f"{arguments.network}-{arguments.task}"
     folder = files.prepare_folder(pathlib.Path(arguments.output, name))
     progress = resumable.Progress.of_folder(folder, settings)
+    progress.commits = list(dict.fromkeys([*progress.commits, commit()]))
 
     keras.utils.set_random_seed(arguments.seed)
     keras.config.set_dtype_policy(arguments.dtype)
@@ -195,7 +196,7 @@ def describe(model, task, progress, arguments):
     encoder = getattr(model, "encoder", model)
     record = {
         "command": command(sys.argv[1:]),
-        "commit": commit(),
+        "commits": progress.commits,  # more if it was continued
         "network": arguments.network,
         "task": arguments.task,
         "parameters": encoder.count_params(),
@@ -241,17 +242,19 @@ def percent(accuracy):
 
 
 def commit():
-    """The commit of the code, with a "+" if files differ from it."""
+    """The commit of the code, with a "+" if files but results differ."""
 
     def git(*arguments):
         return subprocess.run(
             ["git", *arguments], cwd=ROOT, capture_output=True, text=True
         ).stdout.strip()
 
+    changes = ["status", "--short", "--", ":/"]
+    changes.append(":(top,exclude)benchmarks/results")
     try:
-        return git("rev-parse", "HEAD") + "+" * bool(git("status", "--short"))
-    except OSError:
-        return None
+        return git("rev-parse", "HEAD") + "+" * bool(git(*changes))
+    except OSError:  # there is no git
+        return ""
 
 
 def processor():

@@ -29,7 +29,7 @@ def head():
 
 def record(**changes):
     return {
-        "commit": head(),
+        "commits": [head()],
         "network": "conv_net",
         "task": "mnist",
         "parameters": 1234,
@@ -69,10 +69,10 @@ def test_the_mean_of_seeds_beside_what_is_published(evidence, tmp_path):
     assert rows[2][0].startswith("*published:*")
 
 
-@pytest.mark.parametrize("commit", ["0" * 40, "+", None, "HEAD"])
+@pytest.mark.parametrize("commit", ["0" * 40, "+", "", "HEAD", "none"])
 def test_code_that_nobody_has(evidence, tmp_path, commit):
-    commit = head() + "+" if commit == "+" else commit
-    write(tmp_path, one=record(commit=commit))
+    commits = [head(), head() + "+" if commit == "+" else commit]
+    write(tmp_path, one=record(commits=[] if commit == "none" else commits))
     with pytest.raises(ValueError, match="not in the history.*Rec.*one.json"):
         evidence.read(tmp_path)
 

@@ -119,10 +119,14 @@ def test_poses_as_large_as_documented(routing, size, with_gradients):
     activations = numbers.uniform(size=(2, 7))
     layer = CapsuleLayer(3, 5, routing=routing)
     layer.build((poses.shape, activations.shape))
+    if not with_gradients:
+        pair = poses.astype("float32"), activations.astype("float32")
+        for x in keras.tree.flatten(layer(pair)):
+            assert np.isfinite(numpy(x)).all()
+        return
     function, weights = modes.of_layer(layer, ["poses", "activations"])
     examples = {"poses": poses, "activations": activations}
     examples = {name: x.astype("float32") for name, x in examples.items()}
     results = modes.run("eager", function, examples, weights)
     for name, x in results.items():
-        if with_gradients or isinstance(name, int):
-            assert np.isfinite(x).all(), name
+        assert np.isfinite(x).all(), name

@@ -22,6 +22,7 @@ class Progress:
     epoch: int = 0  # how many are done
     seconds: float = 0.0
     best_epoch: int = 0
+    commits: list[str] = dataclasses.field(default_factory=list)
     curve: list[dict] = dataclasses.field(default_factory=list)
 
     @classmethod
