@@ -448,3 +448,22 @@ def test_outputs_are_refused():
     outputs = np.zeros((BATCH, OUTPUTS, OUT_DIM), "float32")
     with pytest.raises(ValueError, match="cannot start from earlier outputs"):
         route(plain(), *arrays, outputs=outputs)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@covariances
+def test_a_broken_example_is_broken_by_itself(covariance, value):
+    """Factorizations of matrices raise errors, also for those of others."""
+    arrays = [each.astype("float32") for each in (*make_arrays(), BETA)]
+    arrays[0][1].flat[3] = value
+    whole = route(plain(covariance), *arrays)
+    arrays = [arrays[0][:1], arrays[1], arrays[2][:1], BETA.astype("float32")]
+    alone = route(plain(covariance), *arrays)
+    for one, other in zip(
+        (whole.poses, whole.activations),
+        (alone.poses, alone.activations),
+        strict=True,
+    ):
+        one, other = map(ops.convert_to_numpy, (one, other))
+        np.testing.assert_allclose(one[:1], other, rtol=1e-4, atol=1e-5)
+        assert np.isnan(one[1]).any()
