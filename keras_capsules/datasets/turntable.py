@@ -61,10 +61,20 @@ def coil20(
     Example:
 
     ```python
+    import tempfile
+
+    import numpy as np
     from keras_capsules import datasets
 
-    train = datasets.coil20("coil-20-proc", "train", image_size=32)
-    test = datasets.coil20("coil-20-proc", "test", image_size=32)
+    # Made-up images in a file; yours is "coil-20-proc", the folder.
+    labels, views = np.mgrid[:20, :72].reshape(2, -1)
+    images = np.random.randint(256, size=(1440, 32, 32)).astype("uint8")
+    path = f"{tempfile.mkdtemp()}/coil20.npz"
+    np.savez(path, images=images, labels=labels, azimuths=5 * views)
+
+    train = datasets.coil20(path)
+    test = datasets.coil20(path, "test")
+    print(len(train), len(test))  # 160 1280
     ```
     """
     check_choice(split, "split", ("train", "test"))
