@@ -13,7 +13,8 @@ import pytest
 from keras_capsules.routing import ROUTINGS
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
-SHARED = {"harness", "forms", "textbook"}
+# Modules that measure nothing; `evidence` is tested in a file of its own.
+SHARED = {"harness", "forms", "textbook", "evidence"}
 SMALL = ["--backends=tensorflow", "--batch=2", "--inputs=20", "--outputs=2"]
 RUNS = {
     "speed": (

@@ -43,6 +43,7 @@ IGNORED = {
     keras_capsules.datasets.load_arrays: "also tested there",
     keras_capsules.datasets.multi_mnist: "tested in a file of its own",
     keras_capsules.datasets.affine_mnist: "also tested there",
+    keras_capsules.datasets.coil20: "tests/datasets/test_turntable.py",
     keras_capsules.metrics.ExactMatchAccuracy: "tested in a file of its own",
     keras_capsules.callbacks.spread_margin: "tested in a file of its own",
     keras_capsules.callbacks.SpreadMarginSchedule: "also tested there",
