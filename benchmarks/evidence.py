@@ -72,7 +72,7 @@ def main():
     for task in {task for task, _ in groups}:
         found = {name: runs for (t, name), runs in groups.items() if t == task}
         text = put(text, task, table(task, found))
-    arguments.page.write_text(text)
+    harness.write_text(arguments.page, text)
     draw(groups, arguments.page.parent)
 
 

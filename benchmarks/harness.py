@@ -373,10 +373,15 @@ def write(name, results, folder):
         },
         **results,
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    partial.replace(path)
+    write_text(path, json.dumps(results, indent=1) + "\n")
     print(f"\nwritten to {path}")
+
+
+def write_text(path, text):
+    """Writes a file beside an old one, then puts it in its place."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(path)
 
 
 def _processor():

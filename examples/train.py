@@ -16,6 +16,7 @@ the state to go on from, and with `--tensorboard` its logs.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
 import platform
@@ -25,10 +26,10 @@ import sys
 
 import keras
 import tensorflow as tf
-from training import augmentation
 from training import networks
 from training import resumable
 from training import tasks
+from training.augmentation import Augmentation
 
 import keras_capsules
 from keras_capsules.utils import files
@@ -41,7 +42,7 @@ def main(argv=None):
     settings = {
         key: value
         for key, value in vars(arguments).items()
-        if key not in ("output", "data_dir", "tensorboard", "test", "verbose")
+        if key not in ("output", "data_dir", "tensorboard", "test")
     }
     name = arguments.name or f"{arguments.network}-{arguments.task}"
     folder = files.prepare_folder(pathlib.Path(arguments.output, name))
@@ -117,7 +118,7 @@ def parse(argv):
     add("--output", default="outputs/train")
     add("--data-dir", help="where TensorFlow Datasets looks; COIL-20's file")
     add("--tensorboard", action="store_true")
-    for field in augmentation.dataclasses.fields(augmentation.Augmentation):
+    for field in dataclasses.fields(Augmentation):
         option = f"--{field.name}"
         if field.type is bool:
             add(option, action="store_true")
@@ -160,12 +161,10 @@ def batches(task, arguments, first, steps):
     size = arguments.batch_size
     examples = task.train(first * size, steps * arguments.epochs * size)
     data = examples.batch(size, drop_remainder=True).enumerate(first)
-    changed = augmentation.Augmentation(
+    changed = Augmentation(
         **{
             field.name: getattr(arguments, field.name)
-            for field in augmentation.dataclasses.fields(
-                augmentation.Augmentation
-            )
+            for field in dataclasses.fields(Augmentation)
         }
     )
 

@@ -29,9 +29,15 @@ COMMAND = [
 
 
 @pytest.fixture
-def train(monkeypatch):
+def load(monkeypatch):
+    """A function from the name of a module of the examples to the module."""
     monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("train")
+    return importlib.import_module
+
+
+@pytest.fixture
+def train(load):
+    return load("train")
 
 
 def start(folder):
@@ -56,10 +62,9 @@ def results_of(folder):
         return record, [arrays[name] for name in arrays.files]
 
 
-def test_an_augmentation_moves_images_as_it_says(monkeypatch):
+def test_an_augmentation_moves_images_as_it_says(load):
     """Seen in where single pixels go, and that nothing of them is lost."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    augmentation = importlib.import_module("training.augmentation")
+    augmentation = load("training.augmentation")
     images = np.zeros((13, 11, 11, 1), "float32")
     images[:, 5, 5] = 1.0
     change = augmentation.Augmentation(shift=3)
@@ -86,9 +91,8 @@ def test_an_augmentation_moves_images_as_it_says(monkeypatch):
     ("option", "value"),
     [("flip", True), ("erase", 4), ("brightness", 0.5), ("noise", 0.1)],
 )
-def test_other_augmentations(monkeypatch, option, value):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    augmentation = importlib.import_module("training.augmentation")
+def test_other_augmentations(load, option, value):
+    augmentation = load("training.augmentation")
     numbers = np.random.default_rng(3)
     images = numbers.uniform(0.1, 0.6, (17, 9, 9, 2)).astype("float32")
     found = np.asarray(
@@ -117,9 +121,8 @@ def test_other_augmentations(monkeypatch, option, value):
             assert 0.5 <= one[~cut][0] <= 1.5
 
 
-def test_every_pass_has_every_example_once(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)
-    tasks = importlib.import_module("training.tasks")
+def test_every_pass_has_every_example_once(load):
+    tasks = load("training.tasks")
     task = tasks.get("digits", seed=5)
     number = task.num_examples
     assert number == 1293
@@ -149,8 +152,8 @@ def test_errors_before_training(train, tmp_path, arguments, message):
         train.main([*COMMAND[:2], *arguments, "--output", str(tmp_path)])
 
 
-def test_a_folder_with_another_run(train, tmp_path):
-    resumable = importlib.import_module("training.resumable")
+def test_a_folder_with_another_run(load, tmp_path):
+    resumable = load("training.resumable")
     resumable.Progress({"epochs": 3}).write(tmp_path)
     assert resumable.Progress.of_folder(tmp_path, {"epochs": 3}).epoch == 0
     with pytest.raises(ValueError, match="run of other settings.*Received"):

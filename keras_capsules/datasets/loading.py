@@ -137,12 +137,24 @@ def load(
 
     def convert(image, label):
         if size != facts.image_shape[:2]:
-            image = tf.image.resize(image, size, antialias=True)
-            # Rounding may carry the interpolated values just over 1.
-            image = tf.clip_by_value(image, 0.0, 1.0)
+            image = resized(image, size)
         return image, tf.cast(label, "int32")
 
     return loader(facts, split, data_dir).map(convert, tf.data.AUTOTUNE)
+
+
+def resized(image: "tf.Tensor", size: tuple[int, ...]) -> "tf.Tensor":
+    """Resizes an image bilinearly, with antialiasing.
+
+    Args:
+        image: `(height, width, channels)`, from 0 to 1.
+        size: Its new height and width.
+    """
+    import tensorflow as tf
+
+    image = tf.image.resize(image, size, antialias=True)
+    # Rounding may carry the interpolated values just over 1.
+    return tf.clip_by_value(image, 0.0, 1.0)
 
 
 def load_arrays(

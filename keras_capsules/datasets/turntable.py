@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from keras_capsules.datasets.loading import resized
 from keras_capsules.types import Sizes
 from keras_capsules.utils.validation import check_choice
 from keras_capsules.utils.validation import check_integer
@@ -100,9 +101,7 @@ def coil20(
     def convert(image, label):
         image = tf.cast(image, "float32")[..., None] / 255.0
         if size:
-            image = tf.image.resize(image, size, antialias=True)
-            # Rounding may carry the interpolated values just over 1.
-            image = tf.clip_by_value(image, 0.0, 1.0)
+            image = resized(image, size)
         return image, label
 
     pairs = (images[chosen], labels[chosen].astype("int32"))

@@ -50,12 +50,8 @@ def objects_of(
     scores = network.output_names[0]
     # Keras also takes images without a last axis of size 1.
     fits = image_shape[2:] == expected or (*image_shape[2:], 1) == expected
-    is_some = shape[1:] != (0,)
-    if (
-        len(shape) != 2
-        or image_shape[1:2] != shape[1:]
-        or not (fits and is_some)
-    ):
+    is_none = 0 in shape[1:]
+    if len(shape) != 2 or image_shape[1:2] != shape[1:] or not fits or is_none:
         raise ValueError(
             f"Expected `{TARGETS}` of shape (batch, objects, "
             f"{', '.join(map(str, expected))}), an image for each object, and "
