@@ -3,6 +3,7 @@
 import os
 import pathlib
 import re
+import zipfile
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 # The object's number and the view's, of 5 degrees each.
 _NAME = re.compile(r"obj(\d+)__(\d+)\.png")
 _NUM_VIEWS, _NUM_OBJECTS = 72, 20
+_STEP = 360 // _NUM_VIEWS
 
 
 def coil20(
@@ -112,20 +114,35 @@ def _of_file(path):
     """Images, labels and numbers of views of an `.npz` file."""
     names = ("images", "labels", "azimuths")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            images, labels, azimuths = (file[name] for name in names)
+        with open(path, "rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            images, labels, azimuths = (arrays[name] for name in names)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        zipfile.BadZipFile,
+    ) as error:
         raise _error(path, f"which cannot be read so: {error}") from error
-    fits = images.dtype == np.uint8 and images.ndim == 3
-    if not fits or not len(images) == len(labels) == len(azimuths):
+    are_integers = all(
+        np.issubdtype(x.dtype, np.integer) for x in (labels, azimuths)
+    )
+    if (
+        images.dtype != np.uint8
+        or images.ndim != 3
+        or not are_integers
+        or not labels.shape == azimuths.shape == images.shape[:1]
+        or np.any(azimuths % _STEP)
+    ):
         raise _error(
             path,
             f"with images of shape {images.shape} and dtype {images.dtype}, "
             f"{np.size(labels)} labels and {np.size(azimuths)} azimuths",
         )
-    views = azimuths // (360 // _NUM_VIEWS)
+    views = azimuths // _STEP
     return _checked(path, images, labels, views)
 
 
@@ -138,10 +155,13 @@ def _of_folder(path):
         for each in sorted(path.iterdir())
         if (match := _NAME.fullmatch(each.name))
     ]
-    images = [
-        tf.io.decode_png(each.read_bytes(), channels=1).numpy()[..., 0]
-        for *_, each in found
-    ]
+    try:
+        images = [
+            tf.io.decode_png(each.read_bytes(), channels=1).numpy()[..., 0]
+            for *_, each in found
+        ]
+    except tf.errors.InvalidArgumentError as error:
+        raise _error(path, "with an image that cannot be read") from error
     if not images or len({image.shape for image in images}) > 1:
         raise _error(path, f"with {len(images)} such images")
     labels, views = np.array([numbers[:2] for numbers in found]).T

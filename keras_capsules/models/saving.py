@@ -100,25 +100,34 @@ def paths_of(network: keras.Model, layers: Sequence[Any]) -> list[str]:
 
 
 def _walk(
-    layer: Any, prefix: str = "", seen: frozenset[int] = frozenset()
+    layer: Any, prefix: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, Any]]:
     """All layers within a layer, in its decoder, and within these layers."""
     if isinstance(layer, keras.Model):
         found = {each.name: each for each in layer.layers}
         found.setdefault("decoder", getattr(layer, "decoder", None))
     else:
-        # Layers such as `Bidirectional` keep others as attributes. `_layers` is
-        # Keras's own list of them.
+        # Layers such as `Bidirectional` keep others as attributes. The others
+        # are in Keras's own list, in the order in which they were made. Private
+        # attributes differ from backend to backend.
         found = {}
-        for name, value in vars(layer).items():
-            if name != "_layers":
+        attributes = vars(layer)
+        # PyTorch keeps those that are layers apart.
+        attributes = {**attributes, **attributes.get("_modules", {})}
+        for name, value in attributes.items():
+            if not name.startswith("_"):
                 found |= _named(name, value)
-    seen |= {id(layer)}
+        found |= _named("_layers", getattr(layer, "_layers", []))
+    seen = {id(layer)} if seen is None else seen
+    # Those of this level first, because others may refer to them.
+    fresh = {}
     for name, each in found.items():
         if isinstance(each, keras.layers.Layer) and id(each) not in seen:
-            seen |= {id(each)}
-            yield prefix + name, each
-            yield from _walk(each, f"{prefix}{name}/", seen)
+            seen.add(id(each))
+            fresh[name] = each
+    for name, each in fresh.items():
+        yield prefix + name, each
+        yield from _walk(each, f"{prefix}{name}/", seen)
 
 
 def _named(name: str, value: Any) -> dict[str, Any]:

@@ -100,6 +100,10 @@ def test_arguments(options, message, tmp_path):
         ({"labels": LABELS + 1}, "1368 of the 1440 views"),
         ({"azimuths": np.zeros(1440, int)}, "20 of the 1440 views"),
         ({"labels": None}, "cannot be read so"),
+        ({"labels": LABELS[:, None]}, "1440 labels"),
+        ({"labels": np.array(3)}, "1 labels"),
+        ({"azimuths": np.full(1440, "0")}, "1440 azimuths"),
+        ({"azimuths": 5 * VIEWS + 2}, "1440 azimuths"),
     ],
 )
 def test_files_that_do_not_fit(change, message, tmp_path):
@@ -120,6 +124,14 @@ def test_other_paths(tmp_path):
         datasets.coil20(tmp_path / "missing.npz")
     with pytest.raises(ValueError, match="Received: path=.*with 0 such"):
         datasets.coil20(tmp_path)
+    (tmp_path / "obj1__0.png").write_text("text")
+    with pytest.raises(ValueError, match="an image that cannot be read"):
+        datasets.coil20(tmp_path)
+    path = tmp_path / "half.npz"
+    np.savez(path, images=IMAGES)
+    path.write_bytes(path.read_bytes()[:999])
+    with pytest.raises(ValueError, match="Received: path=.*cannot be read"):
+        datasets.coil20(path)
     path = tmp_path / "text.npz"
     path.write_text("text")
     with pytest.raises(ValueError, match="Received: path=.*cannot be read"):

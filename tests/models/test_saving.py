@@ -178,6 +178,13 @@ def test_layers_in_wrappers_stay_frozen(tmp_path):
     inner.layer.trainable = False
     outer.backward_layer.trainable = False
     assert len(model.trainable_weights) == 3 + 2
+    # The same on every backend, because files are read on others.
+    assert model.get_config()["frozen"] == [
+        f"{inner.name}/layer",
+        f"{inner.name}/layer/cell",
+        "outer/backward_layer",
+        "outer/backward_layer/cell",
+    ]
     images = np.random.default_rng(0).normal(size=(2, 5, 8, 4))
     loaded = check_saving(model, images.astype("float32"), tmp_path)
     assert [each.shape for each in loaded.trainable_weights] == [
@@ -215,6 +222,11 @@ def test_layers_in_dictionaries_and_private_attributes_stay_frozen(tmp_path):
     model = CapsuleNetwork(inputs, CapsuleLayer(3, 4, name="top")(x))
     branches._hidden.trainable = False
     branches.named["other"][0].trainable = False
+    # The same on every backend, because files are read on others.
+    assert model.get_config()["frozen"] == [
+        "branches/named/other/0",
+        "branches/_layers/2",
+    ]
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("float32")
     with keras.saving.custom_object_scope(
         {"Branches": Branches, "Dense12": Dense12}
