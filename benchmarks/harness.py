@@ -29,6 +29,10 @@ import matplotlib.pyplot as plt
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
+sys.path.append(str(ROOT / "examples"))
+
+from training import provenance  # noqa: E402
+
 RESULTS = HERE / "results"
 MEBIBYTE = 2**20
 BACKENDS = {"tensorflow": "TensorFlow", "jax": "JAX", "torch": "PyTorch"}
@@ -172,7 +176,7 @@ def in_turn(function, *arguments, baseline, rounds, **options):
 
 def name_of(package):
     """A name for the code of a checkout."""
-    return f"commit {commit(package)}"
+    return f"commit {provenance.commit(package)[:7]}"
 
 
 def status(name):
@@ -360,9 +364,12 @@ def write(name, results, folder):
         "command": shlex.join(
             ["python", f"benchmarks/{pathlib.Path(script).name}", *options]
         ),
-        "commit": commit(ROOT),
+        "commit": provenance.commit(ROOT),
         "date": datetime.date.today().isoformat(),
-        "machine": {"processor": _processor(), "cores": os.cpu_count()},
+        "machine": {
+            "processor": provenance.processor(),
+            "cores": os.cpu_count(),
+        },
         "versions": {
             "python": platform.python_version(),
             **{
@@ -382,36 +389,3 @@ def write_text(path, text):
     partial = path.with_suffix(".partial")
     partial.write_text(text)
     partial.replace(path)
-
-
-def _processor():
-    try:
-        text = pathlib.Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    name = re.search(r"model name\s*: (.*)", text)
-    flags = re.search(r"flags\s*: (.*)", text)
-    found = name[1] if name else platform.machine()
-    if flags and "avx512_bf16" in flags[1]:
-        found += ", AVX512-BF16"
-    return found
-
-
-def commit(checkout):
-    """The commit, and whether something other than results has changed."""
-    changes = ["status", "--porcelain", "--untracked-files=no", "--", ":/"]
-    changes.append(f":(top,exclude)benchmarks/{RESULTS.name}")
-    try:
-        commit, changed = (
-            subprocess.run(
-                ["git", *arguments],
-                capture_output=True,
-                check=True,
-                text=True,
-                cwd=checkout,
-            ).stdout.strip()
-            for arguments in (["rev-parse", "--short", "HEAD"], changes)
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit + "-dirty" * bool(changed)

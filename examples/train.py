@@ -21,20 +21,18 @@ import json
 import pathlib
 import platform
 import shlex
-import subprocess
 import sys
 
 import keras
 import tensorflow as tf
 from training import networks
+from training import provenance
 from training import resumable
 from training import tasks
 from training.augmentation import Augmentation
 
 import keras_capsules
 from keras_capsules.utils import files
-
-ROOT = pathlib.Path(__file__).parents[1]
 
 
 def main(argv=None):
@@ -47,7 +45,9 @@ def main(argv=None):
     name = arguments.name or f"{arguments.network}-{arguments.task}"
     folder = files.prepare_folder(pathlib.Path(arguments.output, name))
     progress = resumable.Progress.of_folder(folder, settings)
-    progress.commits = list(dict.fromkeys([*progress.commits, commit()]))
+    progress.commits = list(
+        dict.fromkeys([*progress.commits, provenance.commit()])
+    )
 
     keras.utils.set_random_seed(arguments.seed)
     keras.config.set_dtype_policy(arguments.dtype)
@@ -207,7 +207,7 @@ def describe(model, task, progress, arguments):
         "seconds": round(progress.seconds, 1),
         "backend": keras.backend.backend(),
         "device": keras.distribution.list_devices()[0],
-        "processor": processor(),
+        "processor": provenance.processor(),
         "versions": {
             "keras_capsules": keras_capsules.__version__,
             "keras": keras.__version__,
@@ -238,32 +238,6 @@ def command(argv):
 
 def percent(accuracy):
     return round(100 * (1 - float(accuracy)), 4)
-
-
-def commit():
-    """The commit of the code, with a "+" if files but results differ."""
-
-    def git(*arguments):
-        return subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True
-        ).stdout.strip()
-
-    changes = ["status", "--short", "--", ":/"]
-    changes.append(":(top,exclude)benchmarks/results")
-    try:
-        return git("rev-parse", "HEAD") + "+" * bool(git(*changes))
-    except OSError:  # there is no git
-        return ""
-
-
-def processor():
-    """The name of the processor, where it is known."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [x.split(":")[1].strip() for x in lines if "model name" in x]
-    return names[0] if names else platform.processor()
 
 
 if __name__ == "__main__":

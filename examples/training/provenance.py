@@ -1,0 +1,45 @@
+"""Which code and which machine a figure comes from."""
+
+import pathlib
+import platform
+import re
+import subprocess
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def commit(checkout=ROOT):
+    """The commit of a checkout; "" if it has none.
+
+    It ends in "+" if files other than results of benchmarks have changed.
+    """
+
+    def git(*arguments):
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=checkout,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+
+    places = [":/", ":(top,exclude)benchmarks/results"]
+    try:
+        changes = git("status", "--porcelain", "--", *places)
+        return git("rev-parse", "HEAD") + "+" * bool(changes)
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
+        return ""
+
+
+def processor():
+    """The name of the processor, and whether it computes in bfloat16."""
+    try:
+        text = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    name = re.search(r"model name\s*: (.*)", text)
+    flags = re.search(r"flags\s*: (.*)", text)
+    found = name[1] if name else platform.machine()
+    if flags and "avx512_bf16" in flags[1]:
+        found += ", AVX512-BF16"
+    return found
