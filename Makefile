@@ -20,7 +20,7 @@ help:
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
 	@echo "make networks   train all networks, into benchmarks/results"
-	@echo "make results    tables of trained networks, into docs/evidence.md"
+	@echo "make results    tables of trained networks and weights, into docs"
 	@echo "make clean      remove environments and what the examples wrote"
 
 demo: .venv/ready
@@ -64,6 +64,7 @@ benchmark: .venv/ready
 
 results: .venv/ready
 	$(BIN)/python benchmarks/evidence.py
+	$(BIN)/python benchmarks/weights.py
 
 networks: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/networks.py

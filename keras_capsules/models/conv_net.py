@@ -7,6 +7,7 @@ from typing import Self
 import keras
 
 from keras_capsules.models import parts
+from keras_capsules.models import pretrained
 from keras_capsules.models.base import Network
 from keras_capsules.models.base import get_policy
 from keras_capsules.types import Sizes
@@ -21,7 +22,8 @@ from keras_capsules.utils.validation import check_sizes
 class ConvNet(Network):
     """A convolutional network with max pooling and dense layers.
 
-    Convolutions, each followed by pooling, then dense layers with dropout.
+    Convolutions, each followed by a ReLU and pooling, then dense layers with
+    dropout.
 
     By default it has about as many parameters as `EfficientCapsNet`: 159,254.
     With `filters=(64, 128, 256), units=(1570,)` it has about as many as the
@@ -52,6 +54,11 @@ class ConvNet(Network):
             last dense layer that is dropped in training. Defaults to `0.5`.
         activation: `"softmax"` or `"sigmoid"`, of the scores. Defaults to
             `"softmax"`.
+        normalization: `"batch"`, of each convolution before its ReLU; or
+            `None`. Defaults to `None`.
+        weights: The name of trained weights (see `docs/weights.md`), whose
+            arguments are then the defaults; or the path of a file that
+            `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
@@ -82,6 +89,7 @@ class ConvNet(Network):
     ```
     """
 
+    @pretrained.takes_weights
     def __init__(
         self,
         image_shape: Sequence[int] = (28, 28, 1),
@@ -92,6 +100,8 @@ class ConvNet(Network):
         units: Sequence[int] = (100,),
         dropout: float = 0.5,
         activation: str = "softmax",
+        normalization: str | None = None,
+        weights: pretrained.Weights = None,
         **kwargs: Any,
     ):
         dtype = get_policy(self, kwargs)
@@ -110,6 +120,9 @@ class ConvNet(Network):
                 "Invalid value for argument `dropout`. Expected a number "
                 f"below 1. Received: dropout={dropout!r}"
             )
+        if normalization is not None:
+            check_choice(normalization, "normalization", ("batch",))
+        self.normalization = normalization
         images = parts.image_input(self.image_shape, dtype)
         features = self._make_features(images, dtype)
         scores = parts.class_scores(
@@ -133,14 +146,22 @@ class ConvNet(Network):
         return cls(**{**options, **kwargs})
 
     def _make_features(self, x, dtype):
+        normalized = self.normalization is not None
         for index, filters in enumerate(self.filters, 1):
             x = parts.convolution(
                 filters,
                 self.kernel_size,
                 dtype,
                 padding="same",
+                use_bias=not normalized,
+                activation=None if normalized else "relu",
                 name=f"convolution_{index}",
             )(x)
+            if normalized:
+                x = keras.layers.BatchNormalization(
+                    name=f"normalization_{index}", dtype=dtype
+                )(x)
+                x = keras.layers.ReLU(name=f"relu_{index}", dtype=dtype)(x)
             if self.pool_size != (1, 1):
                 x = keras.layers.MaxPooling2D(
                     self.pool_size,

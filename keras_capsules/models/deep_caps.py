@@ -13,6 +13,7 @@ from keras_capsules.layers.shared_kernel_conv_capsules import (
 )
 from keras_capsules.models import decoders
 from keras_capsules.models import parts
+from keras_capsules.models import pretrained
 from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.utils import initializers
@@ -78,6 +79,9 @@ class DeepCaps(CapsuleNetwork):
             decoder. Defaults to `None`, 0.4 divided by the number of pixels and
             channels: 0.4 times the mean squared error, as in the authors'
             code.
+        weights: The name of trained weights (see `docs/weights.md`), whose
+            arguments are then the defaults; or the path of a file that
+            `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
@@ -114,6 +118,7 @@ class DeepCaps(CapsuleNetwork):
     ```
     """
 
+    @pretrained.takes_weights
     def __init__(
         self,
         image_shape: Sequence[int] = (28, 28, 1),
@@ -126,6 +131,7 @@ class DeepCaps(CapsuleNetwork):
         routing: routings.RoutingLike = "dynamic",
         decoder_filters: Sequence[int] | None = (64, 32, 16),
         reconstruction_weight: float | None = None,
+        weights: pretrained.Weights = None,
         **kwargs: Any,
     ):
         dtype = get_policy(self, kwargs)

@@ -12,6 +12,7 @@ from keras_capsules.layers.pose_scores import PoseScores
 from keras_capsules.layers.primary_capsules import PrimaryCapsules
 from keras_capsules.models import decoders
 from keras_capsules.models import parts
+from keras_capsules.models import pretrained
 from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
@@ -65,6 +66,9 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
         reconstruction_weight: Number of at least 0, the weight of the squared
             error, which is summed over the pixels. It has no effect without a
             decoder. Defaults to `0.0005`.
+        weights: The name of trained weights (see `docs/weights.md`), whose
+            arguments are then the defaults; or the path of a file that
+            `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
@@ -99,6 +103,7 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
     ```
     """
 
+    @pretrained.takes_weights
     def __init__(
         self,
         image_shape: Sequence[int] = (28, 28, 1),
@@ -113,6 +118,7 @@ class InvertedAttentionCapsNet(CapsuleNetwork):
         concurrent: bool = True,
         decoder_units: Sequence[int] | None = None,
         reconstruction_weight: float = 0.0005,
+        weights: pretrained.Weights = None,
         **kwargs: Any,
     ):
         dtype = get_policy(self, kwargs)

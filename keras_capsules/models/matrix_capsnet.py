@@ -12,6 +12,7 @@ from keras_capsules.layers.matrix_primary_capsules import MatrixPrimaryCapsules
 from keras_capsules.layers.pose_normalization import PoseNormalization
 from keras_capsules.models import decoders
 from keras_capsules.models import parts
+from keras_capsules.models import pretrained
 from keras_capsules.models.base import get_policy
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.routing.em import EMRouting
@@ -75,8 +76,7 @@ class MatrixCapsNet(CapsuleNetwork):
             strides. Defaults to `None`: the paper's 2, or 1 for images with a
             side of less than 20 pixels.
         padding: `"valid"` or `"same"`, of the convolution. Defaults to `None`:
-            `"valid"`, or `"same"` for images with a side of less than 20
-            pixels.
+            `"same"` for such images, otherwise `"valid"`.
         num_primary_capsules: Positive integer, the types of primary capsules.
             Defaults to `8`.
         num_conv_capsules: Sequence of positive integers, the types of capsules
@@ -105,6 +105,9 @@ class MatrixCapsNet(CapsuleNetwork):
         reconstruction_weight: Number of at least 0, the weight of the squared
             error, which is summed over the pixels. It has no effect without a
             decoder. Defaults to `0.0005`.
+        weights: The name of trained weights (see `docs/weights.md`), whose
+            arguments are then the defaults; or the path of a file that
+            `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
@@ -138,6 +141,7 @@ class MatrixCapsNet(CapsuleNetwork):
     ```
     """
 
+    @pretrained.takes_weights
     def __init__(
         self,
         image_shape: Sequence[int] = (28, 28, 1),
@@ -155,6 +159,7 @@ class MatrixCapsNet(CapsuleNetwork):
         coordinate_addition: bool = True,
         decoder_units: Sequence[int] | None = None,
         reconstruction_weight: float = 0.0005,
+        weights: pretrained.Weights = None,
         **kwargs: Any,
     ):
         dtype = get_policy(self, kwargs)

@@ -13,12 +13,16 @@ from keras_capsules import routing as routings
 
 
 def argument_names(network_class: type[keras.Model]) -> list[str]:
-    """The arguments that the constructor of a network names."""
+    """The arguments that the constructor of a network names.
+
+    Without `weights`, which say nothing that the weights themselves do not.
+    """
     parameters = inspect.signature(network_class.__init__).parameters
     return [
         name
         for name, each in list(parameters.items())[1:]  # without self
         if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+        and name != "weights"
     ]
 
 

@@ -7,6 +7,7 @@ import keras
 
 from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
 from keras_capsules.models import parts
+from keras_capsules.models import pretrained
 from keras_capsules.models.base import Network
 from keras_capsules.models.base import get_policy
 from keras_capsules.utils.validation import check_choice
@@ -46,6 +47,9 @@ class SqueezeExcitationNet(Network):
         ratio: Positive integer, of `SqueezeExcitation`. Defaults to `8`.
         activation: `"softmax"` or `"sigmoid"`, of the scores. Defaults to
             `"softmax"`.
+        weights: The name of trained weights (see `docs/weights.md`), whose
+            arguments are then the defaults; or the path of a file that
+            `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
@@ -77,6 +81,7 @@ class SqueezeExcitationNet(Network):
     ```
     """
 
+    @pretrained.takes_weights
     def __init__(
         self,
         image_shape: Sequence[int] = (28, 28, 1),
@@ -85,6 +90,7 @@ class SqueezeExcitationNet(Network):
         blocks: int = 2,
         ratio: int = 8,
         activation: str = "softmax",
+        weights: pretrained.Weights = None,
         **kwargs: Any,
     ):
         dtype = get_policy(self, kwargs)

@@ -163,6 +163,7 @@ MODELS = [
             "units": (7,),
             "dropout": 0.1,
             "activation": "sigmoid",
+            "normalization": "batch",
         },
     ),
     (

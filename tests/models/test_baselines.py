@@ -60,10 +60,11 @@ def trainable(model):
     "model_class, options, parameters",
     [
         (ConvNet, {}, 159_254),
+        (ConvNet, {"normalization": "batch"}, 159_414),  # 2 for 1 a filter
         (ConvNet, {"filters": (64, 128, 256), "units": (1570,)}, 6_817_664),
         (SqueezeExcitationNet, {}, 162_780),
     ],
-    ids=["conv", "conv-large", "residual"],
+    ids=["conv", "conv-normalized", "conv-large", "residual"],
 )
 def test_parameters(model_class, options, parameters):
     assert trainable(model_class(**options)) == parameters
@@ -90,6 +91,37 @@ def test_images_of_any_size(make, image_shape):
     assert model.compute_output_shape((5, *image_shape)) == (5, 3)
     scores = numpy(model(np.zeros((2, *image_shape), "float32")))
     assert scores.shape == (2, 3)
+
+
+def test_convolutions_with_normalization():
+    """They are others without, whose kernels are scaled and have biases."""
+    normalized = convolutional(normalization="batch")
+    plain = convolutional()
+    generator = np.random.default_rng(3)
+    for layer in normalized.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            for each in layer.weights:
+                each.assign(generator.uniform(0.5, 2.0, each.shape))
+    for layer in plain.layers:
+        if not layer.weights:
+            continue
+        twin = normalized.get_layer(layer.name)
+        values = twin.get_weights()
+        if layer.name.startswith("convolution"):
+            name = layer.name.replace("convolution", "normalization")
+            scale, offset, mean, variance = normalized.get_layer(
+                name
+            ).get_weights()
+            factor = scale / np.sqrt(variance + 1e-3)
+            values = [values[0] * factor, offset - mean * factor]
+        layer.set_weights(values)
+    np.testing.assert_allclose(
+        numpy(normalized(IMAGES)), numpy(plain(IMAGES)), rtol=1e-4, atol=1e-5
+    )
+    before = [numpy(each) for each in normalized.non_trainable_weights]
+    normalized(IMAGES, training=True)
+    after = [numpy(each) for each in normalized.non_trainable_weights]
+    assert any(np.any(x != y) for x, y in zip(before, after, strict=True))
 
 
 # Scores and training.
@@ -285,7 +317,8 @@ def test_options(make, options, effect, default, expected):
     assert sorted(effect(restored), key=str) == sorted(expected, key=str)
     again = json.dumps(keras.saving.serialize_keras_object(restored))
     assert json.loads(again) == json.loads(config)
-    arguments = set(inspect.signature(type(model)).parameters) - {"kwargs"}
+    arguments = set(inspect.signature(type(model)).parameters)
+    arguments -= {"kwargs", "weights"}
     assert arguments | {"name", "trainable", "dtype"} == set(model.get_config())
 
 
@@ -311,6 +344,7 @@ def test_dropout_is_for_training():
         (convolutional, "dropout", -0.1, "of at least 0"),
         (convolutional, "dropout", 1, "below 1"),
         (convolutional, "activation", "relu", "one of 'softmax', 'sigmoid'"),
+        (convolutional, "normalization", "layer", "one of 'batch'"),
         (residual, "image_shape", None, "3 positive integers"),
         (residual, "filters", (), "at least one stage"),
         (residual, "filters", (4, 0), "positive integers"),

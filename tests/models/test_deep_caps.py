@@ -201,7 +201,10 @@ def test_options(options, effect, default, expected):
 
 
 def test_the_configuration_names_every_argument():
-    arguments = set(inspect.signature(DeepCaps).parameters) - {"kwargs"}
+    arguments = set(inspect.signature(DeepCaps).parameters) - {
+        "kwargs",
+        "weights",
+    }
     assert arguments | {"name", "trainable", "dtype"} == set(
         small().get_config()
     )

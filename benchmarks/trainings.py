@@ -1,0 +1,68 @@
+"""Trains the networks of `docs/evidence.md`, each with several seeds.
+
+    python benchmarks/trainings.py                     # all that are missing
+    python benchmarks/trainings.py coil20-conv_net --seeds 0
+
+Settings were chosen on validation splits, and stand here since before the test
+images were looked at. A run that has a record in `benchmarks/results/runs` is
+not repeated. A run that was stopped goes on from its last epoch.
+"""
+
+import argparse
+import pathlib
+import shlex
+import subprocess
+import sys
+
+import harness
+
+# The arguments of `examples/train.py`, by the name of the runs.
+_MNIST = (
+    "mnist --no-validation --epochs 16 --warmup 1 --average 0.999 "
+    "--shift 2 --rotation 10 --scale 0.1"
+)
+TRAININGS = {
+    "mnist-efficient_capsnet": f"efficient_capsnet {_MNIST}",
+}
+SEEDS = (0, 1, 2)
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("names", nargs="*", choices=[[], *TRAININGS], metavar="name")
+    add("--seeds", nargs="+", type=int, help=f"by default {SEEDS}")
+    add("--data-dir", help="where TensorFlow Datasets looks")
+    add("--coil20", help="the file of COIL-20")
+    add("--output", type=pathlib.Path, default=pathlib.Path("outputs/runs"))
+    add("--records", type=pathlib.Path, default=harness.RESULTS / "runs")
+    arguments = parser.parse_args()
+    arguments.records.mkdir(parents=True, exist_ok=True)
+    for name in arguments.names or TRAININGS:
+        for seed in arguments.seeds or SEEDS:
+            train(f"{name}-seed{seed}", TRAININGS[name], seed, arguments)
+
+
+def train(name, options, seed, arguments):
+    """Makes one record, if it is not there."""
+    record = arguments.records / f"{name}.json"
+    if record.exists():
+        return
+    print(f"\n{name}: {options}", flush=True)
+    command = [sys.executable, harness.ROOT / "examples" / "train.py"]
+    command += [*shlex.split(options), "--seed", str(seed), "--test"]
+    command += ["--name", name, "--output", arguments.output]
+    is_coil20 = "coil20" in options.split()
+    folder = arguments.coil20 if is_coil20 else arguments.data_dir
+    if folder:
+        command += ["--data-dir", folder]
+    subprocess.run(command, check=True)
+    text = (arguments.output / name / "record.json").read_text()
+    harness.write_text(record, text)
+
+
+if __name__ == "__main__":
+    main()

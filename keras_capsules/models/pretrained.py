@@ -1,0 +1,164 @@
+"""Weights by name: files inside the package, and what is known of them."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.resources
+import inspect
+import io
+import json
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+from typing import TypeVar
+from typing import cast
+
+import keras
+import numpy as np
+
+FOLDER = importlib.resources.files("keras_capsules").joinpath("weights")
+
+# What networks take as `weights`.
+Weights = str | os.PathLike[str] | None
+
+Init = TypeVar("Init", bound=Callable[..., None])
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What is known of weights.
+
+    A card is a JSON file. The file of the weights is beside it, with the same
+    name and the ending `.npz`: an array for each weight, by its path.
+
+    Args:
+        network: String, the name of the class.
+        name: String, the name of the weights.
+        description: String, a few sentences.
+        options: Arguments of the constructor. The others have their defaults.
+        sha256: String, the checksum of the file of the weights.
+        parameters: Integer, their number without the decoder.
+        test_error: Number, in percent, with these very weights.
+        data: String, the images and their licence.
+        record: The record of the training that `examples/train.py` wrote.
+    """
+
+    network: str
+    name: str
+    description: str
+    options: dict[str, Any]
+    sha256: str
+    parameters: int
+    test_error: float
+    data: str
+    record: dict[str, Any]
+
+    @property
+    def stem(self) -> str:
+        """The name of the files, without an ending."""
+        return f"{self.network}-{self.name}"
+
+
+def cards() -> list[Card]:
+    """What is known of all weights, by network and name."""
+    if not FOLDER.is_dir():
+        return []
+    found = [
+        Card(**json.loads(each.read_text()))
+        for each in FOLDER.iterdir()
+        if each.name.endswith(".json")
+    ]
+    return sorted(found, key=lambda card: card.stem)
+
+
+def takes_weights(init: Init) -> Init:
+    """Decorates the constructor of a network that has an argument `weights`.
+
+    With the name of weights, arguments that are not given become those of the
+    weights, before the constructor is called; afterwards, the network takes
+    the weights.
+
+    Args:
+        init: The constructor. It is called without `weights`.
+    """
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def init_and_load(self, *args, **kwargs):
+        options = signature.bind_partial(self, *args, **kwargs).arguments
+        options |= options.pop("kwargs", {})
+        weights = options.pop("weights", None)
+        if weights is None:
+            init(**options)
+        elif card := _find(type(self), weights):
+            arrays = _read(card)
+            init(**{**card.options, **options})
+            _assign(self, arrays, card)
+        else:
+            init(**options)
+            self.load_weights(weights)
+
+    # Keras looks for it in more than one way.
+    init_and_load.__signature__ = signature  # type: ignore[attr-defined]
+    return cast(Init, init_and_load)
+
+
+def _find(network: type, weights: Any) -> Card | None:
+    """The card of these weights; `None` if they are a file of the user's."""
+    names = [each.__name__ for each in network.__mro__]
+    known = {card.name: card for card in cards() if card.network in names}
+    if isinstance(weights, str) and weights in known:
+        return known[weights]
+    is_path = isinstance(weights, (str, os.PathLike))
+    if is_path and pathlib.Path(weights).is_file():
+        return None
+    expected = [repr(name) for name in known]
+    expected.append("the path of a file that `save_weights` wrote")
+    raise ValueError(
+        f"There are no such weights of {network.__name__}. Expected "
+        f"{' or '.join(expected)}. Received: weights={weights!r}"
+    )
+
+
+def _read(card: Card) -> dict[str, np.ndarray]:
+    """Reads the arrays of a file, if they are those of the card."""
+    file = FOLDER.joinpath(f"{card.stem}.npz")
+    content = file.read_bytes() if file.is_file() else b""
+    found = hashlib.sha256(content).hexdigest()
+    if found != card.sha256:
+        raise ValueError(
+            "The file of weights is not the one that was published: install "
+            f"keras_capsules again. Expected the SHA-256 {card.sha256}. "
+            f"Received: {file} with {found}"
+        )
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        return dict(arrays)
+
+
+def _assign(
+    network: keras.Model, arrays: dict[str, np.ndarray], card: Card
+) -> None:
+    """Sets all weights of a network, if they fit."""
+    ours = {each.path: each for each in network.weights}
+    if getattr(network, "decoder", None) is None:
+        arrays = {
+            path: array
+            for path, array in arrays.items()
+            if not path.startswith("decoder_")
+        }
+    shapes = {path: tuple(each.shape) for path, each in ours.items()}
+    expected = {path: each.shape for path, each in arrays.items()}
+    differing = [
+        f"{path} is {shapes.get(path)} instead of {expected.get(path)}"
+        for path in sorted(shapes.keys() | expected.keys())
+        if shapes.get(path) != expected.get(path)
+    ]
+    if differing:
+        raise ValueError(
+            f"The weights {card.name!r} do not fit arguments that were given "
+            f"with them. Expected {card.options or 'the defaults'}. Received "
+            f"arguments with which {'; '.join(differing)}"
+        )
+    for path, variable in ours.items():
+        variable.assign(arrays[path].astype("float32"))
