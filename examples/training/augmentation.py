@@ -48,37 +48,12 @@ class Augmentation:
         return tf.clip_by_value(images, 0.0, 1.0)
 
     def _moved(self, images, draw):
-        height, width = images.shape[1:3]
         angle = math.radians(self.rotation) * draw.uniform()
         slant = self.shear * draw.uniform()
         tall = 1 + self.scale * draw.uniform()
         wide = 1 + self.scale * draw.uniform()
         right, down = self.shift * draw.uniform(), self.shift * draw.uniform()
-        sine, cosine = tf.sin(angle), tf.cos(angle)
-        # Where a pixel of the result is in the image: its row of `xs`, `ys`.
-        xs = [cosine / wide, (sine + slant) / tall]
-        ys = [-sine / wide, cosine / tall]
-        middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
-        offset_x, offset_y = middle_x + right, middle_y + down
-        transforms = tf.stack(
-            [
-                *xs,
-                middle_x - xs[0] * offset_x - xs[1] * offset_y,
-                *ys,
-                middle_y - ys[0] * offset_x - ys[1] * offset_y,
-                tf.zeros_like(angle),
-                tf.zeros_like(angle),
-            ],
-            axis=1,
-        )
-        return tf.raw_ops.ImageProjectiveTransformV3(
-            images=images,
-            transforms=transforms,
-            output_shape=[height, width],
-            fill_value=0.0,
-            interpolation="BILINEAR",
-            fill_mode="CONSTANT",
-        )
+        return _move(images, angle, slant, tall, wide, right, down)
 
     def _erased(self, images, draw):
         height, width = images.shape[1:3]
@@ -92,6 +67,51 @@ class Augmentation:
         ]
         hidden = hidden[0][:, :, None] & hidden[1][:, None, :]
         return tf.where(hidden[..., None], 0.5, images)
+
+
+def turn(images, degrees):
+    """Turns images around their middle.
+
+    Args:
+        images: `(batch, height, width, channels)`.
+        degrees: A number for each image.
+
+    Returns:
+        Images of the same shape.
+    """
+    angle = tf.convert_to_tensor(degrees, "float32") * (math.pi / 180)
+    same, nothing = tf.ones_like(angle), tf.zeros_like(angle)
+    return _move(images, angle, nothing, same, same, nothing, nothing)
+
+
+def _move(images, angle, slant, tall, wide, right, down):
+    """Turns, slants, scales and shifts images; a number each for each image."""
+    height, width = images.shape[1:3]
+    sine, cosine = tf.sin(angle), tf.cos(angle)
+    # Where a pixel of the result is in the image: its row of `xs`, `ys`.
+    xs = [cosine / wide, (sine + slant) / tall]
+    ys = [-sine / wide, cosine / tall]
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    offset_x, offset_y = middle_x + right, middle_y + down
+    transforms = tf.stack(
+        [
+            *xs,
+            middle_x - xs[0] * offset_x - xs[1] * offset_y,
+            *ys,
+            middle_y - ys[0] * offset_x - ys[1] * offset_y,
+            tf.zeros_like(angle),
+            tf.zeros_like(angle),
+        ],
+        axis=1,
+    )
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transforms,
+        output_shape=[height, width],
+        fill_value=0.0,
+        interpolation="BILINEAR",
+        fill_mode="CONSTANT",
+    )
 
 
 class _Draws:

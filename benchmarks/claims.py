@@ -1,0 +1,379 @@
+"""What trained networks do with images that are not like those in training.
+
+    python benchmarks/claims.py --runs outputs/runs
+
+Measures the networks that `benchmarks/trainings.py` trained on MNIST: how often
+they are wrong about turned, noisy, covered, faint and attacked test images; how
+sure they are of digits whose quadrants are swapped; and how well scores tell
+how often they are right. Writes `claims.json` to `benchmarks/results`, pictures
+to `docs`, and tables between the marks of `docs/claims.md`. Nothing is chosen
+by these figures. TensorFlow makes the gradients of the attacks.
+"""
+
+import collections
+import itertools
+import json
+import pathlib
+import statistics
+
+import evidence
+import harness
+import keras
+import matplotlib.pyplot as plt
+import numpy as np
+import tensorflow as tf
+from training import augmentation
+from training import networks
+from training import tasks
+
+from keras_capsules import datasets
+
+PAGE = harness.ROOT / "docs" / "claims.md"
+FAMILIES = {
+    "efficient_capsnet": "EfficientCapsNet",
+    "conv_net": "ConvNet",
+    "squeeze_excitation_net": "SqueezeExcitationNet",
+}
+ANGLES = tuple(range(0, 91, 15))
+NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)  # standard deviations
+SQUARES = (4, 6, 8, 10, 12, 14)  # sides, in pixels
+CONTRASTS = (0.8, 0.6, 0.4, 0.2, 0.1)  # factors of all pixels
+ATTACKS = (0.02, 0.05, 0.1, 0.15, 0.2)  # largest changes of a pixel
+PGD_STEPS = 20
+ATTACKED = 1000  # images
+BINS = 15  # of the calibration error
+
+
+def main():
+    parser = harness.parser(__doc__, images=10_000, data_dir="")
+    parser.add_argument(
+        "--runs", type=pathlib.Path, default=pathlib.Path("outputs/runs")
+    )
+    parser.add_argument("--page", type=pathlib.Path, default=PAGE)
+    arguments = parser.parse_args()
+    if not arguments.redraw:
+        images, labels = datasets.load_arrays(
+            "mnist", "test", data_dir=arguments.data_dir or None
+        )
+        images, labels = images[: arguments.images], labels[: arguments.images]
+        found = {}
+        for path in sorted(arguments.runs.glob("mnist-*/record.json")):
+            record = json.loads(path.read_text())
+            if record["network"] in FAMILIES:
+                model = load(path.parent, record)
+                found[path.parent.name] = {
+                    "network": record["network"],
+                    "parameters": record["parameters"],
+                    "seed": record["seed"],
+                    "commits": record["commits"],
+                    **measure(model, images, labels),
+                }
+                print(path.parent.name, flush=True)
+        harness.write("claims", {"networks": found}, arguments.output)
+    found = harness.read("claims", arguments.output)["networks"]
+    text = evidence.put(
+        arguments.page.read_text(), "figures", "\n".join(tables(found))
+    )
+    harness.write_text(arguments.page, text)
+    draw(found, arguments.page.parent)
+
+
+def load(folder, record):
+    """A network with the weights of a run."""
+    task = tasks.Task((28, 28, 1), 10, 0, None, None, None)
+    model, _ = networks.make(
+        record["network"], task, record["settings"]["options"]
+    )
+    model.load_weights(folder / "model.weights.h5")
+    return model
+
+
+def measure(model, images, labels):
+    """All figures of a network, by claim."""
+    scores = predict(model, images)
+    few, of_few = images[:ATTACKED], labels[:ATTACKED]
+    changes = {
+        "rotation": [(turned, ANGLES), images, labels],
+        "noise": [(noisy, NOISE), images, labels],
+        "occlusion": [(covered, SQUARES), images, labels],
+        "contrast": [(faint, CONTRASTS), images, labels],
+        "fgsm": [(attack(model, of_few, 1), ATTACKS), few, of_few],
+        "pgd": [(attack(model, of_few, PGD_STEPS), ATTACKS), few, of_few],
+    }
+    found = {"error": percent_wrong(scores, labels)}
+    for claim, ((change, amounts), of, truth) in changes.items():
+        found[claim] = {
+            str(amount): percent_wrong(
+                predict(model, change(of, amount)), truth
+            )
+            for amount in amounts
+        }
+    found["quadrants"] = sureness(scores, predict(model, swapped(images)))
+    found["calibration"] = calibration(scores, labels)
+    return found
+
+
+def predict(model, images):
+    return keras.ops.convert_to_numpy(
+        model.predict(images, batch_size=500, verbose=0)
+    )
+
+
+def percent_wrong(scores, labels):
+    return round(100 * float(np.mean(scores.argmax(axis=1) != labels)), 3)
+
+
+# Changes of images, the same for every network.
+
+
+def turned(images, degrees):
+    """Half of the images to the left, half to the right."""
+    sign = np.where(np.arange(len(images)) % 2, 1.0, -1.0)
+    return augmentation.turn(images, degrees * sign).numpy()
+
+
+def noisy(images, deviation):
+    generator = np.random.default_rng(1)
+    noise = generator.normal(0, deviation, images.shape)
+    return np.clip(images + noise, 0, 1).astype("float32")
+
+
+def covered(images, side):
+    """Each image with a black square somewhere in it."""
+    generator = np.random.default_rng(2)
+    changed = images.copy()
+    places = generator.integers(0, images.shape[1] - side + 1, (len(images), 2))
+    for image, (row, column) in zip(changed, places, strict=True):
+        image[row : row + side, column : column + side] = 0
+    return changed
+
+
+def faint(images, factor):
+    return (images * factor).astype("float32")
+
+
+def swapped(images):
+    """Each image with its quadrants elsewhere: none stays in its place."""
+    half = images.shape[1] // 2
+    rows = (slice(0, half), slice(half, 2 * half))
+    places = list(itertools.product(rows, rows))
+    orders = [
+        order
+        for order in itertools.permutations(range(4))
+        if all(place != source for place, source in enumerate(order))
+    ]
+    chosen = np.random.default_rng(3).integers(0, len(orders), len(images))
+    changed = images.copy()
+    for result, image, number in zip(changed, images, chosen, strict=True):
+        for place, source in enumerate(orders[number]):
+            result[places[place]] = image[places[source]]
+    return changed
+
+
+def attack(model, labels, steps):
+    """A function from images and a largest change to attacked images.
+
+    The attack lowers the logarithm of the score of the label against that of
+    the best other class. Losses such as the margin loss would not do for all
+    networks alike: their gradients vanish where a network is sure.
+    """
+    chosen = tf.one_hot(labels, 10)
+
+    @tf.function
+    def gradient(images, chosen):
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            logs = tf.math.log(model(images, training=False) + 1e-9)
+            right = tf.reduce_sum(logs * chosen, axis=1)
+            other = tf.reduce_max(logs - 100.0 * chosen, axis=1)
+            lead = tf.reduce_sum(right - other)
+        return tape.gradient(lead, images)
+
+    def attacked(images, largest):
+        step = largest if steps == 1 else 2.5 * largest / steps
+        first = tf.constant(images, "float32")
+        changed = first
+        for _ in range(steps):
+            changed = changed - step * tf.sign(gradient(changed, chosen))
+            changed = tf.clip_by_value(
+                changed, first - largest, first + largest
+            )
+            changed = tf.clip_by_value(changed, 0.0, 1.0)
+        return changed.numpy()
+
+    return attacked
+
+
+# How sure a network is.
+
+
+def sureness(scores, of_swapped):
+    """How sure a network is of digits, and of digits that are none any more."""
+    sure, less_sure = scores.max(axis=1), of_swapped.max(axis=1)
+    same = scores.argmax(axis=1) == of_swapped.argmax(axis=1)
+    # How often a digit has a higher score than one that is none: 0.5 if the
+    # network cannot tell.
+    ranks = np.concatenate([sure, less_sure]).argsort().argsort()[: len(sure)]
+    told = (ranks.sum() - len(sure) * (len(sure) - 1) / 2) / len(sure) ** 2
+    return {
+        "digits": round(float(sure.mean()), 4),
+        "swapped": round(float(less_sure.mean()), 4),
+        "same_class": round(100 * float(same.mean()), 2),
+        "told_apart": round(float(told), 4),
+    }
+
+
+def calibration(scores, labels):
+    """Expected calibration errors, in percent, as it is and with temperature.
+
+    The temperature of one half of the images is fitted on the other half. It
+    divides the logarithms of the scores before a softmax.
+    """
+    right = scores.argmax(axis=1) == labels
+    halves = np.arange(len(labels)) % 2 == 0
+    fitted = np.empty(len(labels))
+    temperatures = []
+    for half in (halves, ~halves):
+        temperature = fit_temperature(scores[~half], labels[~half])
+        temperatures.append(temperature)
+        fitted[half] = tempered(scores[half], temperature).max(axis=1)
+    return {
+        "raw": expected_error(scores.max(axis=1), right),
+        "tempered": expected_error(fitted, right),
+        "temperatures": [round(float(each), 3) for each in temperatures],
+    }
+
+
+def tempered(scores, temperature):
+    logs = np.log(scores.astype("float64") + 1e-9) / temperature
+    weights = np.exp(logs - logs.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def fit_temperature(scores, labels):
+    """The temperature with the least cross-entropy."""
+    candidates = np.geomspace(0.02, 10, 200)
+    rows = np.arange(len(labels))
+    losses = [
+        -np.log(tempered(scores, each)[rows, labels] + 1e-12).mean()
+        for each in candidates
+    ]
+    return candidates[int(np.argmin(losses))]
+
+
+def expected_error(confidence, right):
+    """The mean distance of confidence and accuracy, over bins of confidence."""
+    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    total = sum(
+        abs(confidence[bins == each].mean() - right[bins == each].mean())
+        * np.mean(bins == each)
+        for each in np.unique(bins)
+    )
+    return round(100 * float(total), 3)
+
+
+# Tables and pictures.
+
+TITLES = {
+    "rotation": ("Turned by so many degrees", "degrees"),
+    "noise": ("Normal noise of this deviation", "standard deviation"),
+    "occlusion": ("A black square of this side", "pixels"),
+    "contrast": ("All pixels times this factor", "factor"),
+    "fgsm": ("FGSM, pixels changed by at most", "largest change"),
+    "pgd": ("PGD, pixels changed by at most", "largest change"),
+}
+
+
+def of_families(found):
+    """The results of all seeds, by the name of the network."""
+    groups = collections.defaultdict(list)
+    for each in found.values():
+        groups[FAMILIES[each["network"]]].append(each)
+    return {name: groups[name] for name in FAMILIES.values() if name in groups}
+
+
+def tables(found):
+    """Lines of Markdown."""
+    families = of_families(found)
+    for claim, (title, _) in TITLES.items():
+        amounts = next(iter(found.values()))[claim]
+        yield from table(
+            [title, *amounts],
+            {
+                name: [
+                    evidence.spread([r[claim][x] for r in runs])
+                    for x in amounts
+                ]
+                for name, runs in families.items()
+            },
+        )
+    sure = ("digits", "swapped", "told_apart", "same_class")
+    yield from table(
+        [
+            "Quadrants swapped",
+            "mean score of digits",
+            "of swapped ones",
+            "told apart (0.5: not at all)",
+            "same class, %",
+        ],
+        {
+            name: [
+                spread([run["quadrants"][key] for run in runs]) for key in sure
+            ]
+            for name, runs in families.items()
+        },
+    )
+    yield from table(
+        ["Calibration error, %", "of the scores", "with temperature"],
+        {
+            name: [
+                spread([run["calibration"][key] for run in runs])
+                for key in ("raw", "tempered")
+            ]
+            for name, runs in families.items()
+        },
+    )
+
+
+def spread(values):
+    """Mean and standard deviation, to three digits."""
+    if len(values) == 1:
+        return f"{values[0]:.3g}"
+    mean, deviation = statistics.mean(values), statistics.stdev(values)
+    return f"{mean:.3g} ± {deviation:.2g}"
+
+
+def table(heads, rows):
+    yield "| " + " | ".join(heads) + " |"
+    yield "|---" * len(heads) + "|"
+    for name, cells in rows.items():
+        yield "| " + " | ".join([name, *cells]) + " |"
+    yield ""
+
+
+def draw(found, folder):
+    """Test errors against the size of each change."""
+    figure, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
+    for axis, (claim, (title, unit)) in zip(
+        axes.flat, TITLES.items(), strict=True
+    ):
+        for name, runs in of_families(found).items():
+            amounts = list(runs[0][claim])
+            errors = np.array([[r[claim][x] for x in amounts] for r in runs])
+            amounts = [float(each) for each in amounts]
+            (line,) = axis.plot(amounts, errors.mean(0), "o-", label=name)
+            axis.fill_between(
+                amounts,
+                errors.min(0),
+                errors.max(0),
+                alpha=0.2,
+                color=line.get_color(),
+            )
+        axis.set(title=title, xlabel=unit, ylabel="test error, %")
+        axis.set_ylim(bottom=0)
+    axes[0, 0].legend(fontsize="small")
+    harness.save(figure, "claims", folder)
+
+
+if __name__ == "__main__":
+    main()
