@@ -8,7 +8,9 @@ BACKEND ?= tensorflow
 # Hides the messages that TensorFlow prints when it is imported.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: help demo test test-tensorflow test-jax test-torch test-slow fuzz lint format benchmark networks results clean
+.PHONY: help demo test test-tensorflow test-jax \
+    test-torch test-slow fuzz lint format benchmark networks evidence results \
+    clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
@@ -20,6 +22,7 @@ help:
 	@echo "make format     bring the code into that style"
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
 	@echo "make networks   train all networks, into benchmarks/results"
+	@echo "make evidence   train the networks of docs/evidence.md: many hours"
 	@echo "make results    tables of trained networks and weights, into docs"
 	@echo "make clean      remove environments and what the examples wrote"
 
@@ -61,6 +64,12 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/memory.py $(addprefix --baseline=,$(BASELINE))
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/network.py $(addprefix --baseline=,$(BASELINE))
+
+# make evidence COIL20=FILE, because nobody can download that file.
+evidence: .venv/ready
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/trainings.py \
+	    $(addprefix --coil20=,$(COIL20))
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/claims.py
 
 results: .venv/ready
 	$(BIN)/python benchmarks/evidence.py

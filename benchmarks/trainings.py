@@ -1,6 +1,6 @@
 """Trains the networks of `docs/evidence.md`, each with several seeds.
 
-    python benchmarks/trainings.py                     # all that are missing
+    python benchmarks/trainings.py --coil20 coil20.npz # all that are missing
     python benchmarks/trainings.py coil20-conv_net --seeds 0
 
 Settings were chosen on validation splits, and stand here since before the test

@@ -3,10 +3,15 @@
 import importlib
 import json
 import pathlib
+import shlex
+import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
+from keras_capsules import models
+from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -99,3 +104,97 @@ def test_records_that_are_kept_can_be_repeated(evidence):
     head()
     for each in evidence.read(evidence.RUNS):
         assert "/" not in each["command"].replace("examples/train.py", "")
+
+
+# Training what is not yet recorded.
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("trainings")
+
+
+def test_runs_become_records_once(trainings, tmp_path, monkeypatch):
+    options = '{"filters": [3], "units": [5]}'
+    monkeypatch.setattr(
+        trainings,
+        "TRAININGS",
+        {
+            "digits-conv_net": f"conv_net digits --epochs 1 --options '{options}'"
+        },
+    )
+    monkeypatch.setattr(trainings, "SEEDS", {"digits": (0, 3)})
+    output, records = tmp_path / "runs", tmp_path / "records"
+    arguments = ["trainings", f"--output={output}", f"--records={records}"]
+    monkeypatch.setattr("sys.argv", arguments)
+    trainings.main()
+    found = {path.name: path.read_text() for path in records.iterdir()}
+    assert set(found) == {
+        "digits-conv_net-seed0.json",
+        "digits-conv_net-seed3.json",
+    }
+    for name, text in found.items():
+        each = json.loads(text)
+        assert f"-seed{each['seed']}.json" in name
+        assert each["settings"]["options"] == json.loads(options)
+        assert each["test_error"] <= 100
+        assert str(tmp_path) not in text
+    shutil.rmtree(output)
+    trainings.main()
+    assert not output.exists()
+
+
+def test_every_training_has_a_task_and_a_place(trainings, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    train = importlib.import_module("train")
+    page = (ROOT / "docs" / "evidence.md").read_text()
+    for name, options in trainings.TRAININGS.items():
+        arguments = train.parse(shlex.split(options))
+        assert name.startswith(f"{arguments.task}-{arguments.network}")
+        assert f"<!-- {arguments.task} -->" in page
+        assert trainings.SEEDS[name.split("-")[0]]
+
+
+# Putting weights into the package.
+
+
+def test_weights_of_a_run(trainings, tmp_path, monkeypatch):
+    weights = importlib.import_module("weights")
+    options = {"filters": [3, 5], "units": [7]}
+    command = "conv_net digits --epochs 2 --options "
+    command += shlex.quote(json.dumps(options))
+    monkeypatch.setattr(trainings, "TRAININGS", {"digits-conv_net": command})
+    arguments = [f"--output={tmp_path}", f"--records={tmp_path}", "--seeds=1"]
+    monkeypatch.setattr("sys.argv", ["trainings", *arguments])
+    trainings.main()
+    folder, page = tmp_path / "weights", tmp_path / "weights.md"
+    page.write_text((ROOT / "docs" / "weights.md").read_text())
+    monkeypatch.setattr(weights.pretrained, "FOLDER", folder)
+    run = str(tmp_path / "digits-conv_net-seed1")
+    arguments = [f"--folder={folder}", f"--page={page}"]
+    arguments += ["--name=digits", "--description=For tests.", "--data=CC0"]
+    monkeypatch.setattr("sys.argv", ["weights", run, *arguments])
+    weights.main()
+    (card,) = weights.pretrained.cards()
+    assert card.options == {
+        "image_shape": [8, 8, 1],
+        **options,
+    }
+    assert card.record["test_error"] == pytest.approx(card.test_error, abs=1)
+    network = models.ConvNet(weights="digits")
+    trained = models.ConvNet((8, 8, 1), 10, **options)
+    trained.load_weights(f"{run}/model.weights.h5")
+    for one, other in zip(network.weights, trained.weights, strict=True):
+        np.testing.assert_allclose(
+            numpy(one), numpy(other), rtol=1e-3, atol=1e-6
+        )
+    text = page.read_text()
+    assert 'ConvNet(weights="digits")` | ' in text and "For tests." in text
+    for missing in ("--name", "--description", "--data"):
+        less = [
+            each for each in arguments if not each.startswith(missing + "=")
+        ]
+        monkeypatch.setattr("sys.argv", ["weights", run, *less])
+        with pytest.raises(SystemExit):
+            weights.main()

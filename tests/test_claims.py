@@ -1,0 +1,156 @@
+"""The benchmark of claims: its changes of images, its measures, its page."""
+
+import importlib
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+
+from keras_capsules import datasets
+from keras_capsules import models
+
+ROOT = pathlib.Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="makes its gradients"
+)
+GENERATOR = np.random.default_rng(11)
+IMAGES = GENERATOR.uniform(0.1, 0.9, (23, 28, 28, 1)).astype("float32")
+
+
+@pytest.fixture
+def claims(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    return importlib.import_module("claims")
+
+
+def test_half_of_the_images_turn_to_each_side(claims):
+    turned = claims.turned(IMAGES, 90)
+    for number, (image, result) in enumerate(zip(IMAGES, turned, strict=True)):
+        expected = np.rot90(image, 1 if number % 2 else -1)
+        other = np.rot90(image, -1 if number % 2 else 1)
+        close = [np.abs(result - each).max() for each in (expected, other)]
+        # The picture's own axis points down, so one of them is what it is.
+        assert min(close) < 1e-3 < max(close)
+    assert np.abs(turned[0] - turned[1]).max() > 0.1
+    np.testing.assert_allclose(claims.turned(IMAGES, 0), IMAGES, atol=1e-5)
+
+
+def test_noise_squares_and_contrast(claims):
+    noisy = claims.noisy(np.full((23, 28, 28, 1), 0.5, "float32"), 0.05)
+    assert noisy.std() == pytest.approx(0.05, rel=0.05)
+    covered = claims.covered(IMAGES, 6)
+    assert ((covered == 0).sum(axis=(1, 2, 3)) == 36).all()
+    assert (covered[covered > 0] == IMAGES[covered > 0]).all()
+    assert len({tuple(np.argwhere(x == 0)[0]) for x in covered}) > 15
+    np.testing.assert_allclose(claims.faint(IMAGES, 0.5), IMAGES / 2)
+
+
+def test_no_quadrant_stays_in_its_place(claims):
+    swapped = claims.swapped(IMAGES)
+
+    def quadrants(image):
+        return [
+            image[row : row + 14, column : column + 14]
+            for row in (0, 14)
+            for column in (0, 14)
+        ]
+
+    for image, result in zip(IMAGES, swapped, strict=True):
+        before, after = quadrants(image), quadrants(result)
+        sources = [
+            [bool((x == y).all()) for y in before].index(True) for x in after
+        ]
+        assert sorted(sources) == [0, 1, 2, 3]
+        assert all(x != y for x, y in enumerate(sources))
+
+
+@pytest.mark.parametrize("steps", [1, 7])
+def test_attacks_stay_within_their_limit(claims, steps):
+    keras.utils.set_random_seed(1)
+    model = models.ConvNet(filters=(3,), units=(5,))
+    labels = np.arange(23) % 10
+    largest = 0.03
+    changed = claims.attack(model, labels, steps)(IMAGES, largest)
+    assert np.abs(changed - IMAGES).max() <= largest + 1e-6
+    assert changed.min() >= 0 and changed.max() <= 1
+
+    def leads(images):
+        logs = np.log(claims.predict(model, images))
+        right = logs[np.arange(23), labels]
+        logs[np.arange(23), labels] = -np.inf
+        return right - logs.max(axis=1)
+
+    assert (leads(changed) < leads(IMAGES)).mean() > 0.9
+
+
+def test_how_sure_a_network_is(claims):
+    digits = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    others = np.array([[0.5, 0.5], [0.7, 0.3], [0.1, 0.05]])
+    found = claims.sureness(digits, others)
+    assert found["digits"] == pytest.approx(0.7667, abs=1e-4)
+    assert found["swapped"] == pytest.approx(0.4333, abs=1e-4)
+    assert found["same_class"] == pytest.approx(66.67)
+    # 0.6 is less than 0.7: eight of nine pairs.
+    assert found["told_apart"] == pytest.approx(8 / 9, abs=1e-4)
+
+
+def test_calibration(claims):
+    """Probabilities that are right are calibrated; their squares are not."""
+    generator = np.random.default_rng(2)
+    logits = generator.normal(0, 2, (40_000, 5))
+    right = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    draws = generator.uniform(size=(len(right), 1))
+    labels = (right.cumsum(axis=1) < draws).sum(axis=1)
+    assert claims.calibration(right, labels)["raw"] < 1
+    bold = right**2 / (right**2).sum(axis=1, keepdims=True)
+    found = claims.calibration(bold, labels)
+    assert found["raw"] > 5 and found["tempered"] < 1
+    assert found["temperatures"] == pytest.approx([2, 2], rel=0.1)
+    # By hand: one bin of accuracy 0.5, one of accuracy 1.
+    confidence = np.array([0.61, 0.63, 0.99, 0.97])
+    hits = np.array([True, False, True, True])
+    assert claims.expected_error(confidence, hits) == pytest.approx(
+        100 * (0.5 * 0.12 + 0.5 * 0.02)
+    )
+
+
+def test_page_and_picture(claims, tmp_path, monkeypatch):
+    try:
+        datasets.load_arrays("mnist", "test")
+    except ConnectionError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr(claims, "ANGLES", (0, 30))
+    monkeypatch.setattr(claims, "ATTACKED", 7)
+    options = {"filters": [3], "units": [5]}
+    for seed in (0, 1):
+        run = tmp_path / "runs" / f"mnist-conv_net-seed{seed}"
+        run.mkdir(parents=True)
+        record = {
+            "network": "conv_net",
+            "parameters": 1234,
+            "seed": seed,
+            "commits": [],
+            "settings": {"options": options},
+        }
+        (run / "record.json").write_text(json.dumps(record))
+        models.ConvNet(**options).save_weights(run / "model.weights.h5")
+    page = tmp_path / "docs" / "claims.md"
+    page.parent.mkdir()
+    page.write_text((ROOT / "docs" / "claims.md").read_text())
+    arguments = ["claims", f"--runs={tmp_path / 'runs'}", "--images=50"]
+    arguments += [f"--page={page}", f"--output={tmp_path}"]
+    monkeypatch.setattr("sys.argv", arguments)
+    claims.main()
+    text = page.read_text()
+    assert text.count("| ConvNet |") == 8 and "±" in text
+    assert (page.parent / "claims.png").stat().st_size > 1000
+    results = json.loads((tmp_path / "claims.json").read_text())
+    assert set(results["networks"]) == {
+        "mnist-conv_net-seed0",
+        "mnist-conv_net-seed1",
+    }
+    monkeypatch.setattr("sys.argv", [*arguments, "--redraw"])
+    claims.main()
+    assert page.read_text() == text
