@@ -117,13 +117,8 @@ def trainings(monkeypatch):
 
 def test_runs_become_records_once(trainings, tmp_path, monkeypatch):
     options = '{"filters": [3], "units": [5]}'
-    monkeypatch.setattr(
-        trainings,
-        "TRAININGS",
-        {
-            "digits-conv_net": f"conv_net digits --epochs 1 --options '{options}'"
-        },
-    )
+    command = f"conv_net digits --epochs 1 --options '{options}'"
+    monkeypatch.setattr(trainings, "TRAININGS", {"digits-conv_net": command})
     monkeypatch.setattr(trainings, "SEEDS", {"digits": (0, 3)})
     output, records = tmp_path / "runs", tmp_path / "records"
     arguments = ["trainings", f"--output={output}", f"--records={records}"]
