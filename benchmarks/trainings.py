@@ -25,13 +25,29 @@ _COIL20 = (
     "coil20 --no-validation --epochs 200 --batch-size 16 --warmup 10 "
     "--average 0.99 --shift 2 --scale 0.1"
 )
+# An epoch is 10,000 images, however few differ.
+_LESS_DATA = (
+    "mnist --no-validation --epochs 10 --warmup 1 --average 0.999 "
+    "--shift 2 --rotation 10 --scale 0.1 --per-class {} --passes {}"
+)
+_NORMALIZED = """ --options '{"normalization": "batch"}'"""
 TRAININGS = {
     "mnist-efficient_capsnet": f"efficient_capsnet {_MNIST}",
     # Nothing was searched for these: all networks get the same.
     "coil20-efficient_capsnet": f"efficient_capsnet {_COIL20}",
-    "coil20-conv_net": f"conv_net {_COIL20}"
-    """ --options '{"normalization": "batch"}'""",
+    "coil20-conv_net": f"conv_net {_COIL20}" + _NORMALIZED,
     "coil20-squeeze_excitation_net": f"squeeze_excitation_net {_COIL20}",
+    **{
+        f"mnist-{network}-{number}": f"{network} "
+        + _LESS_DATA.format(number, 1000 // number)
+        + (_NORMALIZED if network == "conv_net" else "")
+        for number in (1000, 100, 10, 1)
+        for network in (
+            "efficient_capsnet",
+            "conv_net",
+            "squeeze_excitation_net",
+        )
+    },
 }
 SEEDS = {"mnist": range(3), "coil20": range(5)}
 

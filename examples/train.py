@@ -56,13 +56,15 @@ def main(argv=None):
         arguments.seed,
         not arguments.no_validation,
         arguments.data_dir,
+        arguments.per_class,
     )
     model, loss = networks.make(arguments.network, task, arguments.options)
-    steps = task.num_examples // arguments.batch_size
+    examples = task.num_examples * arguments.passes
+    steps = examples // arguments.batch_size
     if not steps:
         raise ValueError(
             "A batch is larger than the data set. Expected at most "
-            f"{task.num_examples}. Received: batch_size={arguments.batch_size}"
+            f"{examples}. Received: batch_size={arguments.batch_size}"
         )
     compile_model(model, loss, task, arguments, steps * arguments.epochs)
     resumable.fit(
@@ -104,6 +106,8 @@ def parse(argv):
     add("task", choices=tasks.NAMES)
     add("--options", type=json.loads, default={}, help="of the network, JSON")
     add("--epochs", type=positive, default=10)
+    add("--passes", type=positive, default=1, help="over the data, an epoch")
+    add("--per-class", type=positive, help="train on so many images of each")
     add("--batch-size", type=positive, default=64)
     add("--learning-rate", type=float, default=1e-3)
     add("--warmup", type=float, default=0.0, help="epochs of a rising rate")

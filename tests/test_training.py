@@ -140,6 +140,37 @@ def test_every_pass_has_every_example_once(load):
     assert len(tasks.get("digits", validated=False).train(0, 9)) == 9
 
 
+def test_a_few_images_of_each_class(load):
+    tasks = load("training.tasks")
+    found = []
+    for seed in (0, 0, 1):
+        task = tasks.get("digits", seed, per_class=3)
+        assert task.num_examples == 30
+        examples = list(task.train(0, 60).as_numpy_iterator())
+        assert np.bincount([x for _, x in examples]).tolist() == [6] * 10
+        found.append({image.tobytes() for image, _ in examples})
+        assert len(found[-1]) == 30
+    assert found[0] == found[1] and len(found[0] & found[2]) < 10
+    with pytest.raises(ValueError, match="Expected at most 12.*per_class=130"):
+        tasks.get("digits", per_class=130)
+    with pytest.raises(
+        ValueError, match="chosen by class.*per_class=3 and.*co"
+    ):
+        tasks.get("coil20", validated=False, per_class=3)
+
+
+def test_an_epoch_of_several_passes(train, tmp_path):
+    arguments = ["--per-class", "2", "--passes", "4", "--batch-size", "16"]
+    arguments += ["--epochs", "3", "--options", json.dumps(SMALL)]
+    record = train.main([*COMMAND[:2], *arguments, f"--output={tmp_path}"])
+    assert record["settings"]["passes"] == 4 and record["epochs"] == 3
+    with np.load(next(tmp_path.glob("*/state-0003.npz"))) as arrays:
+        counts = [
+            x for x in arrays.values() if x.dtype == "int64" or not x.ndim
+        ]
+    assert 15 in [int(x) for x in counts if not x.ndim]  # 3 x 80 // 16 steps
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -91,6 +91,7 @@ def fit(
             initial_epoch=progress.epoch,
             epochs=epochs,
             steps_per_epoch=steps,
+            shuffle=False,  # they are in random order
             callbacks=[keeper, *callbacks],
         )
     _read(_weights_of(folder, progress.best_epoch), model.variables)

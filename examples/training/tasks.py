@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import keras_capsules
@@ -36,7 +37,7 @@ class Task:
         return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
 
 
-def get(name, seed=0, validated=True, data_dir=None):
+def get(name, seed=0, validated=True, data_dir=None, per_class=None):
     """Returns a task.
 
     Args:
@@ -45,15 +46,28 @@ def get(name, seed=0, validated=True, data_dir=None):
         validated: Boolean, whether a tenth of the training images is kept out
             to validate on.
         data_dir: Where TensorFlow Datasets looks; the file of COIL-20.
+        per_class: Integer, how many images of each class to train on, which the
+            seed chooses; or `None` for all.
     """
-    return _MAKERS.get(name, _of_one_object)(name, seed, validated, data_dir)
+    if name in _MAKERS:
+        if per_class is not None:
+            raise ValueError(
+                "Only images of one object are chosen by class. Expected one "
+                f"of {', '.join(x for x in NAMES if x not in _MAKERS)}. "
+                f"Received: per_class={per_class} and the task {name!r}"
+            )
+        return _MAKERS[name](name, seed, validated, data_dir)
+    return _of_one_object(name, seed, validated, data_dir, per_class)
 
 
-def _of_one_object(name, seed, validated, data_dir):
+def _of_one_object(name, seed, validated, data_dir, per_class):
     facts = datasets.info(name)
     images, labels = datasets.load_arrays(
         name, SPLITS[validated], data_dir=data_dir
     )
+    if per_class is not None:
+        chosen = _few(labels, per_class, seed)
+        images, labels = images[chosen], labels[chosen]
     return Task(
         facts.image_shape,
         facts.num_classes,
@@ -151,6 +165,20 @@ _MAKERS = {
     "affine_mnist": _of_other_viewpoints,
 }
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "smallnorb", *_MAKERS)
+
+
+def _few(labels, number, seed):
+    """Indices of a few images of each class."""
+    classes, counts = np.unique(labels, return_counts=True)
+    if number > counts.min():
+        raise ValueError(
+            f"A class has too few images. Expected at most {counts.min()}. "
+            f"Received: per_class={number}"
+        )
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return np.concatenate(
+        [order[labels[order] == each][:number] for each in classes]
+    )
 
 
 def _in_random_order(images, labels, seed):
