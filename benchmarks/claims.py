@@ -5,9 +5,12 @@
 Measures the networks that `benchmarks/trainings.py` trained on MNIST: how often
 they are wrong about turned, noisy, covered, faint and attacked test images; how
 sure they are of digits whose quadrants are swapped; and how well scores tell
-how often they are right. Writes `claims.json` to `benchmarks/results`, pictures
-to `docs`, and tables between the marks of `docs/claims.md`. Nothing is chosen
-by these figures. TensorFlow makes the gradients of the attacks.
+how often they are right. Reads the records of those that were trained on few
+images. Writes `claims.json` to `benchmarks/results`, pictures to `docs`, and
+tables between the marks of `docs/claims.md`. Nothing is chosen by these
+figures. TensorFlow makes the gradients of the attacks.
+
+    python benchmarks/claims.py --redraw       # writes tables and pictures only
 """
 
 import collections
@@ -49,6 +52,7 @@ def main():
     parser.add_argument(
         "--runs", type=pathlib.Path, default=pathlib.Path("outputs/runs")
     )
+    parser.add_argument("--records", type=pathlib.Path, default=evidence.RUNS)
     parser.add_argument("--page", type=pathlib.Path, default=PAGE)
     arguments = parser.parse_args()
     if not arguments.redraw:
@@ -59,7 +63,8 @@ def main():
         found = {}
         for path in sorted(arguments.runs.glob("mnist-*/record.json")):
             record = json.loads(path.read_text())
-            if record["network"] in FAMILIES:
+            is_of_few = record["settings"].get("per_class")
+            if record["network"] in FAMILIES and not is_of_few:
                 model = load(path.parent, record)
                 found[path.parent.name] = {
                     "network": record["network"],
@@ -71,11 +76,12 @@ def main():
                 print(path.parent.name, flush=True)
         harness.write("claims", {"networks": found}, arguments.output)
     found = harness.read("claims", arguments.output)["networks"]
-    text = evidence.put(
-        arguments.page.read_text(), "figures", "\n".join(tables(found))
-    )
+    few = of_few_images(evidence.read(arguments.records))
+    text = arguments.page.read_text()
+    text = evidence.put(text, "figures", "\n".join(tables(found)))
+    text = evidence.put(text, "few images", "\n".join(table_of_few(few)))
     harness.write_text(arguments.page, text)
-    draw(found, arguments.page.parent)
+    draw(found, few, arguments.page.parent)
 
 
 def load(folder, record):
@@ -335,6 +341,26 @@ def tables(found):
     )
 
 
+def of_few_images(records):
+    """Test errors of all seeds, by network and images of a class."""
+    found = collections.defaultdict(lambda: collections.defaultdict(list))
+    for each in records:
+        if number := each["settings"].get("per_class"):
+            found[FAMILIES[each["network"]]][number].append(each["test_error"])
+    return {name: dict(sorted(found[name].items())) for name in sorted(found)}
+
+
+def table_of_few(found):
+    numbers = sorted({number for each in found.values() for number in each})
+    return table(
+        ["Test error, %, with images of a class", *map(str, numbers)],
+        {
+            name: [evidence.spread(errors.get(each, [])) for each in numbers]
+            for name, errors in found.items()
+        },
+    )
+
+
 def spread(values):
     """Mean and standard deviation, to three digits."""
     if len(values) == 1:
@@ -351,28 +377,49 @@ def table(heads, rows):
     yield ""
 
 
-def draw(found, folder):
-    """Test errors against the size of each change."""
+def draw(found, few, folder):
+    """Draws test errors against the size of each change."""
     figure, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     for axis, (claim, (title, unit)) in zip(
         axes.flat, TITLES.items(), strict=True
     ):
         for name, runs in of_families(found).items():
-            amounts = list(runs[0][claim])
-            errors = np.array([[r[claim][x] for x in amounts] for r in runs])
-            amounts = [float(each) for each in amounts]
-            (line,) = axis.plot(amounts, errors.mean(0), "o-", label=name)
-            axis.fill_between(
-                amounts,
-                errors.min(0),
-                errors.max(0),
-                alpha=0.2,
-                color=line.get_color(),
-            )
+            errors = {
+                float(amount): [run[claim][amount] for run in runs]
+                for amount in runs[0][claim]
+            }
+            draw_line(axis, name, errors)
         axis.set(title=title, xlabel=unit, ylabel="test error, %")
         axis.set_ylim(bottom=0)
     axes[0, 0].legend(fontsize="small")
     harness.save(figure, "claims", folder)
+    figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
+    for name, errors in few.items():
+        draw_line(axis, name, errors)
+    axis.set(
+        title="MNIST with few images",
+        xlabel="images of a class",
+        ylabel="test error, %",
+        xscale="log",
+        yscale="log",
+    )
+    if few:
+        axis.legend(fontsize="small")
+    harness.save(figure, "claims-less-data", folder)
+
+
+def draw_line(axis, name, errors):
+    """Draws the mean of all seeds, and a band from the least to the largest."""
+    colour = f"C{list(FAMILIES.values()).index(name)}"
+    means = [statistics.mean(each) for each in errors.values()]
+    axis.plot(list(errors), means, "o-", label=name, color=colour)
+    axis.fill_between(
+        list(errors),
+        [min(each) for each in errors.values()],
+        [max(each) for each in errors.values()],
+        alpha=0.2,
+        color=colour,
+    )
 
 
 if __name__ == "__main__":

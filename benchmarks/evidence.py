@@ -67,7 +67,12 @@ def main():
     parser.add_argument("--runs", type=pathlib.Path, default=RUNS)
     parser.add_argument("--page", type=pathlib.Path, default=PAGE)
     arguments = parser.parse_args()
-    groups = grouped(read(arguments.runs))
+    # Those of few images are on the page of claims.
+    groups = grouped(
+        each
+        for each in read(arguments.runs)
+        if not each["settings"].get("per_class")
+    )
     text = arguments.page.read_text()
     for task in {task for task, _ in groups}:
         found = {name: runs for (t, name), runs in groups.items() if t == task}

@@ -136,6 +136,15 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
         }
         (run / "record.json").write_text(json.dumps(record))
         models.ConvNet(**options).save_weights(run / "model.weights.h5")
+    few = [
+        {
+            "network": "efficient_capsnet",
+            "settings": {"per_class": number},
+            "test_error": error,
+        }
+        for number, error in ((100, 3.0), (1, 10.0), (1, 14.0))
+    ]
+    monkeypatch.setattr(claims.evidence, "read", lambda folder: few)
     page = tmp_path / "docs" / "claims.md"
     page.parent.mkdir()
     page.write_text((ROOT / "docs" / "claims.md").read_text())
@@ -145,6 +154,9 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
     claims.main()
     text = page.read_text()
     assert text.count("| ConvNet |") == 8 and "±" in text
+    row = "| EfficientCapsNet | 12.00 ± 2.83 | 3.00 |"
+    assert row in text
+    assert (page.parent / "claims-less-data.png").stat().st_size > 1000
     assert (page.parent / "claims.png").stat().st_size > 1000
     results = json.loads((tmp_path / "claims.json").read_text())
     assert set(results["networks"]) == {

@@ -44,6 +44,7 @@ def record(**changes):
         "seconds": 90.0,
         "test_error": 0.5,
         "validation_error": 0.4,
+        "settings": {},
     } | changes
 
 
@@ -86,7 +87,8 @@ def test_page_and_picture(evidence, tmp_path, monkeypatch):
     page, runs = tmp_path / "evidence.md", tmp_path / "runs"
     runs.mkdir()
     page.write_text((ROOT / "docs" / "evidence.md").read_text())
-    write(runs, one=record(), other=record(task="coil20", seed=3))
+    few = record(settings={"per_class": 10})
+    write(runs, one=record(), other=record(task="coil20", seed=3), few=few)
     for _ in range(2):  # and again
         monkeypatch.setattr(
             "sys.argv", ["evidence", "--runs", str(runs), "--page", str(page)]
@@ -95,6 +97,7 @@ def test_page_and_picture(evidence, tmp_path, monkeypatch):
         text = page.read_text()
         assert text.count("| [one](") == 1
         assert text.count("| [other](") == 1
+        assert "[few]" not in text
     assert (tmp_path / "evidence.png").stat().st_size > 1000
     with pytest.raises(ValueError, match="no place for the task 'mnist'.*Rec"):
         evidence.put("# Nothing", "mnist", "table")
