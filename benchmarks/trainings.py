@@ -18,7 +18,8 @@ import harness
 
 # The arguments of `examples/train.py`, by the name of the runs.
 _MNIST = (
-    "mnist --no-validation --epochs 16 --warmup 1 --average 0.999 "
+    "mnist --no-validation --epochs 16 --learning-rate 0.003 --warmup 1 "
+    "--average 0.999 "
     "--shift 2 --rotation 10 --scale 0.1"
 )
 _COIL20 = (
@@ -27,7 +28,8 @@ _COIL20 = (
 )
 # An epoch is 10,000 images, however few differ.
 _LESS_DATA = (
-    "mnist --no-validation --epochs 10 --warmup 1 --average 0.999 "
+    "mnist --no-validation --epochs 10 --learning-rate 0.003 --warmup 1 "
+    "--average 0.999 "
     "--shift 2 --rotation 10 --scale 0.1 --per-class {} --passes {}"
 )
 _NORMALIZED = """ --options '{"normalization": "batch"}'"""
