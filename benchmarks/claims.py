@@ -25,6 +25,7 @@ import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
+import trainings
 from training import augmentation
 from training import networks
 from training import tasks
@@ -61,19 +62,16 @@ def main():
         )
         images, labels = images[: arguments.images], labels[: arguments.images]
         found = {}
-        for path in sorted(arguments.runs.glob("mnist-*/record.json")):
-            record = json.loads(path.read_text())
-            is_of_few = record["settings"].get("per_class")
-            if record["network"] in FAMILIES and not is_of_few:
-                model = load(path.parent, record)
-                found[path.parent.name] = {
-                    "network": record["network"],
-                    "parameters": record["parameters"],
-                    "seed": record["seed"],
-                    "commits": record["commits"],
-                    **measure(model, images, labels),
-                }
-                print(path.parent.name, flush=True)
+        for folder, record in trained(arguments.runs, arguments.records):
+            print(folder.name, flush=True)
+            model = load(folder, record)
+            found[folder.name] = {
+                "network": record["network"],
+                "parameters": record["parameters"],
+                "seed": record["seed"],
+                "commits": record["commits"],
+                **measure(model, images, labels),
+            }
         harness.write("claims", {"networks": found}, arguments.output)
     found = harness.read("claims", arguments.output)["networks"]
     few = of_few_images(evidence.read(arguments.records))
@@ -82,6 +80,29 @@ def main():
     text = evidence.put(text, "few images", "\n".join(table_of_few(few)))
     harness.write_text(arguments.page, text)
     draw(found, few, arguments.page.parent)
+
+
+def trained(runs, records):
+    """Folders and records of the networks that were trained on all of MNIST.
+
+    Raises:
+        ValueError: If there is none that is recorded.
+    """
+    found = []
+    for network in FAMILIES:
+        for seed in trainings.SEEDS["mnist"]:
+            name = f"mnist-{network}-seed{seed}"
+            paths = [runs / name / "record.json", records / f"{name}.json"]
+            texts = [each.read_text() for each in paths if each.exists()]
+            if len(texts) == 2 and texts[0] == texts[1]:
+                found.append((runs / name, json.loads(texts[0])))
+    if not found:
+        raise ValueError(
+            "No trained networks: run benchmarks/trainings.py. Expected "
+            f"mnist-conv_net-seed0 and others, as recorded in {records.name}. "
+            f"Received: runs={runs.name!r}"
+        )
+    return found
 
 
 def load(folder, record):
@@ -219,8 +240,10 @@ def sureness(scores, of_swapped):
     same = scores.argmax(axis=1) == of_swapped.argmax(axis=1)
     # How often a digit has a higher score than one that is none: 0.5 if the
     # network cannot tell.
-    ranks = np.concatenate([sure, less_sure]).argsort().argsort()[: len(sure)]
-    told = (ranks.sum() - len(sure) * (len(sure) - 1) / 2) / len(sure) ** 2
+    ordered = np.sort(less_sure)
+    lower = np.searchsorted(ordered, sure, "left")
+    not_higher = np.searchsorted(ordered, sure, "right")
+    told = (lower + not_higher).mean() / (2 * len(ordered))  # ties are half
     return {
         "digits": round(float(sure.mean()), 4),
         "swapped": round(float(less_sure.mean()), 4),
@@ -345,7 +368,8 @@ def of_few_images(records):
     """Test errors of all seeds, by network and images of a class."""
     found = collections.defaultdict(lambda: collections.defaultdict(list))
     for each in records:
-        if number := each["settings"].get("per_class"):
+        number = each["settings"].get("per_class")
+        if number and each["task"] == "mnist":
             found[FAMILIES[each["network"]]][number].append(each["test_error"])
     return {name: dict(sorted(found[name].items())) for name in sorted(found)}
 

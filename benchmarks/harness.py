@@ -176,7 +176,8 @@ def in_turn(function, *arguments, baseline, rounds, **options):
 
 def name_of(package):
     """A name for the code of a checkout."""
-    return f"commit {provenance.commit(package)[:7]}"
+    commit = provenance.commit(package) or "unknown"
+    return f"commit {commit[:7]}" + " with changes" * commit.endswith("+")
 
 
 def status(name):

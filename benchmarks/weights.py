@@ -22,6 +22,7 @@ from training import networks
 from training import tasks
 
 from keras_capsules.models import pretrained
+from keras_capsules.models import saving
 from keras_capsules.utils import files
 
 PAGE = harness.ROOT / "docs" / "weights.md"
@@ -65,8 +66,6 @@ def publish(arguments):
     found = network.evaluate(
         task.test().batch(256), verbose=0, return_dict=True
     )
-    defaults = type(network)().get_config()
-    config = network.get_config()
     class_name = type(network).__name__
     path = arguments.folder / f"{class_name}-{arguments.name}.npz"
     with files.replacing(path) as fresh:
@@ -75,11 +74,7 @@ def publish(arguments):
         network=class_name,
         name=arguments.name,
         description=arguments.description,
-        options={
-            key: value
-            for key, value in config.items()
-            if value != defaults[key] and key not in ("name", "dtype")
-        },
+        options=saving.arguments_of(network),
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         parameters=record["parameters"],
         test_error=round(100 * (1 - found["accuracy"]), 4),
@@ -122,8 +117,7 @@ def table(cards):
             f"{card.record['epochs']} epochs, on {card.record['processor']}.",
             f"- Test error: {card.test_error:.2f} % in 16 bits, "
             f"{card.record['test_error']:.2f} % before.",
-            f"- Arguments: `{json.dumps(card.options)}`; the others are the "
-            "defaults.",
+            f"- Arguments: `{json.dumps(card.options)}`.",
         ]
     return "\n".join(lines) if cards else "There are none yet."
 

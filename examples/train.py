@@ -66,6 +66,7 @@ def main(argv=None):
             "A batch is larger than the data set. Expected at most "
             f"{examples}. Received: batch_size={arguments.batch_size}"
         )
+    check_average(arguments.average, steps * arguments.epochs)
     compile_model(model, loss, task, arguments, steps * arguments.epochs)
     resumable.fit(
         model,
@@ -136,6 +137,16 @@ def positive(text):
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not positive")
     return number
+
+
+def check_average(average, steps):
+    """Refuses averages that would remember where they began."""
+    if average**steps > 0.01:
+        raise ValueError(
+            "The average of so few steps would hold more than 1 % of the first "
+            f"weights. Expected at most {0.01 ** (1 / steps):.4f} for {steps} "
+            f"steps. Received: average={average}"
+        )
 
 
 def compile_model(model, loss, task, arguments, steps):

@@ -9,8 +9,13 @@ import subprocess
 import sys
 import time
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+
+from keras_capsules import models
+from tests.helpers.testing import numpy
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 SMALL = {
@@ -159,6 +164,45 @@ def test_a_few_images_of_each_class(load):
         tasks.get("coil20", validated=False, per_class=3)
 
 
+def test_averaged_weights_have_statistics_of_their_own(load):
+    """Means and variances of what the averaged kernels make of images."""
+    resumable = load("training.resumable")
+    generator = np.random.default_rng(3)
+    images = generator.uniform(size=(50 * 16, 5, 5, 1)).astype("float32")
+    data = tf.data.Dataset.from_tensor_slices((images, images[:, 0, 0, 0]))
+    model = models.ConvNet((5, 5, 1), 3, (4,), normalization="batch")
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
+    model.optimizer.build(model.trainable_variables)
+    gradients = [keras.ops.ones(x.shape) for x in model.trainable_variables]
+    for _ in range(3):
+        model.optimizer.apply_gradients(
+            zip(gradients, model.trainable_variables, strict=True)
+        )
+    before = [numpy(each) for each in model.variables]
+    convolution = model.get_layer("convolution_1")
+    normalization = model.get_layer("normalization_1")
+    with resumable._averaged(lambda first: data.batch(16), model):
+        averaged = numpy(convolution.kernel)
+        made = numpy(convolution(images))
+        np.testing.assert_allclose(
+            numpy(normalization.moving_mean),
+            made.mean(axis=(0, 1, 2)),
+            rtol=1e-4,
+        )
+        np.testing.assert_allclose(
+            numpy(normalization.moving_variance),
+            np.stack(
+                [part.var(axis=(0, 1, 2)) for part in np.split(made, 50)]
+            ).mean(axis=0),
+            rtol=1e-3,
+        )
+    # 0.1 less in each step: the mean of 0, 1 and 2 with weights 1, 1 and 2.
+    np.testing.assert_allclose(averaged - before[0], 0.075, atol=1e-6)
+    assert normalization.momentum == 0.99
+    for value, each in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(value, numpy(each))
+
+
 def test_an_epoch_of_several_passes(train, tmp_path):
     arguments = ["--per-class", "2", "--passes", "4", "--batch-size", "16"]
     arguments += ["--epochs", "3", "--options", json.dumps(SMALL)]
@@ -176,6 +220,7 @@ def test_an_epoch_of_several_passes(train, tmp_path):
     [
         (["--batch-size", "2000"], "Expected at most 1293. Received: batch_si"),
         (["--options", '{"filters": 0}'], "`filters`.*Received"),
+        (["--average", "0.999"], "Expected at most 0.9772 for 200 steps. Rec"),
     ],
 )
 def test_errors_before_training(train, tmp_path, arguments, message):

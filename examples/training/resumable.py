@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import time
@@ -9,9 +10,12 @@ import time
 import keras
 import numpy as np
 
+from keras_capsules.models import saving
 from keras_capsules.utils import files
 
 PROGRESS = "progress.json"
+# To measure what normalizations need to know of averaged weights.
+_BATCHES = 100
 
 
 @dataclasses.dataclass
@@ -80,7 +84,10 @@ def fit(
     """
     folder = pathlib.Path(folder)
     model.optimizer.build(model.trainable_variables)
-    keeper = _Keeper(model, validation, progress, folder, patience, average)
+    averaged = contextlib.nullcontext
+    if average:
+        averaged = functools.partial(_averaged, examples)
+    keeper = _Keeper(model, validation, progress, folder, patience, averaged)
     if progress.epoch:
         _read(_state_of(folder, progress.epoch), _state(model))
     else:
@@ -100,14 +107,14 @@ def fit(
 class _Keeper(keras.callbacks.Callback):
     """Validates, and keeps what a later run needs, after each epoch."""
 
-    def __init__(self, model, validation, progress, folder, patience, average):
+    def __init__(self, model, validation, progress, folder, patience, averaged):
         super().__init__()
         self.trained = model
         self.validation = validation
         self.progress = progress
         self.folder = folder
         self.patience = patience
-        self.average = average
+        self.averaged = averaged
         self.started = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -118,7 +125,9 @@ class _Keeper(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         progress.epoch = epoch + 1
         _write(_state_of(self.folder, epoch + 1), _state(model))
-        with _averaged(model) if self.average else contextlib.nullcontext():
+        with (
+            self.averaged(model) if self.averaged else contextlib.nullcontext()
+        ):
             if self.validation is not None:
                 found = model.evaluate(
                     self.validation, verbose=0, return_dict=True
@@ -187,13 +196,34 @@ def _read(path, variables):
 
 
 @contextlib.contextmanager
-def _averaged(model):
-    """The model with the averages of its weights."""
-    variables = model.trainable_variables
-    weights = [keras.ops.convert_to_numpy(each) for each in variables]
-    model.optimizer.finalize_variable_values(variables)
+def _averaged(examples, model):
+    """The model with the averages of its weights, and statistics of theirs."""
+    values = [keras.ops.convert_to_numpy(each) for each in model.variables]
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    _measure_statistics(model, examples(0))
     try:
         yield
     finally:
-        for variable, value in zip(variables, weights, strict=True):
+        for variable, value in zip(model.variables, values, strict=True):
             variable.assign(value)
+
+
+def _measure_statistics(model, examples):
+    """Replaces moving means and variances by those of some batches.
+
+    The moving ones are of other weights than the averaged ones.
+    """
+    layers = [
+        layer
+        for _, layer in saving.walk(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    for number, (images, _) in enumerate(examples.take(_BATCHES)):
+        for layer in layers:
+            layer.momentum = number / (number + 1)  # the mean of all so far
+        model(keras.ops.convert_to_tensor(images), training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum

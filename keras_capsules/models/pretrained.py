@@ -17,10 +17,15 @@ from typing import cast
 import keras
 import numpy as np
 
+from keras_capsules.models import saving
+
 FOLDER = importlib.resources.files("keras_capsules").joinpath("weights")
 
 # What networks take as `weights`.
 Weights = str | os.PathLike[str] | None
+
+# Arguments that matter in training only.
+_FREE = ("reconstruction_weight", "dropout")
 
 Init = TypeVar("Init", bound=Callable[..., None])
 
@@ -36,7 +41,7 @@ class Card:
         network: String, the name of the class.
         name: String, the name of the weights.
         description: String, a few sentences.
-        options: Arguments of the constructor. The others have their defaults.
+        options: All arguments of the constructor, as plain values.
         sha256: String, the checksum of the file of the weights.
         parameters: Integer, their number without the decoder.
         test_error: Number, in percent, with these very weights.
@@ -94,6 +99,7 @@ def takes_weights(init: Init) -> Init:
         elif card := _find(type(self), weights):
             arrays = _read(card)
             init(**{**card.options, **options})
+            _check(self, card)
             _assign(self, arrays, card)
         else:
             init(**options)
@@ -101,24 +107,50 @@ def takes_weights(init: Init) -> Init:
 
     # Keras looks for it in more than one way.
     init_and_load.__signature__ = signature  # type: ignore[attr-defined]
+    setattr(init_and_load, saving.TAKES_WEIGHTS, True)
     return cast(Init, init_and_load)
 
 
 def _find(network: type, weights: Any) -> Card | None:
     """The card of these weights; `None` if they are a file of the user's."""
-    names = [each.__name__ for each in network.__mro__]
-    known = {card.name: card for card in cards() if card.network in names}
+    known: dict[str, Card] = {}
+    for each in network.__mro__:  # a network's own come first
+        if each.__module__.startswith("keras_capsules."):
+            found = [card for card in cards() if card.network == each.__name__]
+            known = {card.name: card for card in found} | known
     if isinstance(weights, str) and weights in known:
         return known[weights]
-    is_path = isinstance(weights, (str, os.PathLike))
-    if is_path and pathlib.Path(weights).is_file():
+    if isinstance(weights, (str, os.PathLike)) and _is_file(weights):
         return None
-    expected = [repr(name) for name in known]
+    expected = [repr(name) for name in sorted(known)]
     expected.append("the path of a file that `save_weights` wrote")
     raise ValueError(
         f"There are no such weights of {network.__name__}. Expected "
         f"{' or '.join(expected)}. Received: weights={weights!r}"
     )
+
+
+def _is_file(path: str | os.PathLike[str]) -> bool:
+    try:
+        return pathlib.Path(path).is_file()
+    except (OSError, ValueError):  # no name of a file
+        return False
+
+
+def _check(network: keras.Model, card: Card) -> None:
+    """Refuses a network that does not compute what the trained one did."""
+    free = set(_FREE)
+    if getattr(network, "decoder", None) is None:
+        free |= {"decoder_units", "decoder_filters"}
+    for name, expected in card.options.items():
+        # As JSON has it, like that of the card.
+        value = json.loads(json.dumps(saving.as_plain(getattr(network, name))))
+        if value != expected and name not in free:
+            raise ValueError(
+                f"The weights {card.name!r} do not fit an argument that was "
+                f"given with them. Expected {name}={expected!r}. "
+                f"Received: {name}={value!r}"
+            )
 
 
 def _read(card: Card) -> dict[str, np.ndarray]:
@@ -139,7 +171,7 @@ def _read(card: Card) -> dict[str, np.ndarray]:
 def _assign(
     network: keras.Model, arrays: dict[str, np.ndarray], card: Card
 ) -> None:
-    """Sets all weights of a network, if they fit."""
+    """Sets all weights of a network."""
     ours = {each.path: each for each in network.weights}
     if getattr(network, "decoder", None) is None:
         arrays = {
@@ -149,16 +181,11 @@ def _assign(
         }
     shapes = {path: tuple(each.shape) for path, each in ours.items()}
     expected = {path: each.shape for path, each in arrays.items()}
-    differing = [
-        f"{path} is {shapes.get(path)} instead of {expected.get(path)}"
-        for path in sorted(shapes.keys() | expected.keys())
-        if shapes.get(path) != expected.get(path)
-    ]
-    if differing:
+    if shapes != expected:  # a subclass has other layers
         raise ValueError(
-            f"The weights {card.name!r} do not fit arguments that were given "
-            f"with them. Expected {card.options or 'the defaults'}. Received "
-            f"arguments with which {'; '.join(differing)}"
+            f"The weights {card.name!r} do not fit the layers of "
+            f"{type(network).__name__}. Expected {expected}. Received: "
+            f"weights={shapes}"
         )
     for path, variable in ours.items():
         variable.assign(arrays[path].astype("float32"))

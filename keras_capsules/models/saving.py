@@ -11,19 +11,25 @@ import keras
 
 from keras_capsules import routing as routings
 
+# Marks constructors whose argument `weights` are weights to begin with.
+TAKES_WEIGHTS = "takes_weights"
+
 
 def argument_names(network_class: type[keras.Model]) -> list[str]:
     """The arguments that the constructor of a network names.
 
-    Without `weights`, which say nothing that the weights themselves do not.
+    Without weights to begin with, because a network is saved with its own.
     """
-    parameters = inspect.signature(network_class.__init__).parameters
-    return [
+    init = network_class.__init__
+    parameters = inspect.signature(init).parameters
+    names = [
         name
         for name, each in list(parameters.items())[1:]  # without self
         if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-        and name != "weights"
     ]
+    if getattr(init, TAKES_WEIGHTS, False):
+        names.remove("weights")
+    return names
 
 
 def arguments_of(network: keras.Model) -> dict[str, Any]:
@@ -46,11 +52,11 @@ def arguments_of(network: keras.Model) -> dict[str, Any]:
                 f"{class_name}'s own. Received: a {class_name} without "
                 f"attribute `{name}`"
             )
-        arguments[name] = _serialize(getattr(network, name))
+        arguments[name] = as_plain(getattr(network, name))
     return arguments
 
 
-def _serialize(value: Any) -> Any:
+def as_plain(value: Any) -> Any:
     """An option as plain values."""
     if isinstance(value, routings.Routing):
         return routings.serialize(value)
@@ -67,7 +73,7 @@ def frozen_layers(network: keras.Model) -> list[str]:
     """
     if not network.trainable:
         return []
-    return [path for path, layer in _walk(network) if not layer.trainable]
+    return [path for path, layer in walk(network) if not layer.trainable]
 
 
 def freeze_layers(network: keras.Model, paths: Sequence[str]) -> None:
@@ -88,7 +94,7 @@ def layers_at(network: keras.Model, paths: Sequence[str]) -> list[Any]:
         network: A network.
         paths: As `paths_of` returns them.
     """
-    return [layer for path, layer in _walk(network) if path in paths]
+    return [layer for path, layer in walk(network) if path in paths]
 
 
 def paths_of(network: keras.Model, layers: Sequence[Any]) -> list[str]:
@@ -100,10 +106,10 @@ def paths_of(network: keras.Model, layers: Sequence[Any]) -> list[str]:
     """
     # Layers may compare in their own way.
     wanted = {id(layer) for layer in layers}
-    return [path for path, layer in _walk(network) if id(layer) in wanted]
+    return [path for path, layer in walk(network) if id(layer) in wanted]
 
 
-def _walk(
+def walk(
     layer: Any, prefix: str = "", seen: set[int] | None = None
 ) -> Iterator[tuple[str, Any]]:
     """All layers within a layer, in its decoder, and within these layers."""
@@ -131,7 +137,7 @@ def _walk(
             fresh[name] = each
     for name, each in fresh.items():
         yield prefix + name, each
-        yield from _walk(each, f"{prefix}{name}/", seen)
+        yield from walk(each, f"{prefix}{name}/", seen)
 
 
 def _named(name: str, value: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from keras_capsules import datasets
 from keras_capsules import models
 from keras_capsules.models import pretrained
+from keras_capsules.models import saving
 from tests.helpers import networks
 from tests.helpers.testing import numpy
 
@@ -26,12 +27,11 @@ def publish(folder, network, name="small", **changes):
     class_name = type(network).__name__
     path = folder / f"{class_name}-{name}.npz"
     np.savez(path, **arrays)
-    options = networks.OPTIONS[class_name]
     card = {
         "network": class_name,
         "name": name,
         "description": "For tests.",
-        "options": {"image_shape": SHAPE, "num_classes": CLASSES, **options},
+        "options": saving.arguments_of(network),
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "parameters": network.count_params(),
         "test_error": 12.5,
@@ -104,30 +104,83 @@ def test_subclasses_and_trained_copies(folder):
     copy.fit(networks.images(), np.eye(3)[[0, 1, 2, 0, 1]], verbose=0)
 
 
-def test_arguments_that_do_not_fit(folder):
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("num_classes", 5, "num_classes=3. Received: num_classes=5"),
+        ("activation", "tanh", "activation='relu'. Received: activation='tan"),
+        ("padding", "valid", "padding='same'. Received: padding='valid'"),
+        ("decoder_units", (7, 7), r"=\[7\]. Received: decoder_units=\[7, 7\]"),
+        ("routing", "dynamic", "Received: routing={.*DynamicRouting"),
+    ],
+)
+def test_arguments_that_do_not_fit(folder, option, value, message):
     publish(folder, changed("EfficientCapsNet"))
-    message = (
-        "'small' do not fit arguments that were given with them. Expected.*"
-        "'num_classes': 3.*Received arguments with which class_capsules/"
-        r".*kernel is \(3, 4, 5, 16\) instead of \(3, 4, 3, 16\)"
-    )
+    message = f"'small' do not fit an argument that was given.*{message}"
     with pytest.raises(ValueError, match=message):
-        models.EfficientCapsNet(num_classes=5, weights="small")
-    with pytest.raises(ValueError, match="instead of None"):
-        models.EfficientCapsNet(decoder_units=(7, 7), weights="small")
+        models.EfficientCapsNet(weights="small", **{option: value})
+
+
+def test_a_preset_of_another_size(folder):
+    publish(folder, changed("EfficientCapsNet"))
+    message = "Expected image_shape=.*Received: image_shape=.36, 36, 1."
+    with pytest.raises(ValueError, match=message):
+        models.EfficientCapsNet.multi_mnist(weights="small")
+
+
+def test_arguments_of_training_are_free(folder):
+    publish(folder, changed("ConvNet"))
+    publish(folder, changed("EfficientCapsNet"))
+    assert models.ConvNet(weights="small", dropout=0.1).dropout == 0.1
+    model = models.EfficientCapsNet(weights="small", reconstruction_weight=2)
+    assert model.reconstruction_weight == 2
+
+
+@pytest.mark.parametrize("name", networks.NAMES)
+def test_a_network_without_its_decoder(name, folder):
+    network = changed(name)
+    if getattr(network, "decoder", None) is None:
+        pytest.skip("it has none")
+    publish(folder, network)
+    none = "decoder_filters" if name == "DeepCaps" else "decoder_units"
+    copy = getattr(models, name)(weights="small", **{none: None})
+    assert copy.decoder is None
+    np.testing.assert_allclose(
+        numpy(copy(networks.images())),
+        numpy(network(networks.images())),
+        rtol=0.02,
+        atol=0.002,
+    )
 
 
 def test_weights_without_a_decoder(folder):
-    network = networks.make("EfficientCapsNet", decoder_units=None)
-    options = networks.OPTIONS["EfficientCapsNet"] | {"decoder_units": None}
-    options |= {"image_shape": SHAPE, "num_classes": CLASSES}
-    publish(folder, network, options=options)
+    publish(folder, networks.make("EfficientCapsNet", decoder_units=None))
     assert models.EfficientCapsNet(weights="small").decoder is None
-    with pytest.raises(ValueError, match="decoder_pixels/kernel is .* of None"):
+    with pytest.raises(ValueError, match="Expected decoder_units=None.*Rec"):
         models.EfficientCapsNet(weights="small", decoder_units=(7,))
 
 
-@pytest.mark.parametrize("weights", ["mnits", "", 3, b"small", ["small"]])
+def test_weights_that_mean_something_else():
+    class Weighted(models.CapsNet):
+        def __init__(self, weights=(1.0, 2.0)):
+            super().__init__(SHAPE, CLASSES)
+
+    assert "weights" in saving.argument_names(Weighted)
+    assert "weights" not in saving.argument_names(models.CapsNet)
+
+
+def test_a_class_of_the_same_name(folder):
+    class ConvNet(models.CapsNet):
+        pass
+
+    publish(folder, changed("ConvNet"))
+    with pytest.raises(ValueError, match="Expected the path of a file"):
+        ConvNet(weights="small")
+
+
+@pytest.mark.parametrize(
+    "weights", ["mnits", "", 3, b"small", ["small"], "x" * 300, "a\0b"]
+)
 def test_unknown_names(folder, weights):
     publish(folder, changed("EfficientCapsNet"))
     publish(folder, changed("ConvNet"), name="other")
@@ -224,7 +277,7 @@ def test_figures_on_real_images(card):
         assert decoded.shape[-3:] == tuple(network.image_shape)
 
 
-def test_the_page_names_all(monkeypatch):
+def test_the_page_names_all():
     page = (ROOT / "docs" / "weights.md").read_text()
     for card in SHIPPED:
         assert f'{card.network}(weights="{card.name}")' in page
