@@ -323,6 +323,7 @@ def of_families(found):
 
 def tables(found):
     """Lines of Markdown."""
+    yield "![Test errors against the size of each change](claims.png)\n"
     families = of_families(found)
     for claim, (title, _) in TITLES.items():
         amounts = next(iter(found.values()))[claim]
@@ -375,8 +376,12 @@ def of_few_images(records):
 
 
 def table_of_few(found):
+    if not found:
+        yield "Not measured yet."
+        return
+    yield "![Test errors against the number of images](claims-less-data.png)\n"
     numbers = sorted({number for each in found.values() for number in each})
-    return table(
+    yield from table(
         ["Test error, %, with images of a class", *map(str, numbers)],
         {
             name: [evidence.spread(errors.get(each, [])) for each in numbers]
@@ -417,6 +422,8 @@ def draw(found, few, folder):
         axis.set_ylim(bottom=0)
     axes[0, 0].legend(fontsize="small")
     harness.save(figure, "claims", folder)
+    if not few:
+        return
     figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
     for name, errors in few.items():
         draw_line(axis, name, errors)
@@ -427,8 +434,7 @@ def draw(found, few, folder):
         xscale="log",
         yscale="log",
     )
-    if few:
-        axis.legend(fontsize="small")
+    axis.legend(fontsize="small")
     harness.save(figure, "claims-less-data", folder)
 
 

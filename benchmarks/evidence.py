@@ -48,6 +48,14 @@ PUBLISHED = {
         ("ResNet-20 (He et al., 2016)", 270_000, 8.3),
     ],
 }
+TITLES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "multi_mnist": "MultiMNIST, both digits right",
+    "affine_mnist": "Affine MNIST",
+    "cifar10": "CIFAR-10 (JPEG copy)",
+    "coil20": "COIL-20, 8 of 72 views trained",
+}
 NOTES = {
     "affine_mnist": "The test images are made anew by the published recipe; "
     "the published figures are of the published files.",
@@ -179,34 +187,47 @@ def put(text, task, content):
 
 def draw(groups, folder):
     """Draws test errors against the number of parameters."""
-    tasks = sorted({task for task, _ in groups})
+    measured = {
+        key: runs for key, runs in groups.items() if math.isfinite(error(runs))
+    }
+    tasks = [task for task in TITLES if task in {task for task, _ in measured}]
+    names = sorted({runs[0]["network"] for runs in measured.values()})
+    columns = min(3, len(tasks)) or 1
+    rows = -(-len(tasks) // columns) or 1
     figure, axes = plt.subplots(
-        1,
-        len(tasks),
-        figsize=(4.5 * len(tasks), 4),
+        rows,
+        columns,
+        figsize=(5 * columns, 4 * rows),
         layout="constrained",
         squeeze=False,
     )
-    for axis, task in zip(axes[0], tasks, strict=True):
+    for axis in axes.flat[len(tasks) :]:
+        axis.set_axis_off()
+    for axis, task in zip(axes.flat, tasks, strict=False):
         families = collections.defaultdict(list)
-        for (of_task, _), runs in groups.items():
-            if of_task == task and math.isfinite(error(runs)):
+        for (of_task, _), runs in measured.items():
+            if of_task == task:
                 point = runs[0]["parameters"], error(runs)
                 families[runs[0]["network"]].append(point)
-        for name, points in sorted(families.items()):
-            axis.plot(*zip(*sorted(points), strict=True), "o-", label=name)
-        for name, parameters, percent in PUBLISHED.get(task, ()):
-            if parameters:
-                axis.plot(parameters, percent, "kx")
-                axis.annotate(name, (parameters, percent), fontsize="x-small")
+        for name, points in families.items():
+            colour = f"C{names.index(name)}"
+            xs, ys = zip(*sorted(points), strict=True)
+            axis.plot(xs, ys, "o-", label=name, color=colour)
+        published = [each for each in PUBLISHED.get(task, ()) if each[1]]
+        for marker, (name, size, percent) in zip(
+            "x+1234", published, strict=False
+        ):
+            label = f"published: {name}"
+            axis.plot(size, percent, f"k{marker}", label=label)
         axis.set(
-            title=task,
-            xlabel="parameters",
+            title=TITLES[task],
+            xlabel="parameters, without decoder",
             ylabel="test error, %",
             xscale="log",
+            xlim=(3e3, 2e7),
         )
-        if families:
-            axis.legend(fontsize="small")
+        axis.set_ylim(0, 1.3 * axis.get_ylim()[1])  # room for the legend
+        axis.legend(fontsize="x-small")
     harness.save(figure, "evidence", folder)
 
 

@@ -347,6 +347,27 @@ def test_readme_blocks_run(in_full, tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), namespace)
 
 
+@on_one_backend
+def test_blocks_of_docs_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pages = sorted((REPOSITORY / "docs").glob("*.md"))
+    found = {page.name: blocks(page.read_text()) for page in pages}
+    assert found["weights.md"]
+    for name, parts in found.items():
+        namespace = {"__name__": "docs"}
+        for block in parts:
+            exec(compile(block, name, "exec"), namespace)
+
+
+def test_links_of_docs():
+    for page in (REPOSITORY / "docs").glob("*.md"):
+        for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), f"{path} of {page.name} is no file"
+            assert not anchor or anchor in anchors(target), link
+
+
 def test_the_readme_names_what_there_is():
     text = (REPOSITORY / "README.md").read_text()
     missing = [

@@ -233,6 +233,10 @@ by_name = pytest.mark.parametrize(
 )
 
 
+def test_weights_come_with_the_package():
+    assert {card.stem for card in SHIPPED} >= {"EfficientCapsNet-mnist"}
+
+
 @by_name
 def test_files_are_small_and_described(card):
     files = pretrained.FOLDER
