@@ -35,6 +35,39 @@ _FEW = (
     "mnist --no-validation --epochs 10 --learning-rate 0.003 --warmup 1 "
     f"{_CHANGES} --per-class {{}} --passes {{}}"
 )
+# Thousands of parameters, and options with which networks have about as many.
+_SIZES = {
+    "efficient_capsnet": {
+        5: {
+            "filters": [8, 8, 8],
+            "num_primary_capsules": 4,
+            "primary_dim": 4,
+            "capsule_dim": 4,
+        },
+        11: {
+            "filters": [8, 12, 12],
+            "num_primary_capsules": 8,
+            "primary_dim": 4,
+            "capsule_dim": 8,
+        },
+        25: {
+            "filters": [12, 16, 16],
+            "num_primary_capsules": 8,
+            "capsule_dim": 8,
+        },
+        62: {
+            "filters": [16, 32, 32],
+            "num_primary_capsules": 12,
+            "capsule_dim": 12,
+        },
+    },
+    "conv_net": {
+        5: {"filters": [8, 8, 8], "units": [24]},
+        11: {"filters": [8, 16, 20], "units": [20]},
+        25: {"filters": [12, 24, 30], "units": [30]},
+        62: {"filters": [20, 40, 40], "units": [60]},
+    },
+}
 TRAININGS = {
     "mnist-efficient_capsnet": f"efficient_capsnet {_MNIST}",
     "mnist-conv_net": f"conv_net {_MNIST}",
@@ -43,7 +76,13 @@ TRAININGS = {
     """ --options '{"normalization": "batch"}'""",
     "coil20-squeeze_excitation_net": f"squeeze_excitation_net {_COIL20}",
     **{
-        f"mnist-{network}-{number}": f"{network} "
+        f"mnist-{network}-{size}k": f"{network} {_MNIST} "
+        f"--options '{json.dumps(options)}'"
+        for network, sizes in _SIZES.items()
+        for size, options in sizes.items()
+    },
+    **{
+        f"mnist-{network}-few{number}": f"{network} "
         + _FEW.format(number, 1000 // number)
         for number in (1000, 100, 10, 1)
         for network in ("efficient_capsnet", "conv_net")
