@@ -1,14 +1,19 @@
 """What trained networks do with images that are not like those in training.
 
-    python benchmarks/claims.py --runs outputs/runs
+    python benchmarks/claims.py
 
 Measures the networks that `benchmarks/trainings.py` trained on MNIST: how often
 they are wrong about turned, noisy, covered, faint and attacked test images; how
 sure they are of digits whose quadrants are swapped; and how well scores tell
-how often they are right. Reads the records of those that were trained on few
-images. Writes `claims.json` to `benchmarks/results`, pictures to `docs`, and
-tables between the marks of `docs/claims.md`. Nothing is chosen by these
-figures. TensorFlow makes the gradients of the attacks.
+how often they are right. Nothing is chosen by these figures. TensorFlow makes
+the gradients of the attacks.
+
+Keeps the weights beside the records, without decoders and with kernels in 16
+bits. The networks can then be measured again without training.
+
+Reads the records of those that were trained on few images. Writes `claims.json`
+to `benchmarks/results`, pictures to `docs`, and tables between the marks of
+`docs/claims.md`.
 
     python benchmarks/claims.py --redraw       # writes tables and pictures only
 """
@@ -29,8 +34,11 @@ import trainings
 from training import augmentation
 from training import networks
 from training import tasks
+from weights import assign
+from weights import compact
 
 from keras_capsules import datasets
+from keras_capsules.utils import files
 
 PAGE = harness.ROOT / "docs" / "claims.md"
 FAMILIES = {
@@ -62,10 +70,9 @@ def main():
         )
         images, labels = images[: arguments.images], labels[: arguments.images]
         found = {}
-        for folder, record in trained(arguments.runs, arguments.records):
-            print(folder.name, flush=True)
-            model = load(folder, record)
-            found[folder.name] = {
+        for name, record, model in trained(arguments):
+            print(name, flush=True)
+            found[name] = {
                 "network": record["network"],
                 "parameters": record["parameters"],
                 "seed": record["seed"],
@@ -82,37 +89,52 @@ def main():
     draw(found, few, arguments.page.parent)
 
 
-def trained(runs, records):
-    """Folders and records of the networks that were trained on all of MNIST.
+def trained(arguments):
+    """Names, records and models of the networks that learned all of MNIST.
 
     Raises:
-        ValueError: If there is none that is recorded.
+        ValueError: If there is none.
     """
     found = []
     for network in FAMILIES:
         for seed in trainings.SEEDS["mnist"]:
             name = f"mnist-{network}-seed{seed}"
-            paths = [runs / name / "record.json", records / f"{name}.json"]
-            texts = [each.read_text() for each in paths if each.exists()]
-            if len(texts) == 2 and texts[0] == texts[1]:
-                found.append((runs / name, json.loads(texts[0])))
+            record = arguments.records / f"{name}.json"
+            if not record.exists():
+                continue
+            record = json.loads(record.read_text())
+            weights = arguments.records / f"{name}.npz"
+            if not weights.exists():
+                keep(arguments.runs / name, record, weights)
+            if weights.exists():
+                model = make(record)
+                with np.load(weights, allow_pickle=False) as arrays:
+                    assign(getattr(model, "encoder", model), arrays)
+                found.append((name, record, model))
     if not found:
         raise ValueError(
             "No trained networks: run benchmarks/trainings.py. Expected "
-            f"mnist-conv_net-seed0 and others, as recorded in {records.name}. "
-            f"Received: runs={runs.name!r}"
+            "mnist-conv_net-seed0 or others that are recorded. Received: "
+            f"runs={arguments.runs.name!r}"
         )
     return found
 
 
-def load(folder, record):
-    """A network with the weights of a run."""
+def keep(run, record, path):
+    """Keeps the weights of a run, if it is that of the record."""
+    own = run / "record.json"
+    if own.exists() and json.loads(own.read_text()) == record:
+        model = make(record)
+        model.load_weights(run / "model.weights.h5")
+        with files.replacing(path) as fresh:
+            np.savez(fresh, **compact(getattr(model, "encoder", model)))
+
+
+def make(record):
+    """The network of a record."""
     task = tasks.Task((28, 28, 1), 10, 0, None, None, None)
-    model, _ = networks.make(
-        record["network"], task, record["settings"]["options"]
-    )
-    model.load_weights(folder / "model.weights.h5")
-    return model
+    options = record["settings"]["options"]
+    return networks.make(record["network"], task, options)[0]
 
 
 def measure(model, images, labels):

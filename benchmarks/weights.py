@@ -59,9 +59,8 @@ def publish(arguments):
     options = record["settings"]["options"]
     network, loss = networks.make(record["network"], task, options)
     network.load_weights(arguments.run / "model.weights.h5")
-    arrays = {each.path: compact(each) for each in network.weights}
-    for each in network.weights:
-        each.assign(arrays[each.path].astype("float32"))
+    arrays = compact(network)
+    assign(network, arrays)
     network.compile(loss=loss, metrics=[task.metric()])
     found = network.evaluate(
         task.test().batch(256), verbose=0, return_dict=True
@@ -86,10 +85,20 @@ def publish(arguments):
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {card.test_error} %")
 
 
-def compact(variable):
-    """Kernels in 16 bits; the few other numbers as they are."""
-    array = keras.ops.convert_to_numpy(variable)
-    return array.astype("float16" if array.ndim > 1 else "float32")
+def compact(network):
+    """Arrays by path: kernels in 16 bits, the few other numbers as they are."""
+    arrays = {}
+    for each in network.weights:
+        array = keras.ops.convert_to_numpy(each)
+        dtype = "float16" if array.ndim > 1 else "float32"
+        arrays[each.path] = array.astype(dtype)
+    return arrays
+
+
+def assign(network, arrays):
+    """Sets the weights of a network."""
+    for each in network.weights:
+        each.assign(arrays[each.path].astype("float32"))
 
 
 def table(cards):

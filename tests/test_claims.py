@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import shutil
 
 import keras
 import numpy as np
@@ -182,9 +183,18 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", [*arguments, "--redraw"])
     claims.main()
     assert page.read_text() == text
-    (tmp_path / "records" / "mnist-conv_net-seed0.json").write_text("{}")
-    (tmp_path / "records" / "mnist-conv_net-seed1.json").unlink()
+    # Weights are kept: the same figures again, without the runs.
+    shutil.rmtree(tmp_path / "runs")
     monkeypatch.setattr("sys.argv", arguments)
+    claims.main()
+    again = json.loads((tmp_path / "claims.json").read_text())
+    assert again["networks"] == results["networks"]
+    # Runs of other settings than the record's are not taken for it.
+    other = tmp_path / "runs" / "mnist-conv_net-seed1"
+    other.mkdir(parents=True)
+    (other / "record.json").write_text("{}")
+    for path in (tmp_path / "records").glob("*.npz"):
+        path.unlink()
     with pytest.raises(ValueError, match="No trained networks.*Received: runs"):
         claims.main()
-    assert json.loads((tmp_path / "claims.json").read_text()) == results
+    assert json.loads((tmp_path / "claims.json").read_text()) == again
