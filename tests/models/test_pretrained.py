@@ -82,15 +82,13 @@ def test_arguments_that_are_given_win(folder):
     network = changed("EfficientCapsNet")
     publish(folder, network)
     copy = models.EfficientCapsNet(
-        SHAPE, weights="small", decoder_units=None, name="mine", dtype="float64"
+        SHAPE, weights="small", name="mine", dtype="mixed_bfloat16"
     )
-    assert copy.decoder is None and copy.name == "mine"
-    assert copy.dtype_policy.name == "float64"
+    assert copy.name == "mine" and copy.dtype_policy.name == "mixed_bfloat16"
     np.testing.assert_allclose(
         numpy(copy(networks.images())),
         numpy(network(networks.images())),
-        rtol=0.02,
-        atol=0.002,
+        atol=0.05,
     )
 
 
