@@ -65,7 +65,7 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/network.py $(addprefix --baseline=,$(BASELINE))
 
-# make evidence COIL20=FILE, because nobody can download that file.
+# make evidence COIL20=FILE, because the file of COIL-20 is not downloaded.
 evidence: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/trainings.py \
 	    $(addprefix --coil20=,$(COIL20))

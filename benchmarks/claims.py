@@ -19,6 +19,7 @@ to `benchmarks/results`, pictures to `docs`, and tables between the marks of
 """
 
 import collections
+import hashlib
 import itertools
 import json
 import pathlib
@@ -106,16 +107,16 @@ def trained(arguments):
             weights = arguments.records / f"{name}.npz"
             if not weights.exists():
                 keep(arguments.runs / name, record, weights)
-            if weights.exists():
-                model = make(record)
-                with np.load(weights, allow_pickle=False) as arrays:
-                    assign(getattr(model, "encoder", model), arrays)
-                found.append((name, record, model))
+            model = make(record)
+            with np.load(weights, allow_pickle=False) as arrays:
+                check(name, arrays, record)
+                assign(getattr(model, "encoder", model), arrays)
+            found.append((name, record, model))
     if not found:
         raise ValueError(
-            "No trained networks: run benchmarks/trainings.py. Expected "
-            "mnist-conv_net-seed0 or others that are recorded. Received: "
-            f"runs={arguments.runs.name!r}"
+            "No networks are recorded: run benchmarks/trainings.py. Expected "
+            "mnist-conv_net-seed0.json or others. Received: "
+            f"records={arguments.records.name!r}"
         )
     return found
 
@@ -123,11 +124,31 @@ def trained(arguments):
 def keep(run, record, path):
     """Keeps the weights of a run, if it is that of the record."""
     own = run / "record.json"
-    if own.exists() and json.loads(own.read_text()) == record:
-        model = make(record)
-        model.load_weights(run / "model.weights.h5")
-        with files.replacing(path) as fresh:
-            np.savez(fresh, **compact(getattr(model, "encoder", model)))
+    if not own.exists() or json.loads(own.read_text()) != record:
+        raise ValueError(
+            "A network is recorded, but its weights are not there: train it "
+            f"again, or remove its record. Expected {run.name} with the same "
+            f"record, or {path.name}. Received: runs={run.parent.name!r}"
+        )
+    model = make(record)
+    model.load_weights(run / "model.weights.h5")
+    arrays = compact(getattr(model, "encoder", model))
+    with files.replacing(path) as fresh:
+        np.savez(fresh, record=digest(record), **arrays)
+
+
+def check(name, arrays, record):
+    """Refuses weights that were kept for another record."""
+    if str(arrays["record"]) != digest(record):
+        raise ValueError(
+            "Weights that were kept are those of another record: remove them. "
+            f"Expected those of {name}.json. Received: {name}.npz"
+        )
+
+
+def digest(record):
+    text = json.dumps(record, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def make(record):
@@ -392,7 +413,7 @@ def of_few_images(records):
     found = collections.defaultdict(lambda: collections.defaultdict(list))
     for each in records:
         number = each["settings"].get("per_class")
-        if number and each["task"] == "mnist":
+        if number and each["task"] == "mnist" and each["network"] in FAMILIES:
             found[FAMILIES[each["network"]]][number].append(each["test_error"])
     return {name: dict(sorted(found[name].items())) for name in sorted(found)}
 

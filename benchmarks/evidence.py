@@ -122,8 +122,24 @@ def grouped(records):
     groups = collections.defaultdict(list)
     for record in records:
         name = re.sub(r"-seed\d+$", "", record["name"])
-        groups[record["task"], name].append(record)
+        group = groups[record["task"], name]
+        group.append(record)
+        if settings_of(record) != settings_of(group[0]):
+            raise ValueError(
+                f"Runs of one name have other settings. Expected those of "
+                f"{group[0]['name']}, {settings_of(group[0])}. Received: "
+                f"{record['name']} with {settings_of(record)}"
+            )
     return dict(groups)
+
+
+def settings_of(record):
+    """All that seeds have in common."""
+    return {
+        key: value
+        for key, value in record["settings"].items()
+        if key not in ("seed", "name")
+    }
 
 
 def table(task, groups):

@@ -1,11 +1,12 @@
 """Trains the networks of `docs/evidence.md`, each with several seeds.
 
-    python benchmarks/trainings.py --coil20 coil20.npz # all that are missing
-    python benchmarks/trainings.py coil20-conv_net --seeds 0
+    python benchmarks/trainings.py --coil20 ../coil20.npz    # all of them
+    python benchmarks/trainings.py mnist-conv_net --seeds 0
 
-Settings were chosen on validation splits, and stand here since before the test
-images were looked at. A run that has a record in `benchmarks/results/runs` is
-not repeated. A run that was stopped goes on from its last epoch.
+Settings stand here since before the test images were looked at for them; the
+page says which were chosen, and how. A run that has a record in
+`benchmarks/results/runs` is not repeated. A run that was stopped goes on from
+its last epoch. Files that git does not know have to be outside the checkout.
 """
 
 import argparse
@@ -29,8 +30,8 @@ _COIL20 = (
     "coil20 --no-validation --epochs 200 --batch-size 16 --warmup 10 "
     "--average 0.99 --shift 2 --scale 0.1"
 )
-# An epoch is 10,000 images, however few differ. It would take too long to
-# forget where an average began.
+# An epoch is 10,000 images, however few differ. There is no average of weights,
+# because it would still hold some of the first ones.
 _FEW = (
     "mnist --no-validation --epochs 10 --learning-rate 0.003 --warmup 1 "
     f"{_CHANGES} --per-class {{}} --passes {{}}"
@@ -104,8 +105,11 @@ def main():
     add("--output", type=pathlib.Path, default=pathlib.Path("outputs/runs"))
     add("--records", type=pathlib.Path, default=harness.RESULTS / "runs")
     arguments = parser.parse_args()
+    names = arguments.names or list(TRAININGS)
+    if any("coil20" in name for name in names) and not arguments.coil20:
+        parser.error("COIL-20 is not downloaded: give the path with --coil20")
     arguments.records.mkdir(parents=True, exist_ok=True)
-    for name in arguments.names or TRAININGS:
+    for name in names:
         for seed in arguments.seeds or SEEDS[name.split("-")[0]]:
             train(f"{name}-seed{seed}", TRAININGS[name], seed, arguments)
 

@@ -39,6 +39,7 @@ def main():
     add("--description", help="a sentence for the card")
     add("--data", help="the images and their licence")
     add("--data-dir", help="where TensorFlow Datasets looks")
+    add("--records", type=pathlib.Path, default=evidence.RUNS)
     add("--folder", type=pathlib.Path, default=pretrained.FOLDER)
     add("--page", type=pathlib.Path, default=PAGE)
     arguments = parser.parse_args()
@@ -55,6 +56,12 @@ def main():
 def publish(arguments):
     """Writes the file of a run's weights, and its card."""
     record = json.loads((arguments.run / "record.json").read_text())
+    kept = arguments.records / f"{arguments.run.name}.json"
+    if not kept.exists() or json.loads(kept.read_text()) != record:
+        raise ValueError(
+            "The record of a run is not kept, so nobody could look at it. "
+            f"Expected it as {kept.name}. Received: run={arguments.run.name!r}"
+        )
     task = tasks.get(record["task"], record["seed"], False, arguments.data_dir)
     options = record["settings"]["options"]
     network, loss = networks.make(record["network"], task, options)

@@ -18,6 +18,7 @@ the state to go on from, and with `--tensorboard` its logs.
 import argparse
 import dataclasses
 import json
+import math
 import pathlib
 import platform
 import shlex
@@ -142,9 +143,10 @@ def positive(text):
 def check_average(average, steps):
     """Refuses averages that would remember where they began."""
     if average**steps > 0.01:
+        most = math.floor(1e4 * 0.01 ** (1 / steps)) / 1e4
         raise ValueError(
-            "The average of so few steps would hold more than 1 % of the first "
-            f"weights. Expected at most {0.01 ** (1 / steps):.4f} for {steps} "
+            "The average of so few steps would still be more than 1 % the "
+            f"weights of the first one. Expected at most {most} for {steps} "
             f"steps. Received: average={average}"
         )
 

@@ -193,8 +193,17 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
     other = tmp_path / "runs" / "mnist-conv_net-seed1"
     other.mkdir(parents=True)
     (other / "record.json").write_text("{}")
-    for path in (tmp_path / "records").glob("*.npz"):
-        path.unlink()
-    with pytest.raises(ValueError, match="No trained networks.*Received: runs"):
+    kept = tmp_path / "records" / "mnist-conv_net-seed1"
+    kept.with_suffix(".npz").unlink()
+    with pytest.raises(ValueError, match="weights are not there.*Received: ru"):
+        claims.main()
+    kept.with_suffix(".json").unlink()
+    path = tmp_path / "records" / "mnist-conv_net-seed0.json"
+    text = path.read_text()
+    path.write_text(text.replace("1234", "5678"))
+    with pytest.raises(ValueError, match="another record.*seed0.npz"):
+        claims.main()
+    path.unlink()
+    with pytest.raises(ValueError, match="No networks are rec.*records='recor"):
         claims.main()
     assert json.loads((tmp_path / "claims.json").read_text()) == again

@@ -75,6 +75,17 @@ def test_the_mean_of_seeds_beside_what_is_published(evidence, tmp_path):
     assert rows[2][0].startswith("*published:*")
 
 
+def test_seeds_have_the_same_settings(evidence):
+    records = [
+        record(
+            name=f"one-seed{seed}", settings={"epochs": epochs, "seed": seed}
+        )
+        for seed, epochs in ((0, 3), (1, 4))
+    ]
+    with pytest.raises(ValueError, match="other settings.*Received: one-seed1"):
+        evidence.grouped(records)
+
+
 @pytest.mark.parametrize("commit", ["0" * 40, "+", "", "HEAD", "none"])
 def test_code_that_nobody_has(evidence, tmp_path, commit):
     commits = [head(), head() + "+" if commit == "+" else commit]
@@ -213,6 +224,7 @@ def test_weights_of_a_run(trainings, tmp_path, monkeypatch):
     monkeypatch.setattr(weights.pretrained, "FOLDER", folder)
     run = str(tmp_path / "digits-conv_net-seed1")
     arguments = [f"--folder={folder}", f"--page={page}"]
+    arguments += [f"--records={tmp_path}"]
     arguments += ["--name=digits", "--description=For tests.", "--data=CC0"]
     monkeypatch.setattr("sys.argv", ["weights", run, *arguments])
     weights.main()
@@ -227,12 +239,14 @@ def test_weights_of_a_run(trainings, tmp_path, monkeypatch):
         np.testing.assert_allclose(
             numpy(one), numpy(other), rtol=1e-3, atol=1e-6
         )
+    other = [f"--records={tmp_path / 'none'}"]
+    monkeypatch.setattr("sys.argv", ["weights", run, *arguments, *other])
+    with pytest.raises(ValueError, match="not kept.*Received: run='digits-con"):
+        weights.main()
     text = page.read_text()
     assert 'ConvNet(weights="digits")` | ' in text and "For tests." in text
-    for missing in ("--name", "--description", "--data"):
-        less = [
-            each for each in arguments if not each.startswith(missing + "=")
-        ]
+    for missing in arguments[3:]:
+        less = [each for each in arguments if each != missing]
         monkeypatch.setattr("sys.argv", ["weights", run, *less])
         with pytest.raises(SystemExit):
             weights.main()

@@ -220,7 +220,7 @@ def test_an_epoch_of_several_passes(train, tmp_path):
     [
         (["--batch-size", "2000"], "Expected at most 1293. Received: batch_si"),
         (["--options", '{"filters": 0}'], "`filters`.*Received"),
-        (["--average", "0.999"], "Expected at most 0.9772 for 200 steps. Rec"),
+        (["--average", "0.999"], "Expected at most 0.9772 for 200 s"),
     ],
 )
 def test_errors_before_training(train, tmp_path, arguments, message):

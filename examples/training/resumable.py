@@ -14,7 +14,7 @@ from keras_capsules.models import saving
 from keras_capsules.utils import files
 
 PROGRESS = "progress.json"
-# To measure what normalizations need to know of averaged weights.
+# From which the means and variances of averaged weights are measured.
 _BATCHES = 100
 
 
@@ -125,9 +125,7 @@ class _Keeper(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         progress.epoch = epoch + 1
         _write(_state_of(self.folder, epoch + 1), _state(model))
-        with (
-            self.averaged(model) if self.averaged else contextlib.nullcontext()
-        ):
+        with self.averaged(model):
             if self.validation is not None:
                 found = model.evaluate(
                     self.validation, verbose=0, return_dict=True
@@ -199,9 +197,9 @@ def _read(path, variables):
 def _averaged(examples, model):
     """The model with the averages of its weights, and statistics of theirs."""
     values = [keras.ops.convert_to_numpy(each) for each in model.variables]
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    _measure_statistics(model, examples(0))
     try:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        _measure_statistics(model, examples(0))
         yield
     finally:
         for variable, value in zip(model.variables, values, strict=True):
@@ -221,9 +219,11 @@ def _measure_statistics(model, examples):
     if not layers:
         return
     momenta = [layer.momentum for layer in layers]
-    for number, (images, _) in enumerate(examples.take(_BATCHES)):
-        for layer in layers:
-            layer.momentum = number / (number + 1)  # the mean of all so far
-        model(keras.ops.convert_to_tensor(images), training=True)
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
+    try:
+        for number, (images, _) in enumerate(examples.take(_BATCHES)):
+            for layer in layers:
+                layer.momentum = number / (number + 1)  # the mean of all so far
+            model(keras.ops.convert_to_tensor(images), training=True)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum

@@ -56,9 +56,9 @@ class ConvNet(Network):
             `"softmax"`.
         normalization: `"batch"`, of each convolution before its ReLU; or
             `None`. Defaults to `None`.
-        weights: The name of trained weights (see `docs/weights.md`), whose
-            arguments are then the defaults; or the path of a file that
-            `save_weights` wrote. Defaults to `None`, random weights.
+        weights: The name of trained weights (see `docs/weights.md`), which
+            bring their own defaults of all arguments; or the path of a file
+            that `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:

@@ -79,9 +79,9 @@ class DeepCaps(CapsuleNetwork):
             decoder. Defaults to `None`, 0.4 divided by the number of pixels and
             channels: 0.4 times the mean squared error, as in the authors'
             code.
-        weights: The name of trained weights (see `docs/weights.md`), whose
-            arguments are then the defaults; or the path of a file that
-            `save_weights` wrote. Defaults to `None`, random weights.
+        weights: The name of trained weights (see `docs/weights.md`), which
+            bring their own defaults of all arguments; or the path of a file
+            that `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:

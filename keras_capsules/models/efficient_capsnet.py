@@ -102,9 +102,9 @@ class EfficientCapsNet(CapsuleNetwork):
         reconstruction_weight: Number of at least 0, the weight of the squared
             error, which is summed over the pixels. It has no effect without a
             decoder. Defaults to `0.0005`.
-        weights: The name of trained weights (see `docs/weights.md`), whose
-            arguments are then the defaults; or the path of a file that
-            `save_weights` wrote. Defaults to `None`, random weights.
+        weights: The name of trained weights (see `docs/weights.md`), which
+            bring their own defaults of all arguments; or the path of a file
+            that `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
@@ -187,9 +187,11 @@ class EfficientCapsNet(CapsuleNetwork):
             num_primary_capsules, "num_primary_capsules"
         )
         self.primary_dim = check_integer(primary_dim, "primary_dim")
-        self.primary_kernel_size = primary_kernel_size
         if primary_kernel_size is not None:
-            check_integer(primary_kernel_size, "primary_kernel_size")
+            primary_kernel_size = check_integer(
+                primary_kernel_size, "primary_kernel_size"
+            )
+        self.primary_kernel_size = primary_kernel_size
         self.primary_strides = check_integer(primary_strides, "primary_strides")
         self.capsule_dim = check_integer(capsule_dim, "capsule_dim")
         self.routing = routings.get(routing)

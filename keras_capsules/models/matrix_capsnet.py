@@ -105,9 +105,9 @@ class MatrixCapsNet(CapsuleNetwork):
         reconstruction_weight: Number of at least 0, the weight of the squared
             error, which is summed over the pixels. It has no effect without a
             decoder. Defaults to `0.0005`.
-        weights: The name of trained weights (see `docs/weights.md`), whose
-            arguments are then the defaults; or the path of a file that
-            `save_weights` wrote. Defaults to `None`, random weights.
+        weights: The name of trained weights (see `docs/weights.md`), which
+            bring their own defaults of all arguments; or the path of a file
+            that `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:

@@ -98,7 +98,14 @@ def takes_weights(init: Init) -> Init:
             init(**options)
         elif card := _find(type(self), weights):
             arrays = _read(card)
-            init(**{**card.options, **options})
+            try:
+                init(**{**card.options, **options})
+            except ValueError as error:
+                error.add_note(
+                    "Arguments that were not given are those of the weights "
+                    f"{card.name!r}: {card.options}"
+                )
+                raise
             _check(self, card)
             _assign(self, arrays, card)
         else:
@@ -107,7 +114,6 @@ def takes_weights(init: Init) -> Init:
 
     # Keras looks for it in more than one way.
     init_and_load.__signature__ = signature  # type: ignore[attr-defined]
-    setattr(init_and_load, saving.TAKES_WEIGHTS, True)
     return cast(Init, init_and_load)
 
 
@@ -138,7 +144,7 @@ def _is_file(path: str | os.PathLike[str]) -> bool:
 
 
 def _check(network: keras.Model, card: Card) -> None:
-    """Refuses a network that does not compute what the trained one did."""
+    """Refuses arguments that differ from those of the trained network."""
     free = set(_FREE)
     if getattr(network, "decoder", None) is None:
         free |= {"decoder_units", "decoder_filters"}

@@ -11,25 +11,19 @@ import keras
 
 from keras_capsules import routing as routings
 
-# Marks constructors whose argument `weights` are weights to begin with.
-TAKES_WEIGHTS = "takes_weights"
-
 
 def argument_names(network_class: type[keras.Model]) -> list[str]:
     """The arguments that the constructor of a network names.
 
-    Without weights to begin with, because a network is saved with its own.
+    `weights` is left out, because a network is saved with its own.
     """
-    init = network_class.__init__
-    parameters = inspect.signature(init).parameters
-    names = [
+    parameters = inspect.signature(network_class.__init__).parameters
+    return [
         name
         for name, each in list(parameters.items())[1:]  # without self
         if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
+        and name != "weights"
     ]
-    if getattr(init, TAKES_WEIGHTS, False):
-        names.remove("weights")
-    return names
 
 
 def arguments_of(network: keras.Model) -> dict[str, Any]:

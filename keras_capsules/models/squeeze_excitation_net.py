@@ -47,9 +47,9 @@ class SqueezeExcitationNet(Network):
         ratio: Positive integer, of `SqueezeExcitation`. Defaults to `8`.
         activation: `"softmax"` or `"sigmoid"`, of the scores. Defaults to
             `"softmax"`.
-        weights: The name of trained weights (see `docs/weights.md`), whose
-            arguments are then the defaults; or the path of a file that
-            `save_weights` wrote. Defaults to `None`, random weights.
+        weights: The name of trained weights (see `docs/weights.md`), which
+            bring their own defaults of all arguments; or the path of a file
+            that `save_weights` wrote. Defaults to `None`, random weights.
         **kwargs: `name`, `dtype` and `trainable` of `keras.Model`.
 
     Input shape:
