@@ -125,7 +125,9 @@ class _Keeper(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         progress.epoch = epoch + 1
         _write(_state_of(self.folder, epoch + 1), _state(model))
-        with self.averaged(model):
+        # Averages take a while. Without validation, only the last are needed.
+        is_needed = self.validation or epoch + 1 == self.params["epochs"]
+        with self.averaged(model) if is_needed else contextlib.nullcontext():
             if self.validation is not None:
                 found = model.evaluate(
                     self.validation, verbose=0, return_dict=True
