@@ -76,14 +76,37 @@ def test_attacks_stay_within_their_limit(claims):
         logs[np.arange(23), labels] = -np.inf
         return right - logs.max(axis=1)
 
+    gradient = claims.attack_gradient(model, labels)
     means = [leads(IMAGES).mean()]
-    for steps in (1, 20):
-        changed = claims.attack(model, labels, steps)(IMAGES, largest)
+    for options in ({"steps": 1}, {"steps": 20}, {"steps": 20, "seed": 1}):
+        changed = claims.attack(gradient, IMAGES, largest, **options)
         assert np.abs(changed - IMAGES).max() <= largest + 1e-6
         assert changed.min() >= 0 and changed.max() <= 1
         means.append(leads(changed).mean())
-    # Many small steps find more than a large one.
-    assert means[2] < means[1] - 1e-4 and means[1] < means[0]
+    # Many small steps find more than a large one, from wherever they start.
+    assert max(means[2:]) < means[1] - 1e-4 and means[1] < means[0]
+    assert means[2] != means[3]
+
+
+def test_an_image_is_wrong_if_any_attack_succeeds(claims, monkeypatch):
+    model = models.ConvNet(filters=(3,), units=(5,))
+    right = claims.predict(model, IMAGES).argmax(axis=1)
+    spoiled = {1: [0, 1], 20: [1, 2, 3], 50: [20]}
+    monkeypatch.setattr(
+        claims,
+        "attack",
+        lambda gradient, images, largest, steps, seed=None: steps,
+    )
+    monkeypatch.setattr(
+        claims,
+        "predict",
+        lambda model, steps: np.eye(10)[
+            [(x + (n in spoiled[steps])) % 10 for n, x in enumerate(right)]
+        ],
+    )
+    found = claims.attacks(model, IMAGES, right)
+    assert found["fgsm"]["0.1"] == pytest.approx(100 * 2 / 23, abs=1e-3)
+    assert found["pgd"]["0.1"] == pytest.approx(100 * 5 / 23, abs=1e-3)
 
 
 def test_how_sure_a_network_is(claims):
