@@ -124,22 +124,21 @@ def grouped(records):
         name = re.sub(r"-seed\d+$", "", record["name"])
         group = groups[record["task"], name]
         group.append(record)
-        if settings_of(record) != settings_of(group[0]):
-            raise ValueError(
-                f"Runs of one name have other settings. Expected those of "
-                f"{group[0]['name']}, {settings_of(group[0])}. Received: "
-                f"{record['name']} with {settings_of(record)}"
-            )
+        check_settings(group[0], record)
     return dict(groups)
 
 
-def settings_of(record):
-    """All that seeds have in common."""
-    return {
-        key: value
-        for key, value in record["settings"].items()
-        if key not in ("seed", "name")
-    }
+def check_settings(first, other):
+    """Refuses runs that differ in more than the seed and the name."""
+    one, two = first["settings"], other["settings"]
+    # Options that came later had their defaults before.
+    for key in one.keys() & two.keys() - {"seed", "name"}:
+        if one[key] != two[key]:
+            raise ValueError(
+                "Runs of one name have other settings. Expected "
+                f"{key}={one[key]!r}, as in {first['name']}. Received: "
+                f"{key}={two[key]!r} in {other['name']}"
+            )
 
 
 def table(task, groups):
