@@ -494,6 +494,7 @@ def draw(found, few, folder):
             }
             draw_line(axis, name, errors)
         axis.set(title=title, xlabel=unit, ylabel="test error, %")
+        axis.set_xticks(list(errors))
         axis.set_ylim(bottom=0)
     axes[0, 0].legend(fontsize="small")
     harness.save(figure, "claims", folder)
