@@ -223,7 +223,7 @@ def describe(model, task, progress, arguments):
         "chosen_epoch": progress.best_epoch,
         "seconds": round(progress.seconds, 1),
         "backend": keras.backend.backend(),
-        "device": keras.distribution.list_devices()[0],
+        "device": device_of(model),
         "processor": provenance.processor(),
         "versions": {
             "keras_capsules": keras_capsules.__version__,
@@ -242,6 +242,13 @@ def describe(model, task, progress, arguments):
         record["test_error"] = percent(found["accuracy"])
         record["test"] = {key: float(x) for key, x in found.items()}
     return record
+
+
+def device_of(model):
+    """Where a model computes."""
+    if keras.backend.backend() == "torch":  # Keras lists no devices there
+        return str(model.variables[0].value.device)
+    return keras.distribution.list_devices()[0]
 
 
 def command(argv):
