@@ -27,7 +27,6 @@ import statistics
 
 import evidence
 import harness
-import keras
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
@@ -160,31 +159,28 @@ def make(record):
 def measure(model, images, labels):
     """All figures of a network, by claim."""
     scores = predict(model, images)
-    few, of_few = images[:ATTACKED], labels[:ATTACKED]
     changes = {
-        "rotation": [(turned, ANGLES), images, labels],
-        "noise": [(noisy, NOISE), images, labels],
-        "occlusion": [(covered, SQUARES), images, labels],
-        "contrast": [(faint, CONTRASTS), images, labels],
+        "rotation": (turned, ANGLES),
+        "noise": (noisy, NOISE),
+        "occlusion": (covered, SQUARES),
+        "contrast": (faint, CONTRASTS),
     }
     found = {"error": percent_wrong(scores, labels)}
-    for claim, ((change, amounts), of, truth) in changes.items():
+    for claim, (change, amounts) in changes.items():
         found[claim] = {
             str(amount): percent_wrong(
-                predict(model, change(of, amount)), truth
+                predict(model, change(images, amount)), labels
             )
             for amount in amounts
         }
-    found |= attacks(model, few, of_few)
+    found |= attacks(model, images[:ATTACKED], labels[:ATTACKED])
     found["quadrants"] = sureness(scores, predict(model, swapped(images)))
     found["calibration"] = calibration(scores, labels)
     return found
 
 
 def predict(model, images):
-    return keras.ops.convert_to_numpy(
-        model.predict(images, batch_size=500, verbose=0)
-    )
+    return model.predict(images, batch_size=500, verbose=0)
 
 
 def percent_wrong(scores, labels):

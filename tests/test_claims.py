@@ -1,5 +1,6 @@
 """The benchmark of claims: its changes of images, its measures, its page."""
 
+import argparse
 import importlib
 import json
 import pathlib
@@ -143,6 +144,15 @@ def test_calibration(claims):
     assert claims.expected_error(confidence, hits) == pytest.approx(
         100 * (0.5 * 0.12 + 0.5 * 0.02)
     )
+
+
+def test_networks_that_are_recorded_can_be_measured_again(claims):
+    """From a clone: no run is there, only what is kept."""
+    arguments = argparse.Namespace(
+        records=claims.evidence.RUNS, runs=ROOT / "none"
+    )
+    names = [name for name, _, _ in claims.trained(arguments)]
+    assert "mnist-efficient_capsnet-seed0" in names
 
 
 def test_page_and_picture(claims, tmp_path, monkeypatch):

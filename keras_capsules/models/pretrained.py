@@ -119,10 +119,11 @@ def takes_weights(init: Init) -> Init:
 
 def _find(network: type, weights: Any) -> Card | None:
     """The card of these weights; `None` if they are a file of the user's."""
+    every = cards()
     known: dict[str, Card] = {}
     for each in network.__mro__:  # a network's own come first
         if each.__module__.startswith("keras_capsules."):
-            found = [card for card in cards() if card.network == each.__name__]
+            found = [card for card in every if card.network == each.__name__]
             known = {card.name: card for card in found} | known
     if isinstance(weights, str) and weights in known:
         return known[weights]
