@@ -36,6 +36,49 @@ _FEW = (
     "mnist --no-validation --epochs 10 --learning-rate 0.003 --warmup 1 "
     f"{_CHANGES} --per-class {{}} --passes {{}}"
 )
+# The images of MultiMNIST are new ones in each epoch, and those of affine MNIST
+# are at new places; there are no further changes.
+_PAIRS = (
+    "multi_mnist --no-validation --epochs 28 --learning-rate 0.003 --warmup 1 "
+    "--average 0.999"
+)
+_PLACES = (
+    "affine_mnist --no-validation --epochs 16 --learning-rate 0.003 --warmup 1 "
+    "--average 0.999"
+)
+_FASHION = (
+    "fashion_mnist --no-validation --epochs 36 --learning-rate 0.003 "
+    "--warmup 1 --weight-decay 0.01 --average 0.999 --flip --shift 2"
+)
+_CIFAR10 = (
+    "cifar10 --no-validation --epochs 45 --learning-rate 0.003 --warmup 2 "
+    "--weight-decay 0.02 --average 0.999 --flip --shift 4"
+)
+# Deeper than the paper's network, and with maps that shrink earlier: about as
+# many parameters, and less to compute.
+_DEEPER = {
+    "fashion_mnist": {
+        "kernel_sizes": 3,
+        "padding": "same",
+        "filters": [32, 32, 64, 64],
+        "conv_strides": [1, 2, 1, 1, 2],
+        "decoder_units": [512, 512],
+    },
+    "multi_mnist": {
+        "kernel_sizes": [5, 3, 3, 3, 3],
+        "padding": "same",
+        "filters": [32, 64, 64, 128],
+        "conv_strides": [1, 2, 1, 2, 1],
+        "decoder_units": [512, 512],
+    },
+    "cifar10": {
+        "kernel_sizes": 3,
+        "padding": "same",
+        "filters": [32, 64, 64, 96, 96],
+        "conv_strides": [1, 2, 1, 1, 2, 1],
+        "decoder_units": None,
+    },
+}
 # Thousands of parameters, and options with which networks have about as many.
 _SIZES = {
     "efficient_capsnet": {
@@ -76,6 +119,22 @@ TRAININGS = {
     "coil20-conv_net": f"conv_net {_COIL20}"
     """ --options '{"normalization": "batch"}'""",
     "coil20-squeeze_excitation_net": f"squeeze_excitation_net {_COIL20}",
+    "fashion_mnist-efficient_capsnet": f"efficient_capsnet {_FASHION} "
+    f"--options '{json.dumps(_DEEPER['fashion_mnist'])}'",
+    "fashion_mnist-conv_net": f"conv_net {_FASHION}"
+    """ --options '{"normalization": "batch"}'""",
+    "multi_mnist-efficient_capsnet": f"efficient_capsnet {_PAIRS} "
+    f"--options '{json.dumps(_DEEPER['multi_mnist'])}'",
+    "multi_mnist-conv_net": f"conv_net {_PAIRS} --options "
+    """'{"normalization": "batch", "filters": [32, 64, 96, 128], """
+    """"units": [107]}'""",
+    "affine_mnist-efficient_capsnet": f"efficient_capsnet {_PLACES}",
+    "affine_mnist-conv_net": f"conv_net {_PLACES} --options "
+    """'{"normalization": "batch", "units": [64]}'""",
+    "cifar10-efficient_capsnet": f"efficient_capsnet {_CIFAR10} "
+    f"--options '{json.dumps(_DEEPER['cifar10'])}'",
+    "cifar10-squeeze_excitation_net": f"squeeze_excitation_net {_CIFAR10} "
+    """--options '{"filters": [24, 48, 84]}'""",
     **{
         f"mnist-{network}-{size}k": f"{network} {_MNIST} "
         f"--options '{json.dumps(options)}'"
@@ -89,7 +148,14 @@ TRAININGS = {
         for network in ("efficient_capsnet", "conv_net")
     },
 }
-SEEDS = {"mnist": range(3), "coil20": range(5)}
+SEEDS = {
+    "mnist": range(3),
+    "fashion_mnist": range(3),
+    "multi_mnist": range(3),
+    "affine_mnist": range(3),
+    "cifar10": range(3),
+    "coil20": range(5),
+}
 
 
 def main():
