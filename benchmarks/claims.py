@@ -11,7 +11,8 @@ the gradients of the attacks.
 Keeps the weights beside the records, without decoders and with kernels in 16
 bits. The networks can then be measured again without training.
 
-Reads the records of those that were trained on few images. Writes `claims.json`
+Reads the records of those that were trained on few images, and on other tasks
+than MNIST. Writes `claims.json`
 to `benchmarks/results`, pictures to `docs`, and tables between the marks of
 `docs/claims.md`.
 
@@ -80,12 +81,19 @@ def main():
             }
         harness.write("claims", {"networks": found}, arguments.output)
     found = harness.read("claims", arguments.output)["networks"]
-    few = of_few_images(evidence.read(arguments.records))
+    records = evidence.read(arguments.records)
+    few, others = of_few_images(records), of_tasks(records)
     text = arguments.page.read_text()
     text = evidence.put(text, "figures", "\n".join(tables(found)))
     text = evidence.put(text, "few images", "\n".join(table_of_few(few)))
+    text = evidence.put(text, "tasks", "\n".join(table_of_tasks(others)))
     harness.write_text(arguments.page, text)
-    draw(found, few, arguments.page.parent)
+    folder = arguments.page.parent
+    draw(found, folder)
+    if few:
+        draw_few(few, folder)
+    if others:
+        draw_tasks(others, folder)
 
 
 def trained(arguments):
@@ -374,6 +382,13 @@ def expected_error(confidence, right):
 
 # Tables and pictures.
 
+TASKS = {
+    "affine_mnist": "affine MNIST",
+    "coil20": "COIL-20",
+    "multi_mnist": "MultiMNIST, both digits right",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+}
 TITLES = {
     "rotation": ("Turned by so many degrees", "degrees"),
     "noise": ("Normal noise of this deviation", "standard deviation"),
@@ -461,6 +476,36 @@ def table_of_few(found):
     )
 
 
+def of_tasks(records):
+    """Test errors of all seeds, by task and network of the common size."""
+    found = collections.defaultdict(lambda: collections.defaultdict(list))
+    for each in records:
+        task, network = each["task"], each["network"]
+        name = f"{task}-{network}-seed{each['seed']}"
+        if task in TASKS and network in FAMILIES and each["name"] == name:
+            found[task][FAMILIES[network]].append(each["test_error"])
+    return {task: dict(found[task]) for task in TASKS if task in found}
+
+
+def table_of_tasks(found):
+    if not found:
+        yield "Not measured yet."
+        return
+    yield "![Test errors of several tasks](claims-tasks.png)\n"
+    names = [
+        name
+        for name in FAMILIES.values()
+        if any(name in errors for errors in found.values())
+    ]
+    yield from table(
+        ["Test error, %", *(TASKS[task] for task in found)],
+        {
+            name: [evidence.spread(found[task].get(name, [])) for task in found]
+            for name in names
+        },
+    )
+
+
 def spread(values):
     """Mean and standard deviation, to three digits."""
     if len(values) == 1:
@@ -477,7 +522,7 @@ def table(heads, rows):
     yield ""
 
 
-def draw(found, few, folder):
+def draw(found, folder):
     """Draws test errors against the size of each change."""
     figure, axes = plt.subplots(2, 3, figsize=(12, 7), layout="constrained")
     for axis, (claim, (title, unit)) in zip(
@@ -494,8 +539,10 @@ def draw(found, few, folder):
         axis.set_ylim(bottom=0)
     axes[0, 0].legend(fontsize="small")
     harness.save(figure, "claims", folder)
-    if not few:
-        return
+
+
+def draw_few(few, folder):
+    """Draws test errors against the number of images."""
     figure, axis = plt.subplots(figsize=(6, 4.5), layout="constrained")
     for name, errors in few.items():
         draw_line(axis, name, errors)
@@ -508,6 +555,27 @@ def draw(found, few, folder):
     )
     axis.legend(fontsize="small")
     harness.save(figure, "claims-less-data", folder)
+
+
+def draw_tasks(found, folder):
+    """Draws the test error of each seed, a panel for each task."""
+    names = list(FAMILIES.values())
+    figure, axes = plt.subplots(
+        1,
+        len(found),
+        figsize=(0.6 + 2.7 * len(found), 3.4),
+        layout="constrained",
+        squeeze=False,
+    )
+    for axis, (task, errors) in zip(axes.flat, found.items(), strict=True):
+        for place, (name, each) in enumerate(errors.items()):
+            colour = f"C{names.index(name)}"
+            axis.bar(place, statistics.mean(each), color=colour, alpha=0.4)
+            axis.plot([place] * len(each), each, "o", color=colour)
+        axis.set_xticks(range(len(errors)), errors, rotation=20, fontsize=7)
+        axis.set(title=TASKS[task].replace(", ", ",\n"), ylabel="test error, %")
+        axis.set_ylim(bottom=0)
+    harness.save(figure, "claims-tasks", folder)
 
 
 def draw_line(axis, name, errors):

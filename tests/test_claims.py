@@ -183,6 +183,8 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
             "network": "efficient_capsnet",
             "settings": {"per_class": number},
             "task": task,
+            "seed": 0,
+            "name": f"{task}-efficient_capsnet-few{number}-seed0",
             "test_error": error,
         }
         for number, error, task in (
@@ -191,6 +193,23 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
             (1, 14.0, "mnist"),
             (1, 90.0, "fashion_mnist"),
             (None, 0.5, "mnist"),
+        )
+    ]
+    few += [
+        {
+            "network": network,
+            "settings": {},
+            "task": task,
+            "seed": seed,
+            "name": f"{task}-{network}{size}-seed{seed}",
+            "test_error": error,
+        }
+        for network, task, size, seed, error in (
+            ("conv_net", "affine_mnist", "", 0, 6.0),
+            ("conv_net", "affine_mnist", "", 1, 8.0),
+            ("efficient_capsnet", "affine_mnist", "", 0, 2.5),
+            ("efficient_capsnet", "affine_mnist", "-11k", 0, 99.0),
+            ("conv_net", "cifar10", "", 0, 13.0),
         )
     ]
     monkeypatch.setattr(claims.evidence, "read", lambda folder: few)
@@ -203,7 +222,11 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", arguments)
     claims.main()
     text = page.read_text()
-    assert text.count("| ConvNet |") == 8 and "±" in text
+    assert text.count("| ConvNet |") == 9 and "±" in text
+    assert "| Test error, % | affine MNIST | CIFAR-10 |" in text
+    assert "| EfficientCapsNet | 2.50 | – |" in text
+    assert "| ConvNet | 7.00 ± 1.41 | 13.00 |" in text
+    assert (page.parent / "claims-tasks.png").stat().st_size > 1000
     row = "| EfficientCapsNet | 12.00 ± 2.83 | 3.00 |"
     assert row in text
     assert (page.parent / "claims-less-data.png").stat().st_size > 1000
