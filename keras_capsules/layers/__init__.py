@@ -6,6 +6,9 @@ from keras_capsules.layers.capsule_dropout import (
 from keras_capsules.layers.capsule_layer import CapsuleLayer as CapsuleLayer
 from keras_capsules.layers.capsule_length import CapsuleLength as CapsuleLength
 from keras_capsules.layers.capsule_mask import CapsuleMask as CapsuleMask
+from keras_capsules.layers.capsule_selection import (
+    CapsuleSelection as CapsuleSelection,
+)
 from keras_capsules.layers.capsule_stack import CapsuleStack as CapsuleStack
 from keras_capsules.layers.conv_capsules import ConvCapsules1D as ConvCapsules1D
 from keras_capsules.layers.conv_capsules import ConvCapsules2D as ConvCapsules2D

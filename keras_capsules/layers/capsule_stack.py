@@ -110,6 +110,20 @@ class CapsuleStack(keras.layers.Layer):
                 layer.build(shape)
             shape = layer.compute_output_shape(shape)
 
+    @property
+    def updates(self) -> list[int]:
+        """The order in which the stack calls its layers, as their indices."""
+        order = list(range(len(self.layers)))
+        if not self.concurrent:
+            return [n for n in order for _ in range(self.num_iterations)]
+        last = order[-1]
+        for left in reversed(range(self.num_iterations - 1)):
+            # From the top, so that the poses below are still the old ones.
+            # Lower layers are left out if too few iterations are left for them
+            # to reach the output.
+            order += range(last, max(last - left, 0) - 1, -1)
+        return order
+
     def call(self, inputs: Capsules, mask: Any = None) -> Tensor:
         steps = []
         for layer in self.layers:
@@ -118,30 +132,13 @@ class CapsuleStack(keras.layers.Layer):
             options = {"mask": mask} if has_mask else {}
             steps.append(functools.partial(layer, **options))
             mask = layer.compute_mask(None, mask)
-        route = self._concurrently if self.concurrent else self._in_turn
-        return ops.cast(route(inputs, steps), self.compute_dtype)
-
-    def _in_turn(self, inputs, steps):
-        poses = inputs
-        for step in steps:
-            inputs, poses = poses, step(poses)
-            for _ in range(1, self.num_iterations):
-                poses = step(inputs, outputs=poses)
-        return poses
-
-    def _concurrently(self, inputs, steps):
-        poses = [inputs]  # of each level; the first are the input capsules
-        for step in steps:
-            poses.append(step(poses[-1]))
-        last = len(steps)
-        for left in reversed(range(self.num_iterations - 1)):
-            # From the top, so that the poses below are still the old ones.
-            # Lower layers are left out if too few iterations are left for them
-            # to reach the output.
-            for level in range(last, max(last - left, 1) - 1, -1):
-                step = steps[level - 1]
-                poses[level] = step(poses[level - 1], outputs=poses[level])
-        return poses[-1]
+        poses = [inputs, *[None] * len(steps)]  # of each level
+        for index in self.updates:
+            options = {}
+            if poses[index + 1] is not None:
+                options["outputs"] = poses[index + 1]
+            poses[index + 1] = steps[index](poses[index], **options)
+        return ops.cast(poses[-1], self.compute_dtype)
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> Any:
         """The mask that the last layer hands on."""

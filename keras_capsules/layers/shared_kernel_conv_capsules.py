@@ -11,6 +11,7 @@ from keras_capsules.engine.windows import convolve
 from keras_capsules.layers.weighted import WeightedLayer
 from keras_capsules.layers.windowed import WindowedLayer
 from keras_capsules.layers.windowed import WindowOptions
+from keras_capsules.routing import tracing
 from keras_capsules.routing.votes import highest_of
 from keras_capsules.types import Shape
 from keras_capsules.types import Sizes
@@ -75,12 +76,20 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
             `bias_regularizer`, `kernel_constraint` and `bias_constraint`. And
             arguments of `keras.layers.Layer`, such as `name` and `dtype`.
 
+    Call arguments:
+        inputs: Capsules, see below.
+        return_coupling: Boolean, whether to return the coupling coefficients
+            c_ijx as well. Defaults to `False`.
+
     Input shape:
         `(batch, height, width, types, dim)`; batch, height and width may be
         unknown.
 
     Output shape:
-        `(batch, new_height, new_width, num_capsules, capsule_dim)`.
+        `(batch, new_height, new_width, num_capsules, capsule_dim)`. With
+        `return_coupling=True` a pair of these and the coupling coefficients
+        `(batch, types, new_height, new_width, num_capsules)`, which sum to 1
+        over the last three axes.
 
     Raises:
         ValueError: If an argument is not as described, or the input does not
@@ -136,7 +145,7 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
             ndim=5, axes={3: types, 4: input_dim}
         )
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def call(self, inputs: Tensor, return_coupling: bool = False) -> Any:
         inputs = ops.cast(inputs, self.compute_dtype)  # inputs may be integers
         self._check_input_shape(inputs.shape)
         batch, height, width = ops.shape(inputs)[:3]
@@ -155,23 +164,32 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
         )
         sizes = ops.shape(votes)[1:]
         votes = ops.reshape(votes, (batch, types, *sizes))  # [b, i, h, w, j, e]
-        return ops.cast(self._route(votes, *sizes[:2]), inputs.dtype)
+        iterations = list(self._route(votes, *sizes[:2]))
+        if tracing.is_tracing():
+            self._record(images, batch, [each for _, each in iterations])
+        outputs, coupling = (
+            ops.cast(each, inputs.dtype) for each in iterations[-1]
+        )
+        return (outputs, coupling) if return_coupling else outputs
 
     # Not a `Routing`: that routes every window by itself, but here all windows
     # of an image share one softmax, and one squash.
 
     def _route(self, votes, height, width):
+        """Yields poses and coupling `[b, i, h, w, j]` after each iteration."""
         dtype = at_least_float32(votes.dtype)
         votes = ops.cast(votes, dtype)
         number = ops.cast(self.num_capsules * height * width, dtype)
+        # In the first iteration, all shares are the same.
         outputs = self._squash(ops.sum(votes, axis=1) / number)
+        yield outputs, ops.ones_like(votes[..., 0]) / number
         total = outputs
         for _ in range(1, self.num_iterations):
             logits = ops.sum(votes * total[:, None], axis=-1)
             coupling = _softmax(logits, axis=(2, 3, 4))  # [b, i, h, w, j]
             outputs = self._squash(ops.sum(coupling[..., None] * votes, axis=1))
+            yield outputs, coupling
             total = total + outputs
-        return outputs
 
     def _squash(self, sums):
         """From weighted sums of votes to poses, `[b, h, w, j, e]`."""
@@ -179,6 +197,25 @@ class SharedKernelConvCapsules2D(WindowedLayer, WeightedLayer):
             bias = ops.convert_to_tensor(self.bias)
             sums = sums + ops.cast(bias, sums.dtype)
         return squash(sums, axis=(1, 2, 4) if self.joint_squash else -1)
+
+    def _record(self, images, batch, coupling):
+        """Records a type as an input capsule, for all outputs of all places."""
+        types = images.shape[0] // batch
+        coupling = [
+            ops.transpose(ops.reshape(each, (batch, types, -1)), (0, 2, 1))
+            for each in coupling
+        ]
+        poses = ops.reshape(images, (batch, types, 1, -1))
+        tracing.record(tracing.Trace(coupling, poses))
+
+    def compute_output_spec(
+        self, inputs: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        if args or kwargs.get("return_coupling"):
+            return keras.Operation.compute_output_spec(
+                self, inputs, *args, **kwargs
+            )
+        return super().compute_output_spec(inputs, **kwargs)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         self._check_input_shape(input_shape)

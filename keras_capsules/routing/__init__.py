@@ -16,6 +16,7 @@ from keras_capsules.engine.windows import Windows
 from keras_capsules.routing.base import Routing
 from keras_capsules.routing.dynamic import DynamicRouting
 from keras_capsules.routing.em import EMRouting
+from keras_capsules.routing.fixed import FixedRouting
 from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
 from keras_capsules.routing.self_attention import SelfAttentionRouting
 from keras_capsules.routing.self_routing import SelfRouting
@@ -32,6 +33,7 @@ __all__ = [
     "ROUTINGS",
     "DynamicRouting",
     "EMRouting",
+    "FixedRouting",
     "InvertedAttentionRouting",
     "Routed",
     "Routing",

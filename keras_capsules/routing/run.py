@@ -18,6 +18,7 @@ from keras_capsules.engine.votes import count_votes
 from keras_capsules.engine.votes import make_votes
 from keras_capsules.engine.votes import sum_votes
 from keras_capsules.engine.windows import Windows
+from keras_capsules.routing import tracing
 from keras_capsules.routing.types import Routed
 from keras_capsules.routing.votes import weighted_sum
 from keras_capsules.types import Tensor
@@ -67,18 +68,29 @@ def run(
         for name, weight in shared["weights"].items()
         if not isinstance(weight, keras.layers.Layer)
     }
+    activations = examples["activations"]
     examples = {
         name: x
         for name, x in examples.items()
         if name == "poses" or routing.takes(name)
     }
-    routed = _route(
+    examples = _tensors(examples)
+    received = _tensors({**shared, "weights": tensors})
+    route = functools.partial(
+        _route,
         routing,
-        _tensors(examples),
-        _tensors({**shared, "weights": tensors}),
+        examples,
+        received,
         windows if routing.takes("windows") else None,
         training,
-        return_coupling,
+        return_coupling or tracing.is_tracing(),
+    )
+    routed = tracing.record_each(
+        route,
+        poses=examples["poses"],
+        activations=activations,
+        kernel=received["kernel"],
+        weights=received["weights"],
     )
     options = {}
     if "mask" in inspect.signature(routing.finish).parameters:
@@ -166,13 +178,14 @@ def _route_block(routing, windows, examples, shared, step=1, poses_needed=True):
             sum_votes, poses=poses, kernel=kernel, size=step
         )
     if not (routing.stop_gradient and poses_needed):
-        *_, routed = routing.iterate(**arguments)
-        return routed
+        return tracing.last(routing.iterate(**arguments))
     sum_all, bias = arguments.pop("sum_votes"), arguments["bias"]
     tensors = _tensors({k: x for k, x in arguments.items() if k != "windows"})
     constants = {**arguments, **_mapped(ops.stop_gradient, tensors)}
-    *_, routed = routing.iterate(
-        **constants, sum_votes=lambda x: ops.stop_gradient(sum_all(x))
+    routed = tracing.last(
+        routing.iterate(
+            **constants, sum_votes=lambda x: ops.stop_gradient(sum_all(x))
+        )
     )
     coupling = ops.stop_gradient(routed.coupling)
     return Routed(routing.combine(sum_all(coupling), bias), None, coupling)

@@ -10,6 +10,7 @@ from keras_capsules.layers import CapsuleDropout
 from keras_capsules.layers import CapsuleLayer
 from keras_capsules.layers import CapsuleLength
 from keras_capsules.layers import CapsuleMask
+from keras_capsules.layers import CapsuleSelection
 from keras_capsules.layers import CapsuleStack
 from keras_capsules.layers import ConvCapsules1D
 from keras_capsules.layers import ConvCapsules2D
@@ -429,6 +430,20 @@ LAYERS = [
         ((2, 7, 2, 5), (2, 7)),
         ((2, 7, 2, 5), (2, 7)),
         num_seeds=1,
+    ),
+    Row(
+        "grid",
+        CapsuleSelection,
+        {"indices": [0, 7, 3]},
+        (2, 3, 5, 2),
+        (2, 3, 2),
+    ),
+    Row(
+        "pair",
+        CapsuleSelection,
+        {"indices": [4]},
+        ((2, 7, 2, 5), (2, 7)),
+        ((2, 1, 2, 5), (2, 1)),
     ),
     Row("matrix", CapsuleLength, {}, (2, 3), (2,)),
     Row("capsules", CapsuleLength, {}, (2, 3, 5), (2, 3)),

@@ -11,6 +11,7 @@ from keras_capsules import CapsuleLayer
 from keras_capsules import ConvCapsules2D
 from keras_capsules.layers.capsule_stack import CapsuleStack
 from keras_capsules.routing.inverted_attention import InvertedAttentionRouting
+from keras_capsules.routing.tracing import tracing
 from tests.helpers.gradients import assert_close
 from tests.helpers.testing import NOT_BOOLEANS
 from tests.helpers.testing import NOT_POSITIVE_INTEGERS
@@ -272,3 +273,20 @@ def test_bad_number_of_iterations(value):
 def test_bad_switch(value):
     with pytest.raises(ValueError, match=invalid("concurrent", "True or Fal")):
         CapsuleStack(make_layers(1), concurrent=value)
+
+
+def test_updates_tell_the_order():
+    # Of the third iteration, the first layer is too far away.
+    assert CapsuleStack(make_layers(), 3).updates == [0, 1, 2, 2, 1, 2]
+    assert CapsuleStack(make_layers(2), 1).updates == [0, 1]
+    sequential = CapsuleStack(make_layers(2), 3, concurrent=False)
+    assert sequential.updates == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("concurrent", [True, False])
+def test_updates_equal_the_calls(concurrent):
+    stack = CapsuleStack(make_layers(), 4, concurrent)
+    with tracing() as traces:
+        stack(make_inputs())
+    sizes = [trace.coupling[-1].shape[1] for trace in traces]
+    assert sizes == [SIZES[index][0] for index in stack.updates]

@@ -10,6 +10,7 @@ from keras_capsules.activations import squash
 from keras_capsules.layers.shared_kernel_conv_capsules import (
     SharedKernelConvCapsules2D,
 )
+from keras_capsules.routing.tracing import tracing
 from tests.helpers.gradients import assert_close
 from tests.helpers.gradients import check_slopes
 from tests.helpers.gradients import evaluate
@@ -57,8 +58,12 @@ def oracle(
     num_iterations=3,
     joint_squash=True,
 ):
-    """The documented formulas, one number after another."""
-    results = []
+    """The documented formulas, one number after another.
+
+    Returns:
+        Output capsules, and the coupling of the last iteration.
+    """
+    results, couplings = [], []
     height, width, dim, _ = kernel.shape
     kernel = kernel.reshape(height, width, dim, NUMBER, DIM)
     starts = []
@@ -84,10 +89,11 @@ def oracle(
                         )
         logits = np.zeros(votes.shape[:4])
         for _ in range(num_iterations):
+            shares = np.zeros(logits.shape)
             outputs = np.zeros(votes.shape[1:])
             for i in range(types):
-                coupling = np.exp(logits[i]) / np.exp(logits[i]).sum()
-                outputs += coupling[..., None] * votes[i]
+                shares[i] = np.exp(logits[i]) / np.exp(logits[i]).sum()
+                outputs += shares[i][..., None] * votes[i]
             if bias is not None:
                 outputs += bias
             for j in range(NUMBER):
@@ -98,7 +104,8 @@ def oracle(
                         outputs[y, x, j] = squashed(outputs[y, x, j])
             logits = logits + np.sum(votes * outputs, axis=-1)
         results.append(outputs)
-    return np.stack(results)
+        couplings.append(shares)
+    return np.stack(results), np.stack(couplings)
 
 
 def squashed(x):
@@ -128,7 +135,7 @@ def test_equals_the_oracle(window, options):
     def layer(capsules):
         return build(kernel, bias, dtype="float64", **options)(capsules)
 
-    expected = oracle(capsules, kernel, bias, **options)
+    expected, _ = oracle(capsules, kernel, bias, **options)
     result = evaluate(layer, capsules)
     assert result.dtype == "float64"
     assert_close(result, expected)
@@ -139,6 +146,29 @@ def test_equals_the_oracle(window, options):
         None,
         *expected.shape[2:],
     )
+
+
+@cases
+def test_coupling_of_each_iteration_equals_the_oracle(window, options):
+    capsules = random(*SHAPE)
+    kernel = 3.0 * random(*window, SHAPE[4], NUMBER * DIM)
+    layer = build(kernel, None, **options)
+    with tracing() as traces:
+        outputs, coupling = layer(capsules, return_coupling=True)
+    np.testing.assert_array_equal(numpy(outputs), numpy(layer(capsules)))
+    (trace,) = traces
+    last = options.get("num_iterations", 3)
+    assert len(trace.coupling) == last
+    for number, each in enumerate(trace.coupling, 1):
+        options = {**options, "num_iterations": number}
+        _, exact = oracle(capsules, kernel, None, **options)
+        each = numpy(each).transpose(0, 2, 1).reshape(exact.shape)
+        np.testing.assert_allclose(each, exact, rtol=1e-3, atol=1e-6)
+    np.testing.assert_array_equal(numpy(coupling), each)
+    np.testing.assert_allclose(numpy(coupling).sum(axis=(2, 3, 4)), 1, 1e-5)
+    inputs = keras.Input((None, None, *SHAPE[3:]))
+    _, symbolic = layer(inputs, return_coupling=True)
+    assert symbolic.shape == (None, SHAPE[3], None, None, NUMBER)
 
 
 def test_routing_matters():
@@ -222,7 +252,7 @@ def test_unknown_sizes_and_saving(tmp_path):
     other = random(1, 4, 3, *SHAPE[3:]).astype("float32")
     np.testing.assert_allclose(
         numpy(model(other)),
-        oracle(other, kernel, bias, strides=(2, 2)),
+        oracle(other, kernel, bias, strides=(2, 2))[0],
         rtol=1e-4,
         atol=1e-5,
     )

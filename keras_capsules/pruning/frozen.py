@@ -1,0 +1,280 @@
+"""Networks with fixed coupling instead of routing."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_capsules import routing as routings
+from keras_capsules.inspection.graph import Call
+from keras_capsules.inspection.graph import Graph
+from keras_capsules.inspection.graph import as_array
+from keras_capsules.layers.capsule_layer import CapsuleLayer
+from keras_capsules.layers.conv_capsules import ConvCapsules
+from keras_capsules.pruning.rebuild import Changes
+from keras_capsules.pruning.rebuild import check_not_quantized
+from keras_capsules.pruning.rebuild import rebuild
+from keras_capsules.pruning.rebuild import routing_options
+from keras_capsules.pruning.sample import check_sample
+from keras_capsules.pruning.sample import sample
+from keras_capsules.routing import DynamicRouting
+from keras_capsules.routing import FixedRouting
+from keras_capsules.routing import SelfAttentionRouting
+from keras_capsules.types import Tensor
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
+
+# The routings whose poses are an activation of weighted sums of votes.
+_ACTIVATIONS = {
+    DynamicRouting: "squash",
+    SelfAttentionRouting: "exponential_squash",
+}
+
+
+class FrozenLayer(NamedTuple):
+    """How much the coupling of a layer depends on the input.
+
+    Attributes:
+        name: The name of the layer.
+        dependence: The share of its vote that an input capsule gives to other
+            output capsules than it does on average, from 0 (the coupling is the
+            same for all images) to 1.
+        change: By how much the scores change on average, if the coupling of
+            this layer alone is fixed.
+        frozen: Whether the routing of this layer was replaced.
+    """
+
+    name: str
+    dependence: float
+    change: float
+    frozen: bool
+
+
+class Frozen(NamedTuple):
+    """A network with fixed coupling.
+
+    Attributes:
+        model: The new network. It is not compiled.
+        layers: A tuple of a `FrozenLayer` for each layer, from the input to
+            the output.
+        change: By how much the scores of `model` differ on average from those
+            of the old network.
+    """
+
+    model: keras.Model
+    layers: tuple[FrozenLayer, ...]
+    change: float
+
+
+def freeze_routing(
+    model: keras.Model,
+    images: Tensor,
+    layers: Sequence[str] | None = None,
+    limit: float = 0.1,
+    batch_size: int = 128,
+    verbose: int = 0,
+) -> Frozen:
+    """Replaces routing by fixed coupling where it hardly depends on the input.
+
+    The fixed coupling is the mean over a sample of images. A `FixedRouting`
+    takes the place of the routing: the same weighted sum of votes, with the
+    mean coupling as weights, and the same squash. It has no iterations and no
+    votes to make, and runs as one product of matrices.
+
+    How much a coupling depends on the input is the mean total variation:
+
+    ```
+    dependence = mean over images and i of d_i
+    d_i = (sum over j of |c_ij - mean of c_ij|) / 2
+    ```
+
+    for input capsules i and output capsules j. In a convolution, the mean is
+    also over windows; capsules in its padding do not count. The coupling of
+    `DynamicRouting(num_iterations=1)` is always the same, and the new network
+    computes the same as the old one. The trained `coupling_bias` of
+    `SelfAttentionRouting` becomes part of the fixed coupling. Layers in a
+    `CapsuleStack`, `ConvCapsules2DTranspose` and `SharedKernelConvCapsules2D`
+    keep their routing.
+
+    The sample should be of the training set, with all classes. Fine-tuning
+    afterwards trains the kernel, not the coupling.
+
+    Args:
+        model: A `CapsuleNetwork`, or another functional or Sequential model
+            with class scores as its only output. It stays as it is.
+        images: Images of the shape that the model takes, some hundreds.
+        layers: Optional sequence of names of `CapsuleLayer`s and
+            `ConvCapsules2D`s and the like, with `DynamicRouting` or
+            `SelfAttentionRouting`. The poses of other routings are no
+            activation of a sum of votes. Defaults to `None`, all layers that
+            route and do not have a `FixedRouting` yet.
+        limit: Number from 0 to 1. Layers whose coupling depends more than this
+            on the input keep their routing. Defaults to `0.1`.
+        batch_size: Positive integer. Defaults to `128`.
+        verbose: `0`, or `1` for a progress bar. Defaults to `0`.
+
+    Returns:
+        A `Frozen`. The new network has the class of the old one, if that has
+        an argument `routing` which all its layers that route share. Otherwise
+        it is a `CapsuleNetwork` with the same decoder; or a functional model if
+        `model` is no `CapsuleNetwork`.
+
+    Raises:
+        ValueError: If an argument is not as described, or a layer cannot be
+            frozen; the message says why.
+
+    Example:
+
+    ```python
+    import numpy as np
+    from keras_capsules import pruning
+    from keras_capsules.models import CapsNet
+
+    images = np.random.uniform(size=(20, 8, 8, 1)).astype("float32")
+    model = CapsNet((8, 8, 1), 3, filters=4, num_primary_capsules=2)
+    frozen = pruning.freeze_routing(model, images)
+    frozen.layers[0].name  # "class_capsules"
+    frozen.layers[0].dependence, frozen.change  # small: it is not trained
+    scores = frozen.model.predict(images, verbose=0)  # (20, 3)
+    ```
+    """
+    images = check_sample(model, images)
+    limit = check_number(limit, "limit", minimum=0, maximum=1)
+    batch_size = check_integer(batch_size, "batch_size")
+    verbose = int(check_boolean(verbose, "verbose"))
+    check_not_quantized(model)
+    graph = Graph(model)
+    calls = _find(graph, layers)
+    before = _scores(model, images, batch_size)
+
+    def frozen(couplings):
+        """A network with these couplings, and the change of its scores."""
+        new = rebuild(model, _changes(model, graph, calls, couplings))
+        difference = _scores(new, images, batch_size) - before
+        return new, float(np.abs(difference).mean())
+
+    found, couplings = [], {}
+    for name, call in calls.items():
+        coupling, dependence = _measure(
+            model, call, images, batch_size, verbose
+        )
+        _, change = frozen({name: coupling})
+        if dependence <= limit:
+            couplings[name] = coupling
+        found.append(FrozenLayer(name, dependence, change, name in couplings))
+    new, change = frozen(couplings)
+    return Frozen(new, tuple(found), change)
+
+
+def _find(graph: Graph, names: Any) -> dict[str, Call]:
+    """The calls of the layers to freeze, by their names."""
+    routed = {
+        call.name: call
+        for call in graph.calls
+        if isinstance(call.layer, CapsuleLayer | ConvCapsules)
+        and not isinstance(call.layer.routing, FixedRouting)
+    }
+    if not routed:
+        raise ValueError(
+            "There is no routing to freeze. Expected a network with layers "
+            "CapsuleLayer or ConvCapsules. Received: a network with the layers "
+            f"{[call.name for call in graph.calls]}"
+        )
+    if names is None:
+        names = list(routed)
+    is_list = isinstance(names, (list, tuple)) and len(names) > 0
+    if not is_list or any(name not in routed for name in names):
+        raise ValueError(
+            "Invalid value for argument `layers`. Expected names of layers "
+            f"with routing, of {list(routed)}. Received: layers={names!r}"
+        )
+    for name in names:
+        _check(graph, routed[name])
+    return {name: call for name, call in routed.items() if name in names}
+
+
+def _check(graph, call):
+    """Raises if a layer cannot be frozen."""
+    routing = call.layer.routing
+    if type(routing) not in _ACTIVATIONS:
+        kinds = ", ".join(each.__name__ for each in _ACTIVATIONS)
+        raise ValueError(
+            "The poses of this routing are no activation of a sum of votes "
+            "with the coupling as weights, or it also makes activations. "
+            f"Expected `layers`, names of layers with {kinds}. Received: the "
+            f"layer {call.name!r} with routing={routing!r}"
+        )
+    same = [each for each in graph.calls if each.layer is call.layer]
+    if len(same) > 1 or "/" in call.name:
+        raise ValueError(
+            "Layers can be frozen that are called once, and are no part of a "
+            "model within the model. Received: the layer "
+            f"{call.name!r}, which is called {len(same)} times"
+        )
+
+
+def _measure(model, call, images, batch_size, verbose):
+    """The mean coupling `[i, j]`, and how much the coupling varies."""
+
+    def batches():
+        return sample(model, call, images, batch_size, verbose)
+
+    total, count = 0.0, 0.0
+    for batch in batches():
+        counts = batch.counts[..., None]
+        total = total + np.sum(batch.coupling * counts, 0, "float64")
+        count = count + counts.sum(axis=0)
+    # Places that are padding in all windows stay at 0.
+    mean = total / np.maximum(count, 1)
+    variation = 0.0
+    for batch in batches():
+        differences = np.abs(batch.coupling - mean).sum(axis=2) / 2
+        variation += float(np.sum(differences * batch.counts))
+    return mean, variation / float(np.sum(count))
+
+
+def _changes(model, graph, calls, couplings):
+    """The changes of a network that fix these couplings."""
+    new = {
+        name: FixedRouting(_ACTIVATIONS[type(calls[name].layer.routing)])
+        for name in couplings
+    }
+    return Changes(
+        {
+            name: {"routing": routings.serialize(each)}
+            for name, each in new.items()
+        },
+        weights={
+            name: functools.partial(_assign, coupling)
+            for name, coupling in couplings.items()
+        },
+        options=routing_options(model, graph, new),
+    )
+
+
+def _assign(coupling, old, new):
+    """Gives a layer with fixed coupling its weights."""
+    new.kernel.assign(old.kernel)
+    if old.bias is not None:
+        new.bias.assign(old.bias)
+    coupling = coupling.T
+    added = old.routing_weights.get("coupling_bias")
+    if added is not None:
+        coupling = coupling + ops.convert_to_numpy(added)
+    new.routing_weights["coupling"].assign(coupling)
+
+
+def _scores(model, images, batch_size):
+    function = keras.Model(model.inputs[0], model.outputs)
+    scores = []
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        outputs = keras.tree.flatten(function(part, training=False))
+        flat = [as_array(x).reshape(len(part), -1) for x in outputs]
+        scores.append(np.concatenate(flat, axis=1))
+    return np.concatenate(scores)

@@ -1,0 +1,129 @@
+"""What a layer routes, for a sample of images."""
+
+from collections.abc import Iterator
+from typing import Any
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_capsules.engine.windows import Windows
+from keras_capsules.inspection.graph import Call
+from keras_capsules.inspection.graph import as_array
+from keras_capsules.inspection.images import check_images
+from keras_capsules.layers.conv_capsules import ConvCapsules
+
+
+class Batch(NamedTuple):
+    """What a layer routes, for some images.
+
+    Axes: b images, or in a convolution all windows of them; i input capsule, j
+    output capsule.
+
+    Attributes:
+        images: Which images these are, a slice.
+        activations: Activations of the input capsules, `[b, i]`: their own, or
+            the lengths of vectors; 1 for matrices alone, and 0 for the padding
+            of a convolution.
+        outputs: Activations of the output capsules, `[b, j]`: their own, or
+            their lengths; 1 if the routing gives lengths no such meaning.
+        coupling: Coupling coefficients, `[b, i, j]`.
+        counts: Which input capsules are no padding, `[b, i]`.
+    """
+
+    images: slice
+    activations: np.ndarray
+    outputs: np.ndarray
+    coupling: np.ndarray
+    counts: np.ndarray
+
+
+def check_sample(model: keras.Model, images: Any) -> np.ndarray:
+    """Returns images as an array, or raises if there are none that fit."""
+    images = check_images(model, images)
+    if not len(images):
+        raise ValueError(
+            "Expected at least one image. Received: "
+            f"images.shape={images.shape}"
+        )
+    return images
+
+
+def sample(
+    model: keras.Model,
+    call: Call,
+    images: np.ndarray,
+    batch_size: int,
+    verbose: int,
+) -> Iterator[Batch]:
+    """Computes what a layer routes, for one batch of images after the other.
+
+    Args:
+        model: A functional model with one input.
+        call: The call of a `CapsuleLayer` or of `ConvCapsules`.
+        images: Array `(images, ...)`.
+        batch_size: Positive integer.
+        verbose: `0`, or `1` for a progress bar.
+
+    Yields:
+        A `Batch` for each batch.
+    """
+    layer: Any = call.layer
+    below = keras.Model(model.inputs[0], list(call.inputs))
+    progress = keras.utils.Progbar(len(images), verbose=verbose)
+    for start in range(0, len(images), batch_size):
+        part = images[start : start + batch_size]
+        inputs = keras.tree.flatten(below(part, training=False))
+        poses, coupling = layer(
+            inputs if len(inputs) > 1 else inputs[0], return_coupling=True
+        )
+        activations = _activations_of_inputs(layer, inputs)
+        counts = np.ones_like(activations)
+        if isinstance(layer, ConvCapsules):
+            activations, counts = (
+                _in_windows(layer, each) for each in (activations, counts)
+            )
+        coupling = as_array(coupling)
+        coupling = coupling.reshape(-1, *coupling.shape[-2:])
+        number, num_inputs, num_outputs = coupling.shape
+        yield Batch(
+            slice(start, start + len(part)),
+            activations.reshape(number, num_inputs),
+            _activations_of_outputs(layer, poses).reshape(number, num_outputs),
+            coupling,
+            counts.reshape(number, num_inputs) > 0,
+        )
+        progress.update(start + len(part))
+
+
+def _activations_of_inputs(layer, tensors):
+    if len(tensors) > 1:
+        return as_array(tensors[1])
+    poses = as_array(tensors[0])
+    if isinstance(layer.capsule_dim, tuple):
+        return np.ones(poses.shape[:-2], "float32")
+    return np.linalg.norm(poses, axis=-1)
+
+
+def _activations_of_outputs(layer, capsules):
+    if isinstance(capsules, (list, tuple)):
+        return as_array(capsules[1])
+    poses = as_array(capsules)
+    axes = (-2, -1) if isinstance(layer.capsule_dim, tuple) else -1
+    lengths = np.sqrt(np.sum(poses**2, axis=axes))
+    if layer.routing.activation_from == "length":
+        return lengths
+    return np.ones_like(lengths)
+
+
+def _in_windows(layer, grid):
+    """Numbers `(images, *grid, types)`, for each window and place in it."""
+    rank = layer.rank
+    windows = Windows(
+        grid.shape[1 : 1 + rank],
+        layer.kernel_size,
+        layer.strides,
+        layer.padding,
+    )
+    return as_array(windows.unfold(ops.convert_to_tensor(grid)))
