@@ -3,10 +3,13 @@
 from keras_capsules import activations as activations
 from keras_capsules import callbacks as callbacks
 from keras_capsules import datasets as datasets
+from keras_capsules import inspection as inspection
 from keras_capsules import layers as layers
 from keras_capsules import losses as losses
 from keras_capsules import metrics as metrics
 from keras_capsules import models as models
+from keras_capsules import plots as plots
+from keras_capsules import pruning as pruning
 from keras_capsules import routing as routing
 from keras_capsules.activations import squash as squash
 from keras_capsules.export import export_saved_model as export_saved_model

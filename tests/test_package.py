@@ -13,19 +13,23 @@ import re
 import subprocess
 import sys
 
-import keras
 import pytest
 
 import keras_capsules
-from tests.helpers.testing import QUICK
+from tests.helpers.pages import blocks
+from tests.helpers.pages import broken_links
+from tests.helpers.pages import not_on_torch
+from tests.helpers.pages import train_quickly
 from tests.helpers.testing import on_one_backend
 
 ROOT = pathlib.Path(keras_capsules.__file__).parent
 REPOSITORY = pathlib.Path(__file__).parents[1]
 SOURCES = sorted(ROOT.rglob("*.py"))
 # Files that may import backends, inside functions: `export` and `datasets` make
-# objects of TensorFlow; two files of the engine compile for each backend.
+# objects of TensorFlow, and a callback its files of events; two files of the
+# engine compile for each backend.
 BACKENDS_ALLOWED = {
+    ROOT / "callbacks" / "event_files.py",
     ROOT / "engine" / "compilation.py",
     ROOT / "engine" / "in_tensorflow.py",
     ROOT / "export.py",
@@ -46,9 +50,11 @@ LEVELS = [
     ["types", "version"],
     ["utils"],
     ["activations", "datasets", "engine", "export", "losses", "metrics"],
-    ["callbacks", "routing"],
+    ["routing"],
     ["layers"],
     ["models"],
+    ["inspection"],
+    ["callbacks", "plots", "pruning"],
 ]
 
 
@@ -94,22 +100,12 @@ def imports(path):
     return found
 
 
-def blocks(text):
-    """The fenced Python blocks that are examples, not formulas."""
-    text = inspect.cleandoc(text or "")
-    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
-
-
-def _not_on_torch(block):
-    """A mark for examples that export, as far as a backend cannot."""
-    return pytest.mark.skipif(
-        keras.backend.backend() == "torch" and "export" in block,
-        reason="Keras makes no SavedModels of PyTorch models",
-    )
-
-
 EXAMPLES = [
-    pytest.param(block, id=f"{name}-{number}", marks=_not_on_torch(block))
+    pytest.param(
+        block,
+        id=f"{name}-{number}",
+        marks=[not_on_torch] if "export" in block else [],
+    )
     for name, value in sorted(public_objects().items())
     for number, block in enumerate(blocks(value.__doc__))
     if "import " in block
@@ -308,17 +304,6 @@ def test_docstrings_name_every_argument():
     assert wrong == []
 
 
-def train_quickly(monkeypatch):
-    """Lets models train on few images, for one epoch, without a graph."""
-    fit = keras.Model.fit
-
-    def fit_quickly(self, x, y, **options):
-        self.run_eagerly = QUICK["run_eagerly"]
-        return fit(self, x[:64], y[:64], **{**options, "epochs": 1})
-
-    monkeypatch.setattr(keras.Model, "fit", fit_quickly)
-
-
 @on_one_backend
 @pytest.mark.parametrize("block", EXAMPLES)
 def test_docstring_examples_run(block, tmp_path, monkeypatch):
@@ -329,7 +314,7 @@ def test_docstring_examples_run(block, tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("optimized")
 @on_one_backend
-@_not_on_torch("exports")
+@not_on_torch
 @pytest.mark.parametrize(
     "in_full",
     [False, pytest.param(True, marks=pytest.mark.slow)],
@@ -347,27 +332,6 @@ def test_readme_blocks_run(in_full, tmp_path, monkeypatch):
         exec(compile(block, "README.md", "exec"), namespace)
 
 
-@on_one_backend
-def test_blocks_of_docs_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    pages = sorted((REPOSITORY / "docs").glob("*.md"))
-    found = {page.name: blocks(page.read_text()) for page in pages}
-    assert found["weights.md"]
-    for name, parts in found.items():
-        namespace = {"__name__": "docs"}
-        for block in parts:
-            exec(compile(block, name, "exec"), namespace)
-
-
-def test_links_of_docs():
-    for page in (REPOSITORY / "docs").glob("*.md"):
-        for link in re.findall(r"\]\((?!http)([^)]+)\)", page.read_text()):
-            path, _, anchor = link.partition("#")
-            target = page.parent / path if path else page
-            assert target.exists(), f"{path} of {page.name} is no file"
-            assert not anchor or anchor in anchors(target), link
-
-
 def test_the_readme_names_what_there_is():
     text = (REPOSITORY / "README.md").read_text()
     missing = [
@@ -380,16 +344,4 @@ def test_the_readme_names_what_there_is():
         and name not in text
     ]
     assert missing == []
-    for link in re.findall(r"\]\((?!http|#)([^)]+)\)", text):
-        path, _, anchor = link.partition("#")
-        assert (REPOSITORY / path).exists(), f"{path} is no file"
-        assert not anchor or anchor in anchors(REPOSITORY / path), link
-
-
-def anchors(page):
-    """The addresses of the headings of a page."""
-    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
-    return [
-        re.sub(r"[^\w -]", "", each).lower().replace(" ", "-")
-        for each in headings
-    ]
+    assert broken_links(REPOSITORY / "README.md") == []

@@ -9,6 +9,8 @@ import keras
 import pytest
 
 import keras_capsules
+from keras_capsules import plots
+from keras_capsules import pruning
 from keras_capsules.layers import CapsuleLayer
 from tests.conformance.layers import LAYERS
 from tests.conformance.objects import ACTIVATIONS
@@ -26,6 +28,7 @@ IGNORED = {
     keras_capsules.activations.serialize: "so does its configuration",
     keras_capsules.activations.safe_norm: "drops an axis: for no Dense layer",
     keras_capsules.routing.Routing: "abstract",
+    keras_capsules.routing.FixedRouting: "has no name; in a file of its own",
     keras_capsules.routing.Routed: "a tuple of results",
     keras_capsules.routing.RoutingSpec: "a tuple of sizes",
     keras_capsules.routing.Windows: "tested in a file of its own",
@@ -47,6 +50,29 @@ IGNORED = {
     keras_capsules.metrics.ExactMatchAccuracy: "tested in a file of its own",
     keras_capsules.callbacks.spread_margin: "tested in a file of its own",
     keras_capsules.callbacks.SpreadMarginSchedule: "also tested there",
+    pruning.prune: "tests/pruning",
+    pruning.Pruned: "a tuple of results",
+    pruning.freeze_routing: "tests/pruning",
+    pruning.Frozen: "a tuple of results",
+    pruning.FrozenLayer: "also one",
+    keras_capsules.callbacks.CapsuleHealth: "tests/test_capsule_health.py",
+    keras_capsules.callbacks.CapsuleHealthWarning: "also tested there",
+    keras_capsules.inspection.capsule_health: "tests/inspection/test_health.py",
+    keras_capsules.inspection.Health: "also tested there",
+    keras_capsules.inspection.LayerHealth: "also tested there",
+    keras_capsules.inspection.Problem: "also tested there",
+    **{
+        getattr(keras_capsules.inspection, name): "tests/inspection"
+        for name in (
+            "perturb interpolate couplings parse_tree support_map equivariance "
+            "LayerCouplings Part Equivariance"
+        ).split()
+    },
+    **{
+        value: "tests/plots"
+        for value in vars(plots).values()
+        if inspect.isfunction(value)
+    },
     keras_capsules.models.CapsuleNetwork: "takes layers, not options",
     keras_capsules.layers.PoseScores: "outputs of two dtypes; in a network",
     keras_capsules.layers.PropagateNaN: "takes two arguments; in all networks",

@@ -1,0 +1,107 @@
+"""How well the poses of trained networks tell what was done to an image.
+
+    python benchmarks/equivariance.py
+
+Measures the networks that `benchmarks/trainings.py` trained on MNIST with
+`keras_capsules.inspection.equivariance`: how well a linear read-out of what a
+network has computed tells by how much a test image was turned, shifted, scaled
+or sheared. All networks are read out from 16 numbers, those without capsules
+also from all features that their scores are computed of. The form of the
+read-out was found on three of these networks, and its penalty is chosen within
+the images that it is fitted on. Nothing else is chosen by these figures.
+
+Reads the records and the weights that `benchmarks/claims.py` keeps. Writes
+`equivariance.json` to `benchmarks/results`, and a table between the marks of
+`docs/inspection.md`.
+
+    python benchmarks/equivariance.py --redraw       # writes the table only
+"""
+
+import pathlib
+
+import claims
+import evidence
+import harness
+import numpy as np
+
+from keras_capsules import datasets
+from keras_capsules import inspection
+from keras_capsules.models import CapsuleNetwork
+
+PAGE = harness.ROOT / "docs" / "inspection.md"
+NUMBERS = 16  # of a pose, and of the components of other features
+TRANSFORMS = {
+    "rotation": ("rotation, ±30°", np.linspace(-30, 30, 7)),
+    "shift_x": ("shift x, ±4 pixels", np.linspace(-4, 4, 9)),
+    "shift_y": ("shift y, ±4 pixels", np.linspace(-4, 4, 9)),
+    "scale": ("scale, 0.7 to 1.3", np.linspace(0.7, 1.3, 7)),
+    "shear": ("shear, ±0.3", np.linspace(-0.3, 0.3, 7)),
+}
+
+
+def main():
+    parser = harness.parser(__doc__, images=1000, data_dir="")
+    parser.add_argument(
+        "--runs", type=pathlib.Path, default=pathlib.Path("outputs/runs")
+    )
+    parser.add_argument("--records", type=pathlib.Path, default=evidence.RUNS)
+    parser.add_argument("--page", type=pathlib.Path, default=PAGE)
+    arguments = parser.parse_args()
+    if not arguments.redraw:
+        images, _ = datasets.load_arrays(
+            "mnist", "test", data_dir=arguments.data_dir or None
+        )
+        images = images[: arguments.images]
+        found = {}
+        for name, record, model in claims.trained(arguments):
+            print(name, flush=True)
+            found[name] = {
+                "network": record["network"],
+                "parameters": record["parameters"],
+                "seed": record["seed"],
+                "commits": record["commits"],
+                "r2": measure(model, images),
+            }
+        harness.write("equivariance", {"networks": found}, arguments.output)
+    found = harness.read("equivariance", arguments.output)["networks"]
+    text = arguments.page.read_text()
+    text = evidence.put(text, "equivariance", "\n".join(table(found)).strip())
+    harness.write_text(arguments.page, text)
+
+
+def measure(model, images):
+    """Figures of a network, by the number of features and transformation."""
+    if isinstance(model, CapsuleNetwork):
+        return {str(NUMBERS): read_out(model, images)}
+    return {
+        str(NUMBERS): read_out(model, images, NUMBERS),
+        "all": read_out(model, images),
+    }
+
+
+def read_out(model, images, components=None):
+    """R² and the ends of its interval, by transformation."""
+    found = {}
+    for name, (_, amounts) in TRANSFORMS.items():
+        result = inspection.equivariance(
+            model, images, name, amounts, components=components
+        )
+        found[name] = [round(each, 4) for each in result[:3]]
+    return found
+
+
+def table(found):
+    """Lines of Markdown."""
+    rows = {}
+    for family, runs in claims.of_families(found).items():
+        for numbers in runs[0]["r2"]:
+            rows[f"{family} | {numbers}"] = [
+                claims.spread([run["r2"][numbers][name][0] for run in runs])
+                for name in TRANSFORMS
+            ]
+    titles = [title for title, _ in TRANSFORMS.values()]
+    return claims.table(["R² of", "numbers", *titles], rows)
+
+
+if __name__ == "__main__":
+    main()
