@@ -3,20 +3,24 @@ PYTHON ?= python3
 BIN := .venv/bin
 # What `make test-torch` puts into its own environment, .venv-torch.
 TORCH ?= torch==2.13.0
+# What `make test-browser` puts into its own environment, .venv-browser, beside
+# what the explorer needs.
+PLAYWRIGHT ?= playwright>=1.50
 # What `make test-slow` runs on.
 BACKEND ?= tensorflow
 # Hides the messages that TensorFlow prints when it is imported.
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-tensorflow test-jax \
-    test-torch test-slow fuzz lint format benchmark networks evidence results \
-    clean
+    test-torch test-slow test-browser fuzz lint format benchmark networks \
+    evidence results docs clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
 	@echo "make test       the tests, on TensorFlow and on JAX"
 	@echo "make test-torch the tests on PyTorch, in an environment of their own"
 	@echo "make test-slow  the tests that take longest; BACKEND=jax for JAX"
+	@echo "make test-browser the page of the explorer, in Chromium"
 	@echo "make fuzz       10,000 random cases, on TensorFlow"
 	@echo "make lint       check the style and the types of the code"
 	@echo "make format     bring the code into that style"
@@ -24,6 +28,7 @@ help:
 	@echo "make networks   train all networks, into benchmarks/results"
 	@echo "make evidence   train the networks of docs/evidence.md: many hours"
 	@echo "make results    tables of trained networks and weights, into docs"
+	@echo "make docs       the site of the documentation, into site/"
 	@echo "make clean      remove environments and what the examples wrote"
 
 demo: .venv/ready
@@ -42,6 +47,13 @@ test-torch: .venv-torch/ready
 test-slow: .venv/ready
 	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n 2 --dist worksteal \
 	    -m slow
+
+# Where Chromium is neither found nor installed, the reason is printed.
+test-browser: .venv-browser/ready
+	command -v chromium > /dev/null || [ "$$(id -u)" != 0 ] || { \
+	    timeout 120 apt-get -qq update && timeout 300 apt-get -qq install --yes \
+	    --no-install-recommends chromium; } > /dev/null 2>&1 || true
+	.venv-browser/bin/python -m pytest -m browser tests/browser
 
 # 10,000 random cases; `make test` has a few of them. It takes about an hour.
 fuzz: .venv/ready
@@ -79,8 +91,11 @@ results: .venv/ready
 networks: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/networks.py
 
+docs: .venv-docs/ready
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
+
 clean:
-	rm -rf .venv .venv-torch outputs
+	rm -rf .venv .venv-browser .venv-docs .venv-torch outputs site
 
 # The mark is set last, so that an installation that failed is begun again.
 .venv/ready .venv-torch/ready: %/ready: pyproject.toml
@@ -89,4 +104,29 @@ clean:
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install --quiet --editable ".[dev]" \
 	    $(if $(findstring torch,$*),$(TORCH))
+	touch $@
+
+# An environment that also has the packages of .venv, unless its own differ.
+EXTRA := import tomllib; \
+    extras = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+    print(*extras["optional-dependencies"]["explorer"])
+SITE := import sysconfig; \
+    print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))
+.venv-browser/ready: .venv/ready
+	$(BIN)/python -m venv .venv-browser
+	$(BIN)/python -c '$(SITE)' > "$$(echo \
+	    .venv-browser/lib/python3*/site-packages)/venv.pth"
+	.venv-browser/bin/python -m pip install --quiet "$(PLAYWRIGHT)" \
+	    $$($(BIN)/python -c '$(EXTRA)')
+	touch $@
+
+# The site is made of pages and docstrings: the package is not imported.
+DOCS := import tomllib; \
+    extras = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+    print(*extras["optional-dependencies"]["docs"], sep="\n")
+.venv-docs/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	$(PYTHON) -c '$(DOCS)' > .venv-docs/requirements.txt
+	.venv-docs/bin/python -m pip install --quiet \
+	    -r .venv-docs/requirements.txt
 	touch $@

@@ -1,0 +1,1 @@
+"""What `explorer.py` is made of: drawings, networks, figures and the page."""

@@ -1,0 +1,242 @@
+"""The networks that can be explored, and what they say of a picture."""
+
+import dataclasses
+import pathlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from exploring import drawing
+from keras_capsules import datasets
+from keras_capsules import inspection
+from keras_capsules import models
+from keras_capsules.layers import CapsuleLength
+from keras_capsules.models import pretrained
+
+# The name of the weights that know two digits in one picture.
+TWO_DIGITS = "multi_mnist"
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """What a network says of a picture.
+
+    Args:
+        image: What the network saw, a picture.
+        scores: Array `(classes,)`.
+        winners: Classes, the most active one first.
+        reconstructions: A picture for each winner, decoded from its capsule
+            alone; nothing without a decoder.
+        supports: An array like `image` for each winner, where in the picture
+            its support comes from; nothing without capsules.
+        remark: Why nothing is known of the support of capsules.
+    """
+
+    image: np.ndarray
+    scores: np.ndarray
+    winners: tuple[int, ...]
+    reconstructions: tuple[np.ndarray, ...]
+    supports: tuple[np.ndarray, ...]
+    remark: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network with its name and those of its classes."""
+
+    name: str
+    model: keras.Model
+    classes: tuple[str, ...]
+
+    @property
+    def has_capsules(self):
+        return isinstance(self.model, models.CapsuleNetwork)
+
+    @property
+    def pose_size(self):
+        """How many numbers a pose has that can be decoded."""
+        if not self.has_capsules or self.model.decoder is None:
+            return 0
+        poses = keras.tree.flatten(self.model.encoder.output)[0]
+        return int(np.prod(poses.shape[2:]))
+
+    def frame(self, digit):
+        """A digit in the frame of the pictures that the network takes."""
+        return drawing.framed(digit, *self.model.inputs[0].shape[1:3])
+
+    def answer(self, image, num_winners=1):
+        """What the network says of a picture.
+
+        The model is called directly, which takes a fraction of the time of
+        `predict` for a single picture.
+
+        Args:
+            image: A picture in the frame of this network.
+            num_winners: Integer, how many classes win.
+        """
+        images = _as_batch(image)
+        if not self.has_capsules:
+            scores = _as_array(self.model(images, training=False))[0]
+            return Answer(image, scores, _winners(scores, num_winners), (), ())
+        capsules = self.model.encode(images)
+        scores = _as_array(CapsuleLength()(capsules))[0]
+        winners = _winners(scores, num_winners)
+        decoded = self._decode(capsules, winners) if self.pose_size else ()
+        answer = Answer(image, scores, winners, tuple(decoded), ())
+        try:
+            supports = inspection.support_map(
+                self.model,
+                np.repeat(_as_array(images), num_winners, axis=0),
+                classes=winners,
+            )
+        except ValueError as error:  # not every network can be taken apart
+            return dataclasses.replace(answer, remark=str(error))
+        return dataclasses.replace(answer, supports=tuple(supports))
+
+    def warm_up(self):
+        """Computes everything once, because the first time takes longest."""
+        image = self.frame(np.eye(drawing.SIZE, dtype="float32"))
+        self.answer(image)
+        if self.pose_size:
+            self.bend(image, np.zeros(self.pose_size))
+
+    def bend(self, image, offsets):
+        """The picture of the winning pose when numbers are added to it.
+
+        Args:
+            image: A picture in the frame of this network.
+            offsets: Numbers, as many as the pose has.
+
+        Returns:
+            A picture.
+        """
+        capsules = self.model.encode(_as_batch(image))
+        scores = _as_array(CapsuleLength()(capsules))[0]
+        poses, *activations = keras.tree.flatten(capsules)
+        offsets = np.reshape(offsets, poses.shape[2:]).astype("float32")
+        poses = poses + ops.cast(offsets, poses.dtype)
+        bent = (poses, *activations) if activations else poses
+        return self._decode(bent, _winners(scores, 1))[0]
+
+    def _decode(self, capsules, winners):
+        """Pictures `(winners, height, width)` of the capsules of one image."""
+        capsules = keras.tree.map_structure(
+            lambda x: ops.repeat(x, len(winners), axis=0), capsules
+        )
+        labels = np.asarray(winners, "int32")
+        return _as_array(self.model.decode(capsules, labels))[..., 0]
+
+
+def _as_batch(image):
+    return ops.convert_to_tensor(image[None, ..., None].astype("float32"))
+
+
+def _as_array(tensor):
+    return ops.convert_to_numpy(tensor).astype("float32")
+
+
+def _winners(scores, number):
+    return tuple(int(each) for each in np.argsort(-scores)[:number])
+
+
+def find(paths, two_digits=None):
+    """The networks to explore, called once so that they are warm.
+
+    Args:
+        paths: Strings, `.keras` files, which come first.
+        two_digits: See `of_two_digits`.
+
+    Returns:
+        List of `Network`: the files, and the weights that the package has for
+        grey pictures. And the `Network` of two digits, or `None`.
+
+    Raises:
+        ValueError: As `of_file` and `of_two_digits`.
+    """
+    own = [of_file(path) for path in paths]
+    cards = [
+        card
+        for card in sorted(pretrained.cards(), key=lambda x: x.name != "mnist")
+        if card.options["image_shape"][-1] == 1
+    ]
+    shipped = [_of_card(card) for card in cards]
+    pairs = [
+        network
+        for card, network in zip(cards, shipped, strict=True)
+        if card.name == TWO_DIGITS and network.pose_size
+    ]
+    if two_digits is not None:
+        pairs = [of_two_digits(two_digits)]
+    pair = pairs[0] if pairs else None
+    singles = [*own, *shipped]
+    for network in filter(None, [*singles, pair]):
+        network.warm_up()
+    return singles, pair
+
+
+def two_kinds(singles):
+    """Two networks to compare: with capsules and, if there is one, without."""
+    with_capsules = next(each for each in singles if each.has_capsules)
+    others = [each for each in singles if not each.has_capsules]
+    return with_capsules, [*others, singles[-1]][0]
+
+
+def _of_card(card):
+    model = getattr(models, card.network)(weights=card.name)
+    try:
+        classes = datasets.info(card.name).class_names
+    except ValueError:  # made of another set, of digits
+        classes = tuple(map(str, range(card.options["num_classes"])))
+    return Network(f"{card.network}, {card.name}", model, classes)
+
+
+def of_file(path):
+    """A network of a `.keras` file.
+
+    Args:
+        path: String.
+
+    Raises:
+        ValueError: If it is no such file, or takes other inputs than grey
+            pictures of one size.
+    """
+    model = keras.saving.load_model(path, compile=False)
+    return _checked(Network(path, model, ()))
+
+
+def of_two_digits(path):
+    """The network of two digits, from a `.keras` file or one of weights.
+
+    Args:
+        path: String.
+
+    Raises:
+        ValueError: As `of_file`; if the weights do not fit the network; or if
+            it has no decoder.
+    """
+    if pathlib.Path(path).suffix == ".keras":
+        network = of_file(path)
+    else:
+        model = models.EfficientCapsNet.multi_mnist(weights=path)
+        network = _checked(Network(path, model, ()))
+    shape = network.model.inputs[0].shape[1:]
+    if not network.pose_size or tuple(shape) != (36, 36, 1):
+        raise ValueError(
+            "Two digits need a capsule network with a decoder for pictures of "
+            f"(36, 36, 1). Received: {path} for {tuple(shape)}"
+        )
+    return network
+
+
+def _checked(network):
+    inputs, outputs = network.model.inputs, network.model.outputs
+    shapes = [tuple(each.shape[1:]) for each in (*inputs, *outputs)]
+    valid = len(shapes) == 2 and len(shapes[0]) == 3 and len(shapes[1]) == 1
+    if not valid or shapes[0][-1] != 1 or None in shapes[0]:
+        raise ValueError(
+            "Expected a network from grey pictures (height, width, 1) to "
+            f"scores (classes,). Received: {network.name} with {shapes}"
+        )
+    classes = tuple(map(str, range(shapes[1][0])))
+    return dataclasses.replace(network, classes=classes)

@@ -1,0 +1,147 @@
+"""The networks, and what they say of a drawing."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_capsules import models
+from keras_capsules.models import pretrained
+from tests.helpers.testing import on_one_backend
+
+
+def test_the_samples_are_known(networks, shipped, drawing, samples):
+    assert list(samples.STROKES) == list("0123456789")
+    for digit in samples.STROKES:
+        image = shipped.frame(drawing.as_mnist(samples.draw(digit)))
+        found = shipped.answer(image)
+        assert found.winners == (int(digit),)
+        assert found.scores[int(digit)] > 0.5
+
+
+def test_an_answer_is_the_model_s(shipped, drawing, samples):
+    image = shipped.frame(drawing.as_mnist(samples.draw("3")))
+    found = shipped.answer(image, num_winners=2)
+    images = image[None, ..., None]
+    scores = shipped.model.predict(images, verbose=0)[0]
+    np.testing.assert_allclose(found.scores, scores, atol=1e-5)
+    assert found.winners == tuple(np.argsort(-scores)[:2])
+    assert found.winners[0] == 3
+    assert len(found.reconstructions) == len(found.supports) == 2
+    for winner, picture in zip(
+        found.winners, found.reconstructions, strict=True
+    ):
+        expected = shipped.model.reconstruct(images, np.array([winner]))
+        np.testing.assert_allclose(picture, expected[0, ..., 0], atol=1e-5)
+    for support in found.supports:
+        assert support.shape == (28, 28) and support.min() >= 0
+        assert abs(support.sum() - 1) < 1e-4
+
+
+def test_bend_adds_to_the_winning_pose(shipped, drawing, samples):
+    image = shipped.frame(drawing.as_mnist(samples.draw("7")))
+    assert shipped.pose_size == 16
+    straight = shipped.bend(image, [0.0] * 16)
+    np.testing.assert_allclose(
+        straight, shipped.answer(image).reconstructions[0], atol=1e-6
+    )
+    offsets = np.linspace(-0.5, 0.5, 16)
+    capsules = shipped.model.encode(image[None, ..., None])
+    capsules[0, 7] += offsets
+    expected = shipped.model.decode(capsules, np.array([7]))
+    bent = shipped.bend(image, offsets)
+    np.testing.assert_allclose(bent, expected[0, ..., 0], atol=1e-5)
+    assert np.abs(bent - straight).max() > 0.1
+
+
+@on_one_backend
+def test_bend_matrix_poses(networks):
+    inputs = keras.Input((5, 5, 1))
+    poses = keras.layers.Reshape((5, 3, 1))(
+        keras.layers.Dense(15)(keras.layers.Flatten()(inputs))
+    )
+    activations = keras.layers.Dense(5, activation="sigmoid")(
+        keras.layers.Flatten()(inputs)
+    )
+    decoder = keras.Sequential(
+        [
+            keras.layers.Flatten(),
+            keras.layers.Dense(25),
+            keras.layers.Reshape((5, 5, 1)),
+        ]
+    )
+    model = models.CapsuleNetwork(inputs, (poses, activations), decoder)
+    network = networks.Network("pairs", model, tuple("01234"))
+    assert network.pose_size == 3
+    image = np.random.default_rng(0).uniform(size=(5, 5)).astype("float32")
+    bent = network.bend(image, [1.0, -2.0, 3.0])
+    poses, activations = model.encode(image[None, ..., None])
+    winner = int(activations[0].argmax())
+    poses[0, winner, :, 0] += [1.0, -2.0, 3.0]
+    expected = model.decode((poses, activations), np.array([winner]))
+    np.testing.assert_allclose(bent, expected[0, ..., 0], atol=1e-5)
+    # Nothing is routed here.
+    found = network.answer(image)
+    assert found.supports == () and len(found.reconstructions) == 1
+    assert "layer that routes" in found.remark
+
+
+@on_one_backend
+def test_a_network_without_capsules(networks):
+    model = models.ConvNet((9, 11, 1), 3, filters=(2,), units=())
+    network = networks.Network("plain", model, tuple("abc"))
+    assert not network.has_capsules and network.pose_size == 0
+    image = network.frame(np.eye(28, dtype="float32"))
+    assert image.shape == (9, 11)
+    found = network.answer(image)
+    expected = model.predict(image[None, ..., None], verbose=0)[0]
+    np.testing.assert_allclose(found.scores, expected, atol=1e-5)
+    assert found.winners == (int(expected.argmax()),)
+    assert found.reconstructions == found.supports == ()
+
+
+@on_one_backend
+def test_find_lists_the_weights_of_the_package(networks):
+    found, _ = networks.find([])
+    names = [each.name for each in found]
+    cards = [
+        card
+        for card in pretrained.cards()
+        if card.options["image_shape"][-1] == 1
+    ]
+    assert sorted(names) == [f"{x.network}, {x.name}" for x in cards]
+    assert "EfficientCapsNet, mnist" in names
+    assert all(name.endswith(", mnist") for name in names[:1])
+    left, right = networks.two_kinds(found)
+    assert left.has_capsules
+    assert right.has_capsules == all(each.has_capsules for each in found)
+
+
+@on_one_backend
+def test_find_takes_files(networks, shipped, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "cards", lambda: [])
+    plain = str(tmp_path / "plain.keras")
+    models.ConvNet((9, 11, 1), 3, filters=(2,), units=()).save(plain)
+    capsules = str(tmp_path / "capsules.keras")
+    shipped.model.save(capsules)
+    pair = str(tmp_path / "pair.weights.h5")
+    models.EfficientCapsNet.multi_mnist().save_weights(pair)
+    found, two = networks.find([plain, capsules], pair)
+    assert [each.name for each in found] == [plain, capsules]
+    assert found[0].classes == ("0", "1", "2")
+    assert networks.two_kinds(found) == (found[1], found[0])
+    assert two.name == pair and two.pose_size == 16
+    assert two.frame(np.eye(28, dtype="float32")).shape == (36, 36)
+
+
+@on_one_backend
+def test_files_that_do_not_fit_are_refused(networks, tmp_path):
+    colours = str(tmp_path / "colours.keras")
+    models.ConvNet((9, 9, 3), 2, filters=(2,), units=()).save(colours)
+    with pytest.raises(ValueError, match=r"grey pictures.*colours.keras"):
+        networks.of_file(colours)
+    small = str(tmp_path / "small.keras")
+    models.ConvNet((36, 36, 1), 2, filters=(2,), units=()).save(small)
+    with pytest.raises(ValueError, match="a decoder for pictures of"):
+        networks.of_two_digits(small)
+    with pytest.raises(ValueError, match="weights='none.h5'"):
+        networks.of_two_digits("none.h5")
