@@ -82,7 +82,8 @@ evidence: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/trainings.py \
 	    $(addprefix --coil20=,$(COIL20))
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/claims.py
-	$(BIN)/python benchmarks/cost.py
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/equivariance.py
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/cost.py
 
 results: .venv/ready
 	$(BIN)/python benchmarks/evidence.py

@@ -477,14 +477,25 @@ def table_of_few(found):
 
 
 def of_tasks(records):
-    """Test errors of all seeds, by task and network of the common size."""
+    """Test errors of all seeds, by task and network of the common size.
+
+    A task is left out as long as there is only one network to look at.
+    """
     found = collections.defaultdict(lambda: collections.defaultdict(list))
     for each in records:
         task, network = each["task"], each["network"]
         name = f"{task}-{network}-seed{each['seed']}"
         if task in TASKS and network in FAMILIES and each["name"] == name:
             found[task][FAMILIES[network]].append(each["test_error"])
-    return {task: dict(found[task]) for task in TASKS if task in found}
+    return {
+        task: {
+            name: found[task][name]
+            for name in FAMILIES.values()
+            if name in found[task]
+        }
+        for task in TASKS
+        if len(found[task]) > 1
+    }
 
 
 def table_of_tasks(found):

@@ -44,14 +44,20 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--output", default="outputs/inspect_model")
-    parser.add_argument("--images", type=int, default=2000, help="at least 50")
+    parser.add_argument("--images", type=int, default=2000, help="at least 300")
     arguments = parser.parse_args(argv)
+    if arguments.images < 300:
+        raise ValueError(
+            "The transformations need images of each class. Expected at least "
+            f"300. Received: images={arguments.images}"
+        )
     folder = files.prepare_folder(pathlib.Path(arguments.output))
     model = EfficientCapsNet(weights="mnist")
     images, labels = datasets.load_arrays("mnist", "test")
     images, labels = images[: arguments.images], labels[: arguments.images]
     for name, figure in figures(model, images, labels):
-        figure.savefig(folder / f"{name}.png", dpi=120)
+        with files.replacing(folder / f"{name}.png") as path:
+            figure.savefig(path, dpi=120)
         print(folder / f"{name}.png", flush=True)
 
 

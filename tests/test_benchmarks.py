@@ -16,7 +16,14 @@ BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 # Modules that measure nothing.
 SHARED = {"harness", "forms", "textbook"}
 # Those of trained networks are tested in files of their own.
-OF_EVIDENCE = {"trainings", "evidence", "claims", "weights", "cost"}
+OF_EVIDENCE = {
+    "trainings",
+    "evidence",
+    "claims",
+    "weights",
+    "cost",
+    "equivariance",
+}
 SMALL = ["--backends=tensorflow", "--batch=2", "--inputs=20", "--outputs=2"]
 RUNS = {
     "speed": (

@@ -223,9 +223,10 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
     claims.main()
     text = page.read_text()
     assert text.count("| ConvNet |") == 9 and "±" in text
-    assert "| Test error, % | affine MNIST | CIFAR-10 |" in text
-    assert "| EfficientCapsNet | 2.50 | – |" in text
-    assert "| ConvNet | 7.00 ± 1.41 | 13.00 |" in text
+    # CIFAR-10 has only one network: there is nothing to compare.
+    assert "| Test error, % | affine MNIST |\n" in text
+    assert "| EfficientCapsNet | 2.50 |\n" in text
+    assert "| ConvNet | 7.00 ± 1.41 |\n" in text
     assert (page.parent / "claims-tasks.png").stat().st_size > 1000
     row = "| EfficientCapsNet | 12.00 ± 2.83 | 3.00 |"
     assert row in text

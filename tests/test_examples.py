@@ -422,6 +422,22 @@ def test_a_folder_that_takes_no_files_is_noticed_first(
     assert (tmp_path / "file").read_text() == "dear"
 
 
+@pytest.mark.slow
+@on_one_backend
+def test_pictures_of_a_trained_network(tmp_path, capsys):
+    try:
+        datasets.load_arrays("mnist", "test")
+    except ConnectionError as error:
+        pytest.skip(str(error))
+    example = load_example("inspect_model")
+    example.main(["--images", "400", "--output", str(tmp_path)])
+    written = {path.stem for path in tmp_path.glob("*.png")}
+    assert written == set(re.findall(r"`(\w+).png`", example.__doc__))
+    assert capsys.readouterr().out.count("\n") == len(written)  # no problem
+    with pytest.raises(ValueError, match="at least 300.*images=299"):
+        example.main(["--images", "299"])
+
+
 def test_all_that_they_write_is_whole_or_not_there():
     """Nothing is written to its place directly; see `files.replacing`."""
     # `model.export` of sequential.py is Keras's own.
