@@ -77,10 +77,10 @@ def test_the_recommended_learning_rate_is_no_longer_too_high():
 
 @pytest.mark.parametrize("layer", ["conv", "primary", "classes"])
 def test_a_kernel_that_begins_too_small(layer):
-    tiny = {"kernel_initializer": keras.initializers.RandomNormal(stddev=1e-4)}
+    tiny = {"kernel_initializer": keras.initializers.Constant(1e-6)}
     model = sequential(**{layer: tiny})
     (message,) = warnings_of(model, *some())
-    parts = "root mean square of 0.0001", "initializer"
+    parts = "root mean square of 1e-06", "initializer"
     assert is_about(message, "small_kernel", layer, *parts)
 
 
@@ -172,7 +172,7 @@ def test_pixels_that_are_nan(make):
 
 def test_a_loss_that_is_nan_by_itself():
     def loss(y_true, y_pred):
-        return keras.ops.mean(y_pred) + keras.ops.stop_gradient(np.nan)
+        return keras.ops.mean(y_pred) + np.nan
 
     model = compiled(sequential(), loss, 0.001, **QUICK)
     (message,) = warnings_of(model, *some())
@@ -198,6 +198,6 @@ def test_healthy_beginnings(name):
 def test_healthy_runs(name):
     model = compiled(*LEARNERS[name](), metrics=["accuracy"])
     callback = CapsuleHealth(*each_class(10))
-    found, history = fit(model, *digits(), callback, batch_size=32, epochs=8)
+    found, history = fit(model, *digits(), callback, batch_size=32, epochs=6)
     assert found == []
-    assert history["accuracy"][-1] > 0.85
+    assert history["accuracy"][-1] > 0.8

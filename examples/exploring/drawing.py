@@ -4,7 +4,6 @@ A picture is a float32 array `(height, width)` of grey, from 0, black, to 1.
 """
 
 import base64
-import binascii
 import io
 
 import numpy as np
@@ -131,7 +130,10 @@ def _scaled(marks, longest):
     height, width = (max(1, round(scale * each)) for each in marks.shape)
     image = Image.fromarray((255 * marks).astype("uint8"))
     image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image, "float32") / 255
+    digit = np.asarray(image, "float32") / 255
+    if not digit.any():
+        raise Unreadable("The marks are too small for the picture around them.")
+    return digit
 
 
 def framed(digit, height, width):
@@ -208,7 +210,7 @@ def from_pad(address):
         raise Unreadable("This is no drawing.")
     try:
         content = base64.b64decode(address[len(_PREFIX) :], validate=True)
-    except binascii.Error:
+    except ValueError:  # not of this alphabet, or broken
         raise Unreadable("This is no drawing.") from None
     marks = ink(read(content))
     return None if marks is None else as_mnist(marks)

@@ -56,7 +56,7 @@ def bars(network, scores, winners):
     rows = (
         f"<tr{' class=wins' if index in winners else ''}>"
         f"<th scope=row>{html.escape(name)}</th>"
-        f'<td><div style="width: {100 * min(score, 1):.1f}%"></div></td>'
+        f'<td><div style="width: {100 * np.clip(score, 0, 1):.1f}%"></div></td>'
         f"<td>{score:.2f}</td></tr>"
         for index, (name, score) in enumerate(
             zip(network.classes, scores, strict=True)

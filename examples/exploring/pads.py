@@ -80,13 +80,15 @@ def on_change(drawn, look, inputs, outputs):
     def upload(content, *given):
         try:
             marks = drawing.ink(drawing.read(content))
+            if marks is None:
+                raise drawing.Unreadable(
+                    "Nothing stands out from the background here."
+                )
+            address = drawing.to_pad(marks)
         except drawing.Unreadable as error:
             gr.Warning(str(error))
             return {drawn.pad: gr.skip()}
-        if marks is None:
-            gr.Warning("Nothing stands out from the background here.")
-            return {drawn.pad: gr.skip()}
-        return put(drawing.to_pad(marks), given)
+        return put(address, given)
 
     def sample(index, *given):
         marks = samples.draw(list(samples.STROKES)[index])

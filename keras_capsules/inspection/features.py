@@ -5,6 +5,8 @@ import difflib
 import keras
 import numpy as np
 
+from keras_capsules.layers.base import RoutedLayer
+from keras_capsules.layers.capsule_stack import CapsuleStack
 from keras_capsules.models.capsule_network import CapsuleNetwork
 
 
@@ -29,11 +31,12 @@ class Probe:
                 "class scores (batch, num_classes). Received: a model with "
                 f"outputs of shape {[tuple(x.shape) for x in outputs]}"
             )
-        self.is_capsules = layer is None and isinstance(model, CapsuleNetwork)
-        if self.is_capsules:
-            # Of a pair, the poses.
-            features = keras.tree.flatten(model.encoder.output)[:1]
-        else:
+        poses = None
+        if layer is None:
+            poses = _class_poses(model, outputs[0].shape[1])
+        self.is_capsules = poses is not None
+        features = [poses]
+        if poses is None:
             features = keras.tree.flatten(_find_features(model, layer))
         self.model = keras.Model(model.inputs, [*outputs, *features])
 
@@ -60,6 +63,27 @@ class Probe:
                 "Received: features or scores that are not finite"
             )
         return joined, classes
+
+
+def _class_poses(model, classes):
+    """The poses of the class capsules; `None` if there are none."""
+    if isinstance(model, CapsuleNetwork):
+        # Of a pair, the poses.
+        return keras.tree.flatten(model.encoder.output)[0]
+    for each in reversed(model.layers):
+        if isinstance(each, keras.layers.Dense):
+            return None  # the scores are computed from its input
+        if isinstance(each, RoutedLayer | CapsuleStack):
+            poses = keras.tree.flatten(each.output)[0]
+            if poses.shape[1] == classes and len(poses.shape) in (3, 4):
+                return poses
+            raise ValueError(
+                "The last layer that routes has no capsule for each class. "
+                "Expected `layer`, the name of the layer whose output is used "
+                f"as the features. Received: layer=None, and {each.name!r} "
+                f"with poses of shape {tuple(poses.shape)}"
+            )
+    return None
 
 
 def _find_features(model, name):

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_capsules.inspection.diagnosis import DEAD
 from keras_capsules.inspection.diagnosis import diagnose
@@ -13,8 +14,8 @@ from keras_capsules.inspection.graph import as_array
 from keras_capsules.inspection.images import check_images
 from keras_capsules.inspection.kernels import kernels_of
 from keras_capsules.inspection.measuring import Sums
-from keras_capsules.inspection.measuring import made_by
 from keras_capsules.inspection.measuring import makes_capsules
+from keras_capsules.inspection.measuring import run
 from keras_capsules.inspection.problems import Evidence
 from keras_capsules.inspection.problems import Problem
 from keras_capsules.inspection.scores import ScoreSums
@@ -88,8 +89,7 @@ def capsule_health(
     A new network is not sick because it is not trained yet. So routing by
     trained weights, which is uniform at first, is only called uniform after
     1000 steps of the optimizer that the model is compiled with, and a class
-    is only called dead if at least half of the images of other classes are
-    recognized.
+    is only called dead if most images of other classes are recognized.
 
     The layers are `PrimaryCapsules`, `MatrixPrimaryCapsules`, `CapsuleLayer`,
     `ConvCapsules1D` and the like, `ConvCapsules2DTranspose`,
@@ -157,10 +157,7 @@ class _Look:
     def __init__(self, model, images, labels):
         self.model, self.images = model, images
         self.graph = Graph(model)
-        self._calls = [
-            call for call in self.graph.calls if makes_capsules(call)
-        ]
-        if not self._calls:
+        if not any(map(makes_capsules, self.graph.calls)):
             raise ValueError(
                 "Invalid value for argument `model`. Expected a model with "
                 "layers of capsules, such as CapsuleLayer. Received: the model "
@@ -168,50 +165,43 @@ class _Look:
                 f"{[call.name for call in self.graph.calls]}"
             )
         self._scores = _score_sums(model, labels, len(images))
-        self._first = self._first_with_kernel()
-        outputs = [x for call in self.graph.calls for x in call.outputs]
-        inputs = [] if self._first is None else [self._first.inputs[0]]
-        self._read = self.graph.reader([*outputs, *inputs])
-        self._layers: dict[str, Sums] = {}
+        kernels = {kernel.name for kernel in kernels_of(self.graph)}
+        # The first that is given pixels.
+        self._first = next(
+            (call for call in self.graph.calls if call.name in kernels), None
+        )
         self._pixels = np.inf, -np.inf
+        self._layers: dict[str, Sums] = {}
         self._broken: Any = None
 
-    def _first_with_kernel(self):
-        names = {kernel.name for kernel in kernels_of(self.graph)}
-        for call in self.graph.calls:
-            if call.name in names:
-                return call
-        return None
-
     def add(self, batch, start):
-        values = self._read(batch)
-        if self._broken is None:
-            self._broken = self._first_broken(values)
-        if self._first is not None:
-            pixels = as_array(self.graph.value(values, self._first.inputs[0]))
-            least, most = self._pixels
-            self._pixels = min(least, pixels.min()), max(most, pixels.max())
-        for call in self._calls:
-            for made in made_by(self.graph, call, values):
-                self._layers.setdefault(made.name, Sums(made)).add(made)
+        (symbol,) = self.graph.inputs
+        values = {id(symbol): ops.convert_to_tensor(batch, dtype=symbol.dtype)}
+        # Layer by layer, so that each runs once, with its coupling.
+        for call in self.graph.calls:
+            outputs, made = run(self.graph, call, values)
+            tensors = keras.tree.flatten(outputs)
+            values.update(zip(map(id, call.outputs), tensors, strict=True))
+            self._look_at(call, tensors, values)
+            for each in made:
+                self._layers.setdefault(each.name, Sums(each)).add(each)
         if self._scores is not None:
             scores = self.graph.value(values, self.model.outputs[0])
             self._scores.add(as_array(scores), start)
 
-    def _first_broken(self, values):
-        for call in self.graph.calls:
-            numbers = np.concatenate(
-                [
-                    as_array(self.graph.value(values, x)).ravel()
-                    for x in call.outputs
-                ]
-            )
-            finite = np.isfinite(numbers)
-            if not finite.all():
-                weights = getattr(call.layer, "weights", [])
-                known = [np.isfinite(as_array(each)).all() for each in weights]
-                return call.name, 1 - finite.mean(), all(known)
-        return None
+    def _look_at(self, call, tensors, values):
+        if call is self._first:
+            pixels = as_array(self.graph.value(values, call.inputs[0]))
+            least, most = self._pixels
+            self._pixels = min(least, pixels.min()), max(most, pixels.max())
+        if self._broken is not None:
+            return
+        numbers = np.concatenate([as_array(each).ravel() for each in tensors])
+        finite = np.isfinite(numbers)
+        if not finite.all():
+            weights = getattr(call.layer, "weights", [])
+            known = [np.isfinite(as_array(each)).all() for each in weights]
+            self._broken = call.name, 1 - finite.mean(), all(known)
 
     def results(self):
         layers, scores = list(self._layers.values()), self._scores

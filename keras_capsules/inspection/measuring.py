@@ -3,6 +3,8 @@
 Axes of shapes: n images, i input capsules, j output capsules or types.
 """
 
+import contextlib
+import functools
 import inspect
 import math
 from typing import Any
@@ -65,61 +67,62 @@ def layers_of(call: Call) -> list[tuple[str, Any]]:
     return [(call.name, call.layer)]
 
 
-def made_by(graph: Graph, call: Call, values: dict[int, Any]) -> list[Made]:
-    """Calls a layer of capsules, with the coupling if it has any.
+def run(
+    graph: Graph, call: Call, values: dict[int, Any]
+) -> tuple[Any, list[Made]]:
+    """Calls a layer; if it routes capsules, also for the coupling.
 
     Args:
         graph: The `Graph` of the model.
-        call: A call for which `makes_capsules`.
-        values: The values of all tensors of the graph.
+        call: The call of a layer or of another operation.
+        values: The values of its inputs.
 
     Returns:
-        A list of one `Made`; or of one for each layer of a `CapsuleStack`.
+        What the layer returns, and a `Made`, if it makes capsules; or one for
+        each layer of a `CapsuleStack`.
     """
-    if isinstance(call.layer, _PRIMARY):
-        outputs = [graph.value(values, x) for x in call.outputs]
-        made = outputs[0] if len(outputs) == 1 else tuple(outputs)
-        return [Made(call.name, call.layer, None, made, None)]
-    inputs: Any = tuple(graph.value(values, x) for x in call.inputs)
-    inputs = inputs[0] if len(inputs) == 1 else inputs[:2]
-    if isinstance(call.layer, CapsuleStack):
-        return _made_by_stack(call, inputs)
+    name, layer = call.name, call.layer
+    if not makes_capsules(call):
+        return graph.run(call, values), []
+    if isinstance(layer, _PRIMARY):
+        outputs = graph.run(call, values)
+        return outputs, [Made(name, layer, None, outputs, None)]
+    inputs: Any = tuple(graph.value(values, x) for x in call.inputs[:2])
+    inputs = inputs[0] if len(inputs) == 1 else inputs
+    if isinstance(layer, CapsuleStack):
+        made = _made_by_stack(call, inputs)
+        return ops.cast(made[-1].outputs, layer.compute_dtype), made
+    args, given = call.arguments
 
-    def run(**options):
-        args, kwargs = call.arguments
-        kwargs = {**kwargs, "return_coupling": False, **options}
-        return graph.run(call._replace(arguments=(args, kwargs)), values)
+    def route(**options):
+        return graph.run(
+            call._replace(arguments=(args, {**given, **options})), values
+        )
 
-    outputs, coupling = _with_coupling(call.layer, run)
-    return [Made(call.name, call.layer, inputs, outputs, coupling)]
+    outputs, coupling = _with_coupling(layer, route)
+    made = [Made(name, layer, inputs, outputs, coupling)]
+    asked = given.get("return_coupling", False)
+    return (outputs, coupling) if asked else outputs, made
 
 
 def _made_by_stack(call, inputs):
     levels, found = {-1: inputs}, {}
     for index in call.layer.updates:
         name, layer = layers_of(call)[index]
-        options = {"outputs": levels[index]} if index in levels else {}
         given = levels[index - 1]
-
-        def run(given=given, layer=layer, earlier=options, **options):
-            return layer(given, **earlier, **options)
-
-        levels[index], coupling = _with_coupling(layer, run)
+        earlier = {"outputs": levels[index]} if index in levels else {}
+        route = functools.partial(layer, given, **earlier)
+        levels[index], coupling = _with_coupling(layer, route)
         found[index] = Made(name, layer, given, levels[index], coupling)
     return [found[index] for index in sorted(found)]
 
 
-def _with_coupling(layer, run):
-    """The outputs of a layer, and its coupling or `None`."""
-    if "return_coupling" not in inspect.signature(layer.call).parameters:
-        return run(), None
-    routing = getattr(layer, "routing", None)
-    try:
-        return run(return_coupling=True)
-    except ValueError:
-        if routing is None:
-            raise
-        return run(), None  # a routing without coupling
+def _with_coupling(layer, route):
+    """The outputs of a layer that routes, and its coupling or `None`."""
+    if "return_coupling" in inspect.signature(layer.call).parameters:
+        with contextlib.suppress(ValueError):  # of routings without coupling
+            return route(return_coupling=True)
+    return route(), None
 
 
 class Sums:

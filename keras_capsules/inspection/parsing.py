@@ -116,7 +116,14 @@ def parse_tree(
     strongest.box  # (top, left, bottom, right)
     ```
     """
-    images = check_images(model, ops.convert_to_numpy(image)[None])
+    image = ops.convert_to_numpy(image)
+    expected = tuple(getattr(model, "input_shape", ())[1:])
+    if expected and len(image.shape) != len(expected):
+        raise ValueError(
+            f"Expected `image` to be one image, of shape {expected}. Received: "
+            f"image.shape={image.shape}"
+        )
+    images = check_images(model, image[None])
     num_parts = check_integer(num_parts, "num_parts")
     chain = Chain(model)
     values = chain.read(images)
@@ -247,7 +254,7 @@ def support_map(
             amounts = over_places(chain, values, amounts)
         painted = places.paint(grids, amounts, images.shape[1:3])
         total = painted.sum(axis=(1, 2), keepdims=True)
-        some = total > 0  # nor NaN
+        some = total > 0
         found[part] = np.where(some, painted / np.where(some, total, 1), 0)
         progress.update(start + len(amounts))
     return found

@@ -166,7 +166,9 @@ class _Coder:
         if not isinstance(model, CapsuleNetwork):
             raise ValueError(
                 "Invalid value for argument `model`. Expected a "
-                f"CapsuleNetwork. Received: model={model!r}"
+                "CapsuleNetwork, whose decoder draws poses: "
+                "CapsuleNetwork(inputs, capsules, decoder) makes one of layers "
+                f"of your own. Received: model={model!r}"
             )
         self.model = model
         self.batch_size = check_integer(batch_size, "batch_size")

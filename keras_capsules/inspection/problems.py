@@ -53,14 +53,20 @@ class Evidence(NamedTuple):
     @property
     def steps(self) -> int:
         """The number of steps in which the model was trained."""
-        optimizer = getattr(self.model, "optimizer", None)
-        if optimizer is None:
-            return 0
-        steps = ops.convert_to_tensor(optimizer.iterations)
-        return int(ops.convert_to_numpy(steps))
+        return steps_of(self.model)
 
     @property
     def output(self) -> str:
         """The name of the layer whose output is the model's."""
         call = self.graph.maker(self.model.outputs[0])
         return self.model.name if call is None else call.name
+
+
+def steps_of(model: keras.Model) -> int:
+    """The number of training steps of a model's optimizer, if it has one."""
+    optimizer = getattr(model, "optimizer", None)
+    if optimizer is None:
+        return 0
+    # A tensor, because NumPy warns of variables of TensorFlow.
+    steps = ops.cast(optimizer.iterations, "int32")
+    return int(ops.convert_to_numpy(steps))

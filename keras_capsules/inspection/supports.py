@@ -177,6 +177,12 @@ class Chain:
         if scores.ndim > 2:
             rows = scores.reshape(*scores.shape[:2], -1)
             scores = np.linalg.norm(rows, axis=2)
+        if not np.isfinite(scores).all():
+            raise ValueError(
+                "Scores have to be finite. Expected images without NaN, and a "
+                "model whose training has not failed. Received: scores that "
+                "are not finite"
+            )
         return scores
 
     def lowest_axes(self, values: dict[int, Tensor]) -> list[int]:

@@ -103,9 +103,9 @@ def training_curves(history: Any) -> Any:
     """
     runs = _runs(history)
     names = [
-        name
-        for name in dict.fromkeys(key for run in runs.values() for key in run)
-        if not name.startswith("val_")
+        *dict.fromkeys(
+            key.removeprefix("val_") for run in runs.values() for key in run
+        )
     ]
     if not names or not any(
         len(run[key]) for run in runs.values() for key in run
@@ -136,9 +136,17 @@ def training_curves(history: Any) -> Any:
                 )
         axis.set(xlabel="epoch", ylabel=name.replace("_", " "))
         axis.xaxis.get_major_locator().set_params(integer=True)
-    lines, labels = axes[0, 0].get_legend_handles_labels()
+    legend = {
+        label: line
+        for axis in axes.flat
+        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
     figure.legend(
-        lines, labels, loc="outside upper center", ncols=2, fontsize="small"
+        legend.values(),
+        legend.keys(),
+        loc="outside upper center",
+        ncols=2,
+        fontsize="small",
     )
     return figure
 
@@ -177,6 +185,12 @@ def confusion(
     normalize = check_boolean(normalize, "normalize")
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     classes = predictions.shape[1] if predictions.ndim == 2 else 0
+    if classes == 1:
+        raise ValueError(
+            "One score says nothing of other classes. Expected classes, such "
+            "as (scores[:, 0] > 0.5).astype(int). Received: "
+            f"predictions.shape={predictions.shape}"
+        )
     if predictions.ndim == 2:
         predictions = predictions.argmax(axis=1)
     _check_classes(labels, predictions)

@@ -73,15 +73,16 @@ def perturbations(
     values: Tensor | None = None,
     dimensions: Sequence[int] | None = None,
 ) -> Any:
-    """Draws reconstructions of bent poses: dimension by value.
+    """Draws reconstructions of changed poses: dimension by value.
 
     Args:
         images: `(dimensions, values, height, width, channels)`, the result of
             `inspection.perturb` for one image.
-        values: Optional numbers that were added, for the axis. Defaults to
-            `None`, those of `inspection.perturb`, -0.25 to 0.25.
-        dimensions: Optional integers, which numbers of the pose were bent.
-            Defaults to `None`, the first ones.
+        values: The numbers that were added, as `inspection.perturb` got them.
+            Defaults to `None`, its default.
+        dimensions: Integers, the numbers of the pose that were changed, as
+            `inspection.perturb` got them. Defaults to `None`, its default, all
+            of them.
 
     Returns:
         A `matplotlib.figure.Figure`.
@@ -102,7 +103,7 @@ def perturbations(
     images = canvas.as_images(images, "images", 2)
     rows, columns = images.shape[:2]
     if values is None:
-        values = np.linspace(-0.25, 0.25, columns)
+        values = [0.05 * each for each in range(-5, 6)]
     labels = [
         f"{each:+.2g}" if abs(each) > 1e-9 else "0"
         for each in np.asarray(values)
@@ -117,8 +118,8 @@ def perturbations(
         axes[row, 0].set_ylabel(
             names[row], rotation=0, ha="right", va="center", fontsize="small"
         )
-    figure.supylabel("number of the pose", fontsize="small")
-    figure.suptitle("added to it", fontsize="small")
+    figure.supylabel("which number of the pose is changed", fontsize="small")
+    figure.suptitle("what is added to this number", fontsize="small")
     return figure
 
 

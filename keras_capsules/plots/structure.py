@@ -9,13 +9,17 @@ from keras_capsules.inspection import Part
 from keras_capsules.plots import canvas
 from keras_capsules.types import Tensor
 
+_MOST_LEAVES = 16
+
 
 def parse_tree(tree: Part, image: Tensor, class_name: Any | None = None) -> Any:
     """Draws which parts support a class, down to places in the image.
 
     Each capsule is the image with a frame around the part that it sees. The
     whole is at the top. Lines are the thicker, the larger a share of the
-    support of the capsule above comes from the capsule below.
+    support of the capsule above comes from the capsule below. Of large trees,
+    only the strongest parts of each capsule are drawn, as many as there is room
+    for.
 
     Args:
         tree: One of the trees that `inspection.parse_tree` returns.
@@ -48,6 +52,10 @@ def parse_tree(tree: Part, image: Tensor, class_name: Any | None = None) -> Any:
             f" Received: tree={tree!r}"
         )
     image = canvas.as_images(image, "image", 0)
+    number = max(_most_parts(tree), 1)
+    while number > 1 and _leaves(tree, number) > _MOST_LEAVES:
+        number -= 1
+    tree = _strongest(tree, number)
     places: dict[int, Any] = {}
     leaves = _lay_out(tree, 0, 0, places)
     depth = 1 + max(level for _, level, _ in places.values())
@@ -128,8 +136,6 @@ def health(health: Health) -> Any:
             continue
         coupling = np.atleast_1d(layer.coupling).ravel()
         _bars(right, coupling, np.zeros(len(coupling), bool))
-        uniform = 1 / len(coupling)
-        right.axhline(uniform, color="black", linestyle=":", linewidth=1)
         right.set_title(
             f"entropy {layer.entropy:.2f} of 1",
             fontsize="small",
@@ -138,6 +144,22 @@ def health(health: Health) -> Any:
     for axis in axes[-1]:
         axis.set_xlabel("capsule", fontsize="small")
     return figure
+
+
+def _most_parts(part):
+    """The largest number of parts of a capsule."""
+    return max([len(part.parts), *map(_most_parts, part.parts)])
+
+
+def _leaves(part, number):
+    """How many leaves a tree has with at most so many parts each."""
+    return sum(_leaves(each, number) for each in part.parts[:number]) or 1
+
+
+def _strongest(part, number):
+    """A tree with the first parts of each capsule, which are the strongest."""
+    parts = tuple(_strongest(each, number) for each in part.parts[:number])
+    return part._replace(parts=parts)
 
 
 def _lay_out(part, x, level, places):

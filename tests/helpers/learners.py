@@ -84,8 +84,8 @@ LEARNERS = {
             capsule_strides=(),
             routing="variational_bayes",
         ),
-        MarginLoss(),
-        0.003,
+        "sparse_categorical_crossentropy",
+        0.005,
     ),
     "DeepCaps": lambda: (
         models.DeepCaps(

@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_capsules import CapsuleLayer
+from keras_capsules import CapsuleLength
 from keras_capsules import PrimaryCapsules
 from keras_capsules import inspection
 from keras_capsules.inspection import readout
@@ -515,3 +516,29 @@ def test_invalid_models_and_layers():
 )
 def test_invalid_numbers(name, value):
     refuse(f"`{name}`. Expected.*Received: {name}={value}", **{name: value})
+
+
+def test_capsules_of_a_network_of_ones_own():
+    """The last layer that routes, though there is a Dense layer below."""
+    keras.utils.set_random_seed(5)
+    images = keras.Input((9, 11, 1))
+    x = keras.layers.Dense(3)(images)
+    x = PrimaryCapsules(2, 4, 3, 2)(keras.layers.Conv2D(5, 3)(x))
+    capsules = CapsuleLayer(2, 6, name="classes")(x)
+    own = keras.Model(images, CapsuleLength()(capsules))
+    whole = CapsuleNetwork(images, capsules)
+    pictures = GENERATOR.uniform(size=(60, 9, 11, 1)).astype("float32")
+    found = [
+        inspection.equivariance(model, pictures, "shift_x", [-2, 0, 2])
+        for model in (own, whole)
+    ]
+    np.testing.assert_allclose(found[0].predictions, found[1].predictions)
+    grid = keras.Model(images, keras.layers.Dense(2)(_flat(x)))
+    assert inspection.equivariance(grid, pictures, "shift_x", [-2, 0, 2])
+    wrong = keras.Model(images, _flat(CapsuleLayer(2, 6)(x)))
+    with pytest.raises(ValueError, match="no capsule for each class.*, 2, 6"):
+        inspection.equivariance(wrong, pictures, "shift_x", [-2, 0, 2])
+
+
+def _flat(x):
+    return keras.layers.Flatten()(x)

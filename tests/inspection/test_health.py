@@ -194,6 +194,29 @@ class Means(Routing):
         return Routed(keras.ops.mean(votes, axis=2))
 
 
+def test_padding_of_texts_does_not_count():
+    words = keras.Input((None,), dtype="int32")  # 0 is padding
+    x = keras.layers.Embedding(13, 4, mask_zero=True)(words)
+    layer = CapsuleLayer(3, 5, share_over_positions=True, name="topics")
+    model = keras.Model(words, CapsuleLength()(layer(x)))
+    layer.kernel.assign(20 * layer.kernel)
+    texts = np.random.default_rng(3).integers(1, 13, size=(5, 7))
+    (alone,) = capsule_health(model, texts).layers
+    (padded,) = capsule_health(model, np.pad(texts, [(0, 0), (0, 4)])).layers
+    check_equal(alone[1:], padded[1:])
+    assert alone.entropy < 0.99
+
+
+def test_a_layer_that_is_called_twice():
+    images = keras.Input(SHAPE)
+    layer = PrimaryCapsules(3, 4, 3, 2, name="primary")
+    both = keras.layers.Concatenate(1)([layer(images), layer(1 - images)])
+    model = keras.Model(images, CapsuleLayer(CLASSES, 7)(both))
+    primary, _ = capsule_health(model, make_images(), batch_size=4).layers
+    both = [numpy(layer(x)) for x in (make_images(), 1 - make_images())]
+    check(primary, np.concatenate(both))
+
+
 def test_layers_without_coupling():
     for layer in [
         CapsuleLayer(CLASSES, 7, routing=Means(), name="classes"),

@@ -85,10 +85,14 @@ def test_maps_of_chosen_classes():
 def test_nothing_and_nan():
     images = np.zeros((3, 9, 11, 1), "float32")
     images[1] = patch()
-    images[2, 0, 0] = np.nan
     found = inspection.support_map(whole(), images)
     np.testing.assert_array_equal(found[[0, 2]], 0)
     np.testing.assert_allclose(found[1].sum(), 1, rtol=1e-5)
+    images[2, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="Expected images without NaN"):
+        inspection.support_map(whole(), images)
+    with pytest.raises(ValueError, match="Expected images without NaN"):
+        inspection.parse_tree(whole(), images[2])
     assert inspection.support_map(whole(), images[:0]).shape == (0, 9, 11)
 
 

@@ -146,6 +146,17 @@ def test_parse_tree():
     drawn(plots.parse_tree(leaf((2,), 1.0), uniform(7, 5, 3), LONG))
 
 
+def test_large_trees_are_drawn_in_part():
+    def tree(depth):
+        parts = tuple(tree(depth - 1) for _ in range(5)) if depth else ()
+        return Part("layer", (0, 1), 0.5, 0.2, None, parts)
+
+    (axis,) = drawn(plots.parse_tree(tree(3), uniform(7, 5, 1))).axes
+    assert len(axis.child_axes) == 1 + 2 + 4 + 8
+    (axis,) = drawn(plots.parse_tree(tree(1), uniform(7, 5, 1))).axes
+    assert len(axis.child_axes) == 1 + 5
+
+
 def layer_health(name, number, coupling=True):
     return LayerHealth(
         name=name,
@@ -214,6 +225,16 @@ def test_training_curves():
     )
     labels = [each.get_label() for each in figure.axes[0].get_lines()]
     assert labels == ["one, training", "one, validation", "two, training"]
+    # The legend names the lines of all panels.
+    runs = {"one": {"rate": [1]}, "two": {"loss": [1], "val_loss": [2]}}
+    figure = drawn(plots.training_curves(runs))
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        "one, training",
+        "two, training",
+        "two, validation",
+    ]
+    figure = drawn(plots.training_curves({"val_accuracy": [0.5, 0.6]}))
+    assert figure.axes[0].get_ylabel() == "accuracy"
 
 
 @pytest.mark.parametrize("classes", [1, 2, 20])
@@ -316,6 +337,16 @@ IMAGES = uniform(3, 7, 5, 1)
             r"`labels` to be classes.*shape \(1,\) and dtype float64",
         ),
         (plots.confusion, ([0, 1], [0]), r"2 labels and 1 predictions"),
+        (
+            plots.confusion,
+            ([0, 1], uniform(2, 1)),
+            r"One score says nothing.*predictions.shape=\(2, 1\)",
+        ),
+        (
+            plots.perturbations,
+            (uniform(2, 3, 7, 5, 1),),
+            r"Expected 3 names in `values`",
+        ),
         (
             plots.confusion,
             ([0, 1], [0, 1], ["a"]),
