@@ -22,7 +22,7 @@ PALETTE = (
 )
 # For amounts: dark to bright, also in print.
 COLOUR_MAP = "viridis"
-_LINE = 18  # characters of a title, before it is broken
+_LINE = 14  # characters of a title, before it is broken
 
 
 def grid_of_axes(
