@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_capsules.inspection.entropy import entropy_of
 from keras_capsules.inspection.graph import Graph
 from keras_capsules.inspection.graph import as_array
 from keras_capsules.inspection.images import check_images
@@ -126,12 +127,7 @@ def couplings(
     classes.entropy[:, 0]  # of three iterations: from 1 downward
     ```
     """
-    images = check_images(model, images)
-    if not len(images):
-        raise ValueError(
-            "Expected at least one image. Received: "
-            f"images.shape={images.shape}"
-        )
+    images = check_images(model, images, at_least_one=True)
     if reduce is not None:
         check_choice(reduce, "reduce", ("mean",))
     batch_size = check_integer(batch_size, "batch_size")
@@ -183,7 +179,9 @@ class _Collected:
         grid, inputs, outputs = axes_of(route)
         number = len(counts) // math.prod(grid)
         entropy = [
-            _entropy(as_array(each), counts).reshape(number, -1)
+            np.where(counts, entropy_of(as_array(each), 1), np.nan).reshape(
+                number, -1
+            )
             for each in route.coupling
         ]
         coupling = as_array(route.coupling[-1]) * counts[:, None]
@@ -210,27 +208,6 @@ class _Collected:
         if self.reduce:
             coupling = (coupling / self.number).astype("float32")
         return LayerCouplings(self.name, coupling, self.entropy)
-
-
-def _entropy(coupling, counts):
-    """The entropy of each input capsule; NaN for those that do not count.
-
-    Args:
-        coupling: `[b, j, i]`.
-        counts: `[b, i]`.
-
-    Returns:
-        `[b, i]`, divided by that of equal shares.
-    """
-    if coupling.shape[1] == 1:
-        return np.where(counts, 1.0, np.nan)
-    coupling = coupling.astype("float64")  # so that equal shares give 1
-    total = coupling.sum(axis=1, keepdims=True)
-    # In a window that competes, the shares of all outputs may be zero.
-    shares = coupling / np.where(total > 0, total, 1.0)
-    logarithms = np.log(np.where(shares > 0, shares, 1.0))
-    entropy = -np.sum(shares * logarithms, axis=1) / np.log(coupling.shape[1])
-    return np.where(counts & (total[:, 0] > 0), entropy, np.nan)
 
 
 def _check_layers(layers, names, graph, model):

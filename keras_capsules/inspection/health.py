@@ -133,12 +133,7 @@ def capsule_health(
         print(problem.layer, problem.message, problem.remedy)
     ```
     """
-    images = check_images(model, images)
-    if not len(images):
-        raise ValueError(
-            "Expected at least one image. Received: "
-            f"images.shape={images.shape}"
-        )
+    images = check_images(model, images, at_least_one=True)
     batch_size = check_integer(batch_size, "batch_size")
     verbose = int(check_boolean(verbose, "verbose"))
     look = _Look(model, images, labels)

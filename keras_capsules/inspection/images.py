@@ -6,20 +6,50 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_capsules.layers.poses import fits
 from keras_capsules.models import batches
 
 
-def check_images(model: keras.Model, images: Any) -> np.ndarray:
+def check_images(
+    model: keras.Model, images: Any, at_least_one: bool = False
+) -> np.ndarray:
     """Returns images as an array, or raises if the model does not take them.
 
     Args:
         model: The argument.
         images: The argument: an array, a list or a tensor.
+        at_least_one: Boolean, whether there has to be one. Defaults to
+            `False`.
 
     Raises:
         ValueError: If the model is not functional, has several inputs or takes
             images of another shape.
     """
+    shape = _shape_of_input(model)
+    images = _as_array(images)
+    batches.check_shape(images, shape, "images")
+    if at_least_one and not len(images):
+        raise ValueError(
+            "Expected at least one image. Received: "
+            f"images.shape={images.shape}"
+        )
+    return images
+
+
+def check_image(model: keras.Model, image: Any) -> np.ndarray:
+    """Returns one image as a batch of it, or raises; see `check_images`."""
+    shape = _shape_of_input(model)
+    image = _as_array(image)
+    if not fits(image.shape, shape):
+        raise ValueError(
+            f"Expected `image` to be one image, of shape {shape}. Received: "
+            f"image.shape={image.shape}"
+        )
+    return image[None]
+
+
+def _shape_of_input(model):
+    """The shape of the images that a model takes."""
     inputs = getattr(model, "inputs", None)
     if not isinstance(model, keras.Model) or not inputs:
         raise ValueError(
@@ -32,8 +62,11 @@ def check_images(model: keras.Model, images: Any) -> np.ndarray:
             "Invalid value for argument `model`. Expected one input. Received: "
             f"a model with the inputs {[each.name for each in inputs]}"
         )
-    images = batches.as_array(images)
-    if not isinstance(images, np.ndarray):
-        images = ops.convert_to_numpy(images)
-    batches.check_shape(images, inputs[0].shape[1:], "images")
-    return images
+    return tuple(inputs[0].shape[1:])
+
+
+def _as_array(value):
+    value = batches.as_array(value)
+    if isinstance(value, np.ndarray):
+        return value
+    return ops.convert_to_numpy(value)

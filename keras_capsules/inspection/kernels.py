@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_capsules.inspection.graph import Graph
 from keras_capsules.inspection.graph import as_array
-from keras_capsules.inspection.measuring import layers_of
+from keras_capsules.inspection.routes import layers_of
+from keras_capsules.inspection.routes import names_of
 from keras_capsules.layers.base import RoutedLayer
 
 
@@ -78,7 +79,7 @@ def kernels_of(graph: Graph) -> Iterator[Kernel]:
     """
     done = set()
     for call in graph.calls:
-        for name, layer in layers_of(call):
+        for name, layer in zip(names_of(call), layers_of(call), strict=True):
             for weight in getattr(layer, "weights", []):
                 is_kernel = "kernel" in weight.name and len(weight.shape) > 1
                 if is_kernel and id(weight) not in done:

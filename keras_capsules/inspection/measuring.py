@@ -13,10 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_capsules.engine.windows import Windows
+from keras_capsules.inspection.entropy import entropy_of
 from keras_capsules.inspection.graph import Call
 from keras_capsules.inspection.graph import Graph
 from keras_capsules.inspection.graph import as_array
+from keras_capsules.inspection.routes import in_windows
+from keras_capsules.inspection.routes import names_of
+from keras_capsules.inspection.routes import pose_axes
 from keras_capsules.layers.base import RoutedLayer
 from keras_capsules.layers.capsule_stack import CapsuleStack
 from keras_capsules.layers.conv_capsules import ConvCapsules
@@ -56,15 +59,6 @@ class Made(NamedTuple):
 def makes_capsules(call: Call) -> bool:
     """Whether this is the call of a layer of capsules."""
     return isinstance(call.layer, _PRIMARY | _ROUTED | CapsuleStack)
-
-
-def layers_of(call: Call) -> list[tuple[str, Any]]:
-    """The names and layers of a call: several if it is a `CapsuleStack`."""
-    if isinstance(call.layer, CapsuleStack):
-        return [
-            (f"{call.name}/{layer.name}", layer) for layer in call.layer.layers
-        ]
-    return [(call.name, call.layer)]
 
 
 def run(
@@ -108,7 +102,7 @@ def run(
 def _made_by_stack(call, inputs):
     levels, found = {-1: inputs}, {}
     for index in call.layer.updates:
-        name, layer = layers_of(call)[index]
+        name, layer = names_of(call)[index], call.layer.layers[index]
         given = levels[index - 1]
         earlier = {"outputs": levels[index]} if index in levels else {}
         route = functools.partial(layer, given, **earlier)
@@ -169,10 +163,10 @@ class Sums:
         coupling = _wide(made.coupling)
         if isinstance(made.layer, SharedKernelConvCapsules2D):
             # A type divides itself among all outputs of all positions.
-            entropy = _entropy(coupling.reshape(*coupling.shape[:2], -1))
+            entropy = entropy_of(coupling.reshape(*coupling.shape[:2], -1))
             coupling = coupling.sum(axis=(2, 3))
         else:
-            entropy = _entropy(coupling)
+            entropy = entropy_of(coupling)
         counts = _vote(made, entropy.shape) & np.isfinite(entropy)
         self._inputs += counts.sum()
         self._entropy += entropy[counts].sum()
@@ -234,36 +228,18 @@ def _norms_and_activations(layer, arrays):
     return norms, activations[0] if activations else norms
 
 
-def _entropy(coupling):
-    """The entropy of shares along the last axis, from 0 to 1."""
-    if coupling.shape[-1] == 1:  # nothing to choose from
-        return np.ones(coupling.shape[:-1])
-    with np.errstate(invalid="ignore"):
-        total = coupling.sum(axis=-1, keepdims=True)
-        # In a window that competes, all shares of a capsule may be zero.
-        shares = np.where(total > 0, coupling, np.nan) / total
-        logarithms = np.log(np.where(shares > 0, shares, 1.0))
-        return -(shares * logarithms).sum(axis=-1) / math.log(
-            coupling.shape[-1]
-        )
-
-
 def _vote(made, shape):
     """Which input capsules vote: those that are not zeros."""
     if isinstance(made.layer, ConvCapsules2DTranspose):
         return np.ones(shape, bool)  # each type is a sum of votes
     poses = made.inputs
     poses = poses[0] if isinstance(poses, (list, tuple)) else poses
-    is_matrix = isinstance(made.layer.capsule_dim, tuple)
-    votes = (as_array(poses) != 0).any(axis=(-2, -1) if is_matrix else -1)
+    axes = tuple(range(-pose_axes(made.layer), 0))
+    votes = (as_array(poses) != 0).any(axis=axes)
     if isinstance(made.layer, SharedKernelConvCapsules2D):
         return votes.any(axis=(1, 2))
     if isinstance(made.layer, ConvCapsules):
-        layer = made.layer
-        windows = Windows(
-            votes.shape[1:-1], layer.kernel_size, layer.strides, layer.padding
-        )
-        votes = as_array(windows.unfold(ops.cast(votes, "int32"))) > 0
+        votes = in_windows(made.layer, votes.astype("int32")) > 0
     # A subclass may have other input capsules than its input has.
     fits = votes.size == math.prod(shape)
     return votes.reshape(shape) if fits else np.ones(shape, bool)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_capsules.inspection import places
+from keras_capsules.inspection.images import check_image
 from keras_capsules.inspection.images import check_images
 from keras_capsules.inspection.spread import over_places
 from keras_capsules.inspection.supports import Chain
@@ -116,14 +116,7 @@ def parse_tree(
     strongest.box  # (top, left, bottom, right)
     ```
     """
-    image = ops.convert_to_numpy(image)
-    expected = tuple(getattr(model, "input_shape", ())[1:])
-    if expected and len(image.shape) != len(expected):
-        raise ValueError(
-            f"Expected `image` to be one image, of shape {expected}. Received: "
-            f"image.shape={image.shape}"
-        )
-    images = check_images(model, image[None])
+    images = check_image(model, image)
     num_parts = check_integer(num_parts, "num_parts")
     chain = Chain(model)
     values = chain.read(images)

@@ -5,7 +5,9 @@ from typing import Any
 from typing import NamedTuple
 
 import numpy as np
+from keras import ops
 
+from keras_capsules.engine.windows import Windows
 from keras_capsules.inspection.graph import Call
 from keras_capsules.inspection.graph import Graph
 from keras_capsules.inspection.graph import as_array
@@ -50,8 +52,14 @@ def is_routing(call: Call) -> bool:
     )
 
 
+def layers_of(call: Call) -> list[Any]:
+    """The layers of a call: several if it is a `CapsuleStack`."""
+    is_stack = isinstance(call.layer, CapsuleStack)
+    return call.layer.layers if is_stack else [call.layer]
+
+
 def names_of(call: Call) -> list[str]:
-    """The names of the `routes` of a call."""
+    """The names of `layers_of`."""
     if isinstance(call.layer, CapsuleStack):
         return [f"{call.name}/{each.name}" for each in call.layer.layers]
     return [call.name]
@@ -71,9 +79,9 @@ def routes(graph: Graph, call: Call, values: dict[int, Tensor]) -> list[Route]:
     with tracing() as traces:
         graph.run(call, values)
     shape = tuple(graph.value(values, call.inputs[0]).shape)
-    layers, order = [call.layer], [0]
+    layers, order = layers_of(call), [0]
     if isinstance(call.layer, CapsuleStack):
-        layers, order = call.layer.layers, call.layer.updates
+        order = call.layer.updates
     found = []
     for index, (name, layer) in enumerate(
         zip(names_of(call), layers, strict=True)
@@ -122,6 +130,13 @@ def axes_of(route: Route) -> tuple[list[int], list[int], list[int]]:
     if isinstance(layer, ConvCapsules2DTranspose):
         return grid, types, outputs
     return grid, [*layer.kernel_size, *types], outputs
+
+
+def in_windows(layer: ConvCapsules, grid: np.ndarray) -> np.ndarray:
+    """Numbers `(images, *grid, types)`, for each window and place in it."""
+    sizes = grid.shape[1 : 1 + layer.rank]
+    windows = Windows(sizes, layer.kernel_size, layer.strides, layer.padding)
+    return as_array(windows.unfold(ops.convert_to_tensor(grid)))
 
 
 def voters(trace: Trace) -> np.ndarray:

@@ -22,12 +22,12 @@ from keras_capsules.inspection.routes import Route
 from keras_capsules.inspection.routes import axes_of
 from keras_capsules.inspection.routes import capsule_axes
 from keras_capsules.inspection.routes import is_routing
+from keras_capsules.inspection.routes import layers_of
 from keras_capsules.inspection.routes import names_of
 from keras_capsules.inspection.routes import pose_axes
 from keras_capsules.inspection.routes import routes
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.layers.capsule_selection import CapsuleSelection
-from keras_capsules.layers.capsule_stack import CapsuleStack
 from keras_capsules.layers.conv_capsules import ConvCapsules
 from keras_capsules.layers.matrix_primary_capsules import MatrixPrimaryCapsules
 from keras_capsules.layers.poses import is_pair
@@ -93,7 +93,7 @@ class Chain:
         while self.origin is not None and _is_followed(self.origin):
             self._calls.append(self.origin)
             self.origin, self.poses = self._source()
-        self.num_classes = _layers_of(self._calls[0])[-1].num_capsules
+        self.num_classes = layers_of(self._calls[0])[-1].num_capsules
         top = self._calls[0]
         self._scores = model.outputs
         if [tuple(x.shape[1:]) for x in model.outputs] != [(self.num_classes,)]:
@@ -116,7 +116,7 @@ class Chain:
         """What makes the inputs of the lowest layer, and its poses."""
         call = self._calls[-1]
         tensor = call.inputs[0]
-        axes = pose_axes(_layers_of(call)[0])
+        axes = pose_axes(layers_of(call)[0])
         picked = None
         while (maker := self._graph.maker(tensor)) is not None:
             is_reshaped = isinstance(maker.layer, keras.layers.Reshape)
@@ -140,7 +140,7 @@ class Chain:
             below = fields[id(self._graph.resolve(call.inputs[0]))]
             shape, own = tuple(call.inputs[0].shape), []
             for layer, name in zip(
-                _layers_of(call), names_of(call), strict=True
+                layers_of(call), names_of(call), strict=True
             ):
                 output = layer.compute_output_shape(shape)
                 output = output[0] if is_pair(output) else output
@@ -187,27 +187,22 @@ class Chain:
 
     def lowest_axes(self, values: dict[int, Tensor]) -> list[int]:
         """The axes of the lowest capsules, such as height, width, types."""
-        lowest = _layers_of(self._calls[-1])[0]
+        lowest = layers_of(self._calls[-1])[0]
         return capsule_axes(lowest, self.value(values, self.poses).shape)
-
-
-def _layers_of(call):
-    is_stack = isinstance(call.layer, CapsuleStack)
-    return call.layer.layers if is_stack else [call.layer]
 
 
 def _is_followed(call: Call) -> bool:
     """Whether one can tell which input capsules vote for an output capsule."""
     return is_routing(call) and all(
         isinstance(layer, CapsuleLayer | ConvCapsules)
-        for layer in _layers_of(call)
+        for layer in layers_of(call)
     )
 
 
 def _last_routing(graph, model):
     calls = [call for call in graph.calls if is_routing(call)]
     if calls and _is_followed(calls[-1]):
-        if isinstance(_layers_of(calls[-1])[-1], CapsuleLayer):
+        if isinstance(layers_of(calls[-1])[-1], CapsuleLayer):
             return calls[-1]
     raise ValueError(
         "Invalid value for argument `model`. Expected a model with class "

@@ -13,13 +13,13 @@ from keras_capsules import routing as routings
 from keras_capsules.inspection.graph import Call
 from keras_capsules.inspection.graph import Graph
 from keras_capsules.inspection.graph import as_array
+from keras_capsules.inspection.images import check_images
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.layers.conv_capsules import ConvCapsules
 from keras_capsules.pruning.rebuild import Changes
 from keras_capsules.pruning.rebuild import check_not_quantized
 from keras_capsules.pruning.rebuild import rebuild
 from keras_capsules.pruning.rebuild import routing_options
-from keras_capsules.pruning.sample import check_sample
 from keras_capsules.pruning.sample import sample
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import FixedRouting
@@ -143,7 +143,7 @@ def freeze_routing(
     scores = frozen.model.predict(images, verbose=0)  # (20, 3)
     ```
     """
-    images = check_sample(model, images)
+    images = check_images(model, images, at_least_one=True)
     limit = check_number(limit, "limit", minimum=0, maximum=1)
     batch_size = check_integer(batch_size, "batch_size")
     verbose = int(check_boolean(verbose, "verbose"))

@@ -8,6 +8,8 @@ import numpy as np
 from keras import ops
 
 from keras_capsules.inspection.graph import Graph
+from keras_capsules.inspection.images import check_images
+from keras_capsules.inspection.routes import pose_axes
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.models.capsule_network import CapsuleNetwork
 from keras_capsules.pruning.chains import Chain
@@ -18,7 +20,6 @@ from keras_capsules.pruning.plans import without_types
 from keras_capsules.pruning.rebuild import Changes
 from keras_capsules.pruning.rebuild import check_not_quantized
 from keras_capsules.pruning.rebuild import rebuild
-from keras_capsules.pruning.sample import check_sample
 from keras_capsules.pruning.sample import sample
 from keras_capsules.types import Tensor
 from keras_capsules.utils.labels import to_multi_hot
@@ -151,7 +152,7 @@ def prune(
     smallest.votes  # 0.125, of 16 capsules 2 are left
     ```
     """
-    images = check_sample(model, images)
+    images = check_images(model, images, at_least_one=True)
     fraction = check_number(fraction, "fraction", minimum=0, maximum=1)
     check_choice(unit, "unit", ("type", "capsule"))
     batch_size = check_integer(batch_size, "batch_size")
@@ -236,8 +237,7 @@ def _of_types(rows, types, chain):
     made = chain.made.layer
     positions = len(rows) / made.num_capsules
     if chain.selection is not None:  # what was removed contributes nothing
-        axes = 1 + isinstance(made.capsule_dim, tuple)
-        shape = chain.made.outputs[0].shape[1:-axes]
+        shape = chain.made.outputs[0].shape[1 : -pose_axes(made)]
         positions = np.prod(shape) / made.num_capsules
     totals = np.bincount(types, rows, minlength=made.num_capsules)
     return totals / positions

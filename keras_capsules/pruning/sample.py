@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
-from keras_capsules.engine.windows import Windows
 from keras_capsules.inspection.graph import Call
 from keras_capsules.inspection.graph import as_array
-from keras_capsules.inspection.images import check_images
+from keras_capsules.inspection.routes import in_windows
+from keras_capsules.inspection.routes import pose_axes
 from keras_capsules.layers.conv_capsules import ConvCapsules
 
 
@@ -37,17 +36,6 @@ class Batch(NamedTuple):
     outputs: np.ndarray
     coupling: np.ndarray
     counts: np.ndarray
-
-
-def check_sample(model: keras.Model, images: Any) -> np.ndarray:
-    """Returns images as an array, or raises if there are none that fit."""
-    images = check_images(model, images)
-    if not len(images):
-        raise ValueError(
-            "Expected at least one image. Received: "
-            f"images.shape={images.shape}"
-        )
-    return images
 
 
 def sample(
@@ -82,7 +70,7 @@ def sample(
         counts = np.ones_like(activations)
         if isinstance(layer, ConvCapsules):
             activations, counts = (
-                _in_windows(layer, each) for each in (activations, counts)
+                in_windows(layer, each) for each in (activations, counts)
             )
         coupling = as_array(coupling)
         coupling = coupling.reshape(-1, *coupling.shape[-2:])
@@ -101,7 +89,7 @@ def _activations_of_inputs(layer, tensors):
     if len(tensors) > 1:
         return as_array(tensors[1])
     poses = as_array(tensors[0])
-    if isinstance(layer.capsule_dim, tuple):
+    if pose_axes(layer) == 2:
         return np.ones(poses.shape[:-2], "float32")
     return np.linalg.norm(poses, axis=-1)
 
@@ -110,20 +98,8 @@ def _activations_of_outputs(layer, capsules):
     if isinstance(capsules, (list, tuple)):
         return as_array(capsules[1])
     poses = as_array(capsules)
-    axes = (-2, -1) if isinstance(layer.capsule_dim, tuple) else -1
+    axes = tuple(range(-pose_axes(layer), 0))
     lengths = np.sqrt(np.sum(poses**2, axis=axes))
     if layer.routing.activation_from == "length":
         return lengths
     return np.ones_like(lengths)
-
-
-def _in_windows(layer, grid):
-    """Numbers `(images, *grid, types)`, for each window and place in it."""
-    rank = layer.rank
-    windows = Windows(
-        grid.shape[1 : 1 + rank],
-        layer.kernel_size,
-        layer.strides,
-        layer.padding,
-    )
-    return as_array(windows.unfold(ops.convert_to_tensor(grid)))
