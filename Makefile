@@ -107,27 +107,27 @@ clean:
 	    $(if $(findstring torch,$*),$(TORCH))
 	touch $@
 
-# An environment that also has the packages of .venv, unless its own differ.
-EXTRA := import tomllib; \
+# Prints the packages of an extra, for environments without this package.
+EXTRA = import sys, tomllib; \
     extras = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-    print(*extras["optional-dependencies"]["explorer"])
+    print(*extras["optional-dependencies"][sys.argv[1]], sep="\n")
+
+# An environment that also has the packages of .venv, unless its own differ.
 SITE := import sysconfig; \
     print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))
 .venv-browser/ready: .venv/ready
 	$(BIN)/python -m venv .venv-browser
 	$(BIN)/python -c '$(SITE)' > "$$(echo \
 	    .venv-browser/lib/python3*/site-packages)/venv.pth"
+	$(BIN)/python -c '$(EXTRA)' explorer > .venv-browser/requirements.txt
 	.venv-browser/bin/python -m pip install --quiet "$(PLAYWRIGHT)" \
-	    $$($(BIN)/python -c '$(EXTRA)')
+	    -r .venv-browser/requirements.txt
 	touch $@
 
 # The site is made of pages and docstrings: the package is not imported.
-DOCS := import tomllib; \
-    extras = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
-    print(*extras["optional-dependencies"]["docs"], sep="\n")
 .venv-docs/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-docs
-	$(PYTHON) -c '$(DOCS)' > .venv-docs/requirements.txt
+	$(PYTHON) -c '$(EXTRA)' docs > .venv-docs/requirements.txt
 	.venv-docs/bin/python -m pip install --quiet \
 	    -r .venv-docs/requirements.txt
 	touch $@

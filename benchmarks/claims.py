@@ -42,11 +42,7 @@ from keras_capsules import datasets
 from keras_capsules.utils import files
 
 PAGE = harness.ROOT / "docs" / "claims.md"
-FAMILIES = {
-    "efficient_capsnet": "EfficientCapsNet",
-    "conv_net": "ConvNet",
-    "squeeze_excitation_net": "SqueezeExcitationNet",
-}
+FAMILIES = evidence.FAMILIES
 ANGLES = tuple(range(0, 91, 15))
 NOISE = (0.1, 0.2, 0.3, 0.4, 0.5)  # standard deviations
 SQUARES = (4, 6, 8, 10, 12, 14)  # sides, in pixels
@@ -57,13 +53,52 @@ BINS = 15  # of the calibration error
 
 
 def main():
-    parser = harness.parser(__doc__, images=10_000, data_dir="")
-    parser.add_argument(
-        "--runs", type=pathlib.Path, default=pathlib.Path("outputs/runs")
-    )
-    parser.add_argument("--records", type=pathlib.Path, default=evidence.RUNS)
-    parser.add_argument("--page", type=pathlib.Path, default=PAGE)
-    arguments = parser.parse_args()
+    arguments = parser_of(__doc__, PAGE, images=10_000).parse_args()
+    found = measured("claims", measure, arguments)
+    records = evidence.read(arguments.records)
+    few, others = of_few_images(records), of_tasks(records)
+    text = arguments.page.read_text()
+    text = evidence.put(text, "figures", "\n".join(tables(found)))
+    text = evidence.put(text, "few images", "\n".join(table_of_few(few)))
+    text = evidence.put(text, "tasks", "\n".join(table_of_tasks(others)))
+    harness.write_text(arguments.page, text)
+    folder = arguments.page.parent
+    draw(found, folder)
+    if few:
+        draw_few(few, folder)
+    if others:
+        draw_tasks(others, folder)
+
+
+def parser_of(description, page, images):
+    """A parser of the options of a benchmark of trained networks.
+
+    Args:
+        description: Of the benchmark.
+        page: Path of the page with its tables.
+        images: Integer, how many test images by default.
+    """
+    parser = harness.parser(description, images=images, data_dir="")
+    add = parser.add_argument
+    add("--runs", type=pathlib.Path, default=pathlib.Path("outputs/runs"))
+    add("--records", type=pathlib.Path, default=evidence.RUNS)
+    add("--page", type=pathlib.Path, default=page)
+    return parser
+
+
+def measured(benchmark, measure, arguments):
+    """The results of a benchmark, which measures all networks unless redrawn.
+
+    Args:
+        benchmark: Its name, that of the file of results.
+        measure: Function of a model, test images and their labels. It returns
+            a dictionary.
+        arguments: Those of a `parser_of`.
+
+    Returns:
+        Dictionary of what `measure` returns and of the networks' records, by
+        the name of the record.
+    """
     if not arguments.redraw:
         images, labels = datasets.load_arrays(
             "mnist", "test", data_dir=arguments.data_dir or None
@@ -79,21 +114,8 @@ def main():
                 "commits": record["commits"],
                 **measure(model, images, labels),
             }
-        harness.write("claims", {"networks": found}, arguments.output)
-    found = harness.read("claims", arguments.output)["networks"]
-    records = evidence.read(arguments.records)
-    few, others = of_few_images(records), of_tasks(records)
-    text = arguments.page.read_text()
-    text = evidence.put(text, "figures", "\n".join(tables(found)))
-    text = evidence.put(text, "few images", "\n".join(table_of_few(few)))
-    text = evidence.put(text, "tasks", "\n".join(table_of_tasks(others)))
-    harness.write_text(arguments.page, text)
-    folder = arguments.page.parent
-    draw(found, folder)
-    if few:
-        draw_few(few, folder)
-    if others:
-        draw_tasks(others, folder)
+        harness.write(benchmark, {"networks": found}, arguments.output)
+    return harness.read(benchmark, arguments.output)["networks"]
 
 
 def trained(arguments):

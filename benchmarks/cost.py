@@ -21,11 +21,6 @@ import evidence
 import harness
 
 PAGE = harness.ROOT / "docs" / "claims.md"
-NETWORKS = {
-    "efficient_capsnet": "EfficientCapsNet",
-    "conv_net": "ConvNet",
-    "squeeze_excitation_net": "SqueezeExcitationNet",
-}
 BATCH = 64
 EPOCH = 60_000 // BATCH  # steps
 ROWS = {
@@ -44,9 +39,9 @@ def main():
     parser.add_argument("--page", type=pathlib.Path, default=PAGE)
     arguments = parser.parse_args()
     if not arguments.redraw:
-        found = {name: [] for name in NETWORKS}
+        found = {name: [] for name in evidence.FAMILIES}
         for seed in range(arguments.seeds):
-            for name in NETWORKS:
+            for name in evidence.FAMILIES:
                 row = harness.call(
                     measure,
                     name,
@@ -70,7 +65,7 @@ def measure(name, seed, target, most_steps, data_dir):
     """Trains a network until it is right often enough.
 
     Args:
-        name: Key of `NETWORKS`.
+        name: Key of `evidence.FAMILIES`.
         seed: Integer.
         target: Number, the share of the validation images that are right.
         most_steps: Integer. After so many, it gives up.
@@ -129,7 +124,7 @@ def table(found):
     yield "|---" * (1 + len(ROWS)) + "|"
     for name, runs in found.items():
         cells = [middle([run[key] for run in runs]) for key in ROWS]
-        yield f"| {NETWORKS[name]} | {' | '.join(cells)} |"
+        yield f"| {evidence.FAMILIES[name]} | {' | '.join(cells)} |"
 
 
 def middle(values):
@@ -155,7 +150,7 @@ def draw(found, folder):
         units[ROWS[key]] = unit
         panels[ROWS[key]] = {
             "": {
-                NETWORKS[name]: {
+                evidence.FAMILIES[name]: {
                     "": None
                     if None in [run[key] for run in runs]
                     else statistics.median(run[key] for run in runs)

@@ -17,14 +17,11 @@ Reads the records and the weights that `benchmarks/claims.py` keeps. Writes
     python benchmarks/equivariance.py --redraw       # writes the table only
 """
 
-import pathlib
-
 import claims
 import evidence
 import harness
 import numpy as np
 
-from keras_capsules import datasets
 from keras_capsules import inspection
 from keras_capsules.models import CapsuleNetwork
 
@@ -40,30 +37,12 @@ TRANSFORMS = {
 
 
 def main():
-    parser = harness.parser(__doc__, images=1000, data_dir="")
-    parser.add_argument(
-        "--runs", type=pathlib.Path, default=pathlib.Path("outputs/runs")
+    arguments = claims.parser_of(__doc__, PAGE, images=1000).parse_args()
+    found = claims.measured(
+        "equivariance",
+        lambda model, images, _: {"r2": measure(model, images)},
+        arguments,
     )
-    parser.add_argument("--records", type=pathlib.Path, default=evidence.RUNS)
-    parser.add_argument("--page", type=pathlib.Path, default=PAGE)
-    arguments = parser.parse_args()
-    if not arguments.redraw:
-        images, _ = datasets.load_arrays(
-            "mnist", "test", data_dir=arguments.data_dir or None
-        )
-        images = images[: arguments.images]
-        found = {}
-        for name, record, model in claims.trained(arguments):
-            print(name, flush=True)
-            found[name] = {
-                "network": record["network"],
-                "parameters": record["parameters"],
-                "seed": record["seed"],
-                "commits": record["commits"],
-                "r2": measure(model, images),
-            }
-        harness.write("equivariance", {"networks": found}, arguments.output)
-    found = harness.read("equivariance", arguments.output)["networks"]
     text = arguments.page.read_text()
     text = evidence.put(text, "equivariance", "\n".join(table(found)).strip())
     harness.write_text(arguments.page, text)

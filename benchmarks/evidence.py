@@ -48,6 +48,12 @@ PUBLISHED = {
         ("ResNet-20 (He et al., 2016)", 270_000, 8.3),
     ],
 }
+# The networks that are compared, by the names that `training.networks` knows.
+FAMILIES = {
+    "efficient_capsnet": "EfficientCapsNet",
+    "conv_net": "ConvNet",
+    "squeeze_excitation_net": "SqueezeExcitationNet",
+}
 TITLES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+from keras_capsules import datasets
 from keras_capsules import inspection
 from keras_capsules import models
 
@@ -54,8 +55,9 @@ def test_what_is_measured(equivariance):
 
 
 def test_page(equivariance, tmp_path, monkeypatch):
+    labels = np.zeros(len(IMAGES), int)
     monkeypatch.setattr(
-        equivariance.datasets, "load_arrays", lambda *_, **__: (IMAGES, None)
+        datasets, "load_arrays", lambda *_, **__: (IMAGES, labels)
     )
     figures = {"16": [0.5, 0.6], "all": [0.75, 0.75]}
     records = [

@@ -107,6 +107,22 @@ def show_image(axis: Any, image: np.ndarray, title: Any = None) -> None:
         axis.set_title(broken(title), fontsize="small")
 
 
+def show_grid(
+    axes: np.ndarray, images: np.ndarray, titles: Sequence[Any]
+) -> None:
+    """Draws rows of images, with titles above the first row.
+
+    Args:
+        axes: Array of axes, `(rows, columns)`.
+        images: `(rows, columns, height, width, channels)`.
+        titles: A title for each column, or `None`.
+    """
+    for row, of_row in enumerate(images):
+        for column, image in enumerate(of_row):
+            title = titles[column] if row == 0 else None
+            show_image(axes[row, column], image, title)
+
+
 def without_ticks(axis: Any) -> None:
     """Removes the ticks of both directions."""
     axis.set_xticks([])

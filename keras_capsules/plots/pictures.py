@@ -60,11 +60,9 @@ def reconstructions(
             )
     figure, axes = canvas.grid_of_axes(len(rows), len(images))
     names = _titles(titles, len(images))
-    for row, (name, each) in enumerate(rows.items()):
-        for column, image in enumerate(each):
-            title = names[column] if row == 0 else None
-            canvas.show_image(axes[row, column], image, title)
-        axes[row, 0].set_ylabel(canvas.broken(name), fontsize="small")
+    canvas.show_grid(axes, np.stack(list(rows.values())), names)
+    for axis, name in zip(axes[:, 0], rows, strict=True):
+        axis.set_ylabel(canvas.broken(name), fontsize="small")
     return figure
 
 
@@ -111,12 +109,10 @@ def perturbations(
     labels = canvas.check_names(labels, columns, "values")
     names = canvas.check_names(dimensions, rows, "dimensions")
     figure, axes = canvas.grid_of_axes(rows, columns, 0.6, 0.6)
-    for row in range(rows):
-        for column in range(columns):
-            title = labels[column] if row == 0 else None
-            canvas.show_image(axes[row, column], images[row, column], title)
-        axes[row, 0].set_ylabel(
-            names[row], rotation=0, ha="right", va="center", fontsize="small"
+    canvas.show_grid(axes, images, labels)
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        axis.set_ylabel(
+            name, rotation=0, ha="right", va="center", fontsize="small"
         )
     figure.supylabel("which number of the pose is changed", fontsize="small")
     figure.suptitle("what is added to this number", fontsize="small")
@@ -151,13 +147,11 @@ def interpolations(images: Tensor, titles: Sequence[Any] | None = None) -> Any:
     rows, columns = images.shape[:2]
     names = _titles(titles, rows)
     figure, axes = canvas.grid_of_axes(rows, columns, 0.7, 0.7)
-    for row in range(rows):
-        for column in range(columns):
-            share = column / max(columns - 1, 1)
-            title = f"{100 * share:.0f} %" if row == 0 else None
-            canvas.show_image(axes[row, column], images[row, column], title)
-        if names[row]:
-            axes[row, 0].set_ylabel(canvas.broken(names[row]), fontsize="small")
+    shares = np.linspace(0, 100, columns)
+    canvas.show_grid(axes, images, [f"{share:.0f} %" for share in shares])
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        if name:
+            axis.set_ylabel(canvas.broken(name), fontsize="small")
     return figure
 
 
