@@ -157,6 +157,9 @@ def test_clear_and_reload(open_page):
 
 def test_by_keyboard_alone(open_page):
     page = open_page()
+    # The samples may appear after the pad.
+    page.locator("button", has_text=re.compile(r"^\s*5\s*$")).first.wait_for()
+    expect(said(page)).to_have_text(INVITATION)
     for _ in range(40):
         page.keyboard.press("Tab")
         if page.evaluate("document.activeElement.innerText") == "5":
