@@ -115,6 +115,10 @@ _SIZES = {
 TRAININGS = {
     "mnist-efficient_capsnet": f"efficient_capsnet {_MNIST}",
     "mnist-conv_net": f"conv_net {_MNIST}",
+    "mnist-squeeze_excitation_net": f"squeeze_excitation_net {_MNIST}",
+    # Its batches take long, and it learns at the rate of its paper.
+    "mnist-capsnet": "capsnet mnist --no-validation --epochs 12 "
+    f"--learning-rate 0.001 --warmup 1 --average 0.999 {_CHANGES}",
     "coil20-efficient_capsnet": f"efficient_capsnet {_COIL20}",
     "coil20-conv_net": f"conv_net {_COIL20}"
     """ --options '{"normalization": "batch"}'""",
