@@ -39,7 +39,7 @@ _FEW = (
 # The images of MultiMNIST are new ones in each epoch, and those of affine MNIST
 # are at new places; there are no further changes.
 _PAIRS = (
-    "multi_mnist --no-validation --epochs 28 --learning-rate 0.003 --warmup 1 "
+    "multi_mnist --no-validation --epochs 14 --learning-rate 0.003 --warmup 1 "
     "--average 0.999"
 )
 _PLACES = (
