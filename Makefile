@@ -27,7 +27,7 @@ help:
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
 	@echo "make networks   train all networks, into benchmarks/results"
 	@echo "make evidence   train the networks of docs/evidence.md: many hours"
-	@echo "make results    tables of trained networks and weights, into docs"
+	@echo "make results    tables of measurements, into docs and README"
 	@echo "make docs       the site of the documentation, into site/"
 	@echo "make clean      remove environments and what the examples wrote"
 
@@ -88,6 +88,7 @@ evidence: .venv/ready
 results: .venv/ready
 	$(BIN)/python benchmarks/evidence.py
 	$(BIN)/python benchmarks/weights.py
+	$(BIN)/python benchmarks/readme.py
 
 networks: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/networks.py
