@@ -3,7 +3,8 @@
     make notebooks                        # or: python docs/make_notebooks.py
 
 A notebook has the sentences and the code of its guide, and the outputs of a
-run. It is run in an empty folder, so nothing that the guide writes is left.
+run. It is run in an empty folder, so nothing that the guide writes is left. A
+notebook whose code has not changed keeps its outputs, unless `--run` is given.
 """
 
 import argparse
@@ -36,11 +37,15 @@ def main():
     )
     parser.add_argument("guides", nargs="*", help="by default, all")
     parser.add_argument("--output", type=pathlib.Path, default=FOLDER)
+    parser.add_argument("--run", action="store_true", help="run all of them")
     arguments = parser.parse_args()
     for name in arguments.guides or GUIDES:
-        notebook = executed(made(name))
+        path = arguments.output / f"{name}.ipynb"
+        notebook = made(name)
+        if arguments.run or not takes_outputs(notebook, path):
+            notebook = executed(notebook)
         text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        (arguments.output / f"{name}.ipynb").write_text(text, encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
 
 
 def made(name):
@@ -103,6 +108,31 @@ def words(text):
     """A cell of text, whose links begin at the folder of the notebooks."""
     source = LINK.sub(r"\1../../docs/guides/\2", text)
     return {"cell_type": "markdown", "metadata": {}, "source": source}
+
+
+def takes_outputs(notebook, path):
+    """Gives a notebook the outputs of a file that has the same code.
+
+    Args:
+        notebook: What `made` returns.
+        path: The file.
+
+    Returns:
+        Whether there is such a file.
+    """
+    if not path.exists():
+        return False
+    pair = [
+        [cell for cell in each["cells"] if cell["cell_type"] == "code"]
+        for each in (notebook, json.loads(path.read_text(encoding="utf-8")))
+    ]
+    sources = [[cell["source"] for cell in cells] for cells in pair]
+    if sources[0] != sources[1]:
+        return False
+    for cell, before in zip(*pair, strict=True):
+        cell["outputs"] = before["outputs"]
+        cell["execution_count"] = before["execution_count"]
+    return True
 
 
 def executed(notebook):

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import pathlib
 import re
+import shutil
 
 import pytest
 
@@ -79,6 +80,23 @@ def test_it_holds_what_was_seen(path):
     text = path.read_text()
     for trace in ("/home/", "/tmp/", "site-packages", "\\u001b", "\\b"):
         assert trace not in text
+
+
+def test_outputs_are_kept_if_the_code_is(maker, tmp_path, monkeypatch):
+    def run(notebook):
+        raise RuntimeError("run again")
+
+    monkeypatch.setattr(maker, "executed", run)
+    for path in OF_GUIDES:
+        shutil.copy(path, tmp_path)
+    options = ["--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["make_notebooks", *options])
+    maker.main()  # `make notebooks` changes nothing
+    for path in OF_GUIDES:
+        assert (tmp_path / path.name).read_text() == path.read_text()
+    (tmp_path / "own_arrays.ipynb").write_text('{"cells": []}')
+    with pytest.raises(RuntimeError, match="again"):
+        maker.main()
 
 
 def test_links_of_a_notebook_lead_somewhere():
