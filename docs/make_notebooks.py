@@ -150,6 +150,8 @@ def executed(notebook):
         nbclient.NotebookClient(
             run, resources=resources, timeout=1800
         ).execute()
+    # Paths of files that were written are those in the folder.
+    run = nbformat.reads(nbformat.writes(run).replace(f"{folder}/", ""), 4)
     for cell in run.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
