@@ -44,8 +44,10 @@ def main():
         notebook = made(name)
         if arguments.run or not takes_outputs(notebook, path):
             notebook = executed(notebook)
-        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        path.write_text(text, encoding="utf-8")
+        text = json.dumps(
+            notebook, indent=1, ensure_ascii=False, sort_keys=True
+        )
+        path.write_text(f"{text}\n", encoding="utf-8")
 
 
 def made(name):
