@@ -181,7 +181,8 @@ def tidied(outputs):
                 lines = [
                     without_bar(each)
                     for each in lines
-                    if each.strip() and not each.startswith("INFO:")
+                    if each.strip()
+                    and not each.startswith(("INFO:", "WARNING:"))
                 ]
             output.text = "".join(f"{line.rstrip()}\n" for line in lines)
             if not lines:
