@@ -13,7 +13,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-tensorflow test-jax \
     test-torch test-slow test-browser fuzz lint format benchmark networks \
-    evidence results docs clean
+    evidence results docs notebooks packages clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
@@ -27,8 +27,10 @@ help:
 	@echo "make benchmark  measure speed and memory, into benchmarks/results"
 	@echo "make networks   train all networks, into benchmarks/results"
 	@echo "make evidence   train the networks of docs/evidence.md: many hours"
-	@echo "make results    tables of trained networks and weights, into docs"
+	@echo "make results    tables of measurements, into docs and README"
 	@echo "make docs       the site of the documentation, into site/"
+	@echo "make notebooks  write examples/notebooks again, from the guides"
+	@echo "make packages   an sdist and a wheel, checked, into dist/"
 	@echo "make clean      remove environments and what the examples wrote"
 
 demo: .venv/ready
@@ -88,6 +90,7 @@ evidence: .venv/ready
 results: .venv/ready
 	$(BIN)/python benchmarks/evidence.py
 	$(BIN)/python benchmarks/weights.py
+	$(BIN)/python benchmarks/readme.py
 
 networks: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/networks.py
@@ -95,8 +98,21 @@ networks: .venv/ready
 docs: .venv-docs/ready
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
+notebooks: .venv/ready
+	$(BIN)/python -c '$(EXTRA)' notebooks > .venv/notebooks.txt
+	$(BIN)/python -m pip install --quiet -r .venv/notebooks.txt
+	$(BIN)/python docs/make_notebooks.py
+
+packages:
+	$(PYTHON) -m venv .venv-packages
+	.venv-packages/bin/python -m pip install --quiet build twine
+	rm -rf dist
+	.venv-packages/bin/python -m build
+	.venv-packages/bin/python -m twine check --strict dist/*
+
 clean:
-	rm -rf .venv .venv-browser .venv-docs .venv-torch outputs site
+	rm -rf .venv .venv-browser .venv-docs .venv-packages .venv-torch dist \
+	    outputs site
 
 # The mark is set last, so that an installation that failed is begun again.
 .venv/ready .venv-torch/ready: %/ready: pyproject.toml

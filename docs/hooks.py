@@ -2,12 +2,13 @@
 
 Pages link to files outside of docs/ as they do where the repository is browsed.
 On the site, images among these files are copied, and other files are linked to
-in the repository, if its address is known.
+in the repository, if pyproject.toml has its address.
 """
 
 import pathlib
 import posixpath
 import re
+import tomllib
 
 from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
@@ -30,6 +31,13 @@ def outside(page, link):
     folder = posixpath.join("docs", posixpath.dirname(page.src_uri))
     path = posixpath.normpath(posixpath.join(folder, link))
     return None if path.startswith("docs/") else path
+
+
+def on_config(config):
+    """Takes the address of the repository from pyproject.toml."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    config.repo_url = project["project"].get("urls", {}).get("Repository")
+    return config
 
 
 def on_files(files, config):

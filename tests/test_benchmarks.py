@@ -23,6 +23,7 @@ OF_EVIDENCE = {
     "weights",
     "cost",
     "equivariance",
+    "readme",
 }
 SMALL = ["--backends=tensorflow", "--batch=2", "--inputs=20", "--outputs=2"]
 RUNS = {

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_capsules import routing
+from keras_capsules.callbacks import CapsuleHealth
 from tests.helpers.pages import blocks_with_errors
 from tests.helpers.pages import broken_links
 from tests.helpers.pages import not_on_torch
@@ -111,11 +112,21 @@ def test_a_page_that_is_wrong_is_noticed():
     warned = page.replace("ValueError", "UserWarning")
     code = 'import warnings\nwarnings.warn("a b")'
     run_page(warned.format(code), "page")
+    run_page(
+        page.replace("a\nb", "a ...").format('raise ValueError("a b")'), "page"
+    )
     for wrong in ("x = 1", 'raise ValueError("b")', 'raise KeyError("a b")'):
         with pytest.raises(AssertionError, match="page"):
             run_page(page.format(wrong), "page")
     with pytest.raises(ZeroDivisionError):
         run_page("```python\n1 / 0\n```\n\nText.\n", "page")
+
+
+def test_the_page_of_failures_has_every_problem():
+    text = (DOCS / "guides" / "training_fails.md").read_text()
+    names = re.findall(r"- `(\w+)`: ", inspect.getdoc(CapsuleHealth))
+    assert len(names) >= 11
+    assert [name for name in names if name not in text] == []
 
 
 @on_one_backend

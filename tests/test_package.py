@@ -17,7 +17,6 @@ import pytest
 
 import keras_capsules
 from tests.helpers.pages import blocks
-from tests.helpers.pages import broken_links
 from tests.helpers.pages import not_on_torch
 from tests.helpers.pages import train_quickly
 from tests.helpers.testing import on_one_backend
@@ -310,38 +309,3 @@ def test_docstring_examples_run(block, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train_quickly(monkeypatch)
     exec(compile(block, "example", "exec"), {"__name__": "example"})
-
-
-@pytest.mark.usefixtures("optimized")
-@on_one_backend
-@not_on_torch
-@pytest.mark.parametrize(
-    "in_full",
-    [False, pytest.param(True, marks=pytest.mark.slow)],
-    ids=["quickly", "in full"],
-)
-def test_readme_blocks_run(in_full, tmp_path, monkeypatch):
-    """One after the other, as a reader would type them."""
-    monkeypatch.chdir(tmp_path)
-    if not in_full:
-        train_quickly(monkeypatch)
-    namespace = {"__name__": "readme"}
-    found = blocks((REPOSITORY / "README.md").read_text())
-    assert len(found) >= 3
-    for block in found:
-        exec(compile(block, "README.md", "exec"), namespace)
-
-
-def test_the_readme_names_what_there_is():
-    text = (REPOSITORY / "README.md").read_text()
-    missing = [
-        name
-        for module in ("layers", "losses", "metrics", "models", "routing")
-        for name, value in vars(getattr(keras_capsules, module)).items()
-        if inspect.isclass(value)
-        and value.__module__.startswith("keras_capsules.")
-        and not issubclass(value, tuple)
-        and name not in text
-    ]
-    assert missing == []
-    assert broken_links(REPOSITORY / "README.md") == []

@@ -1,0 +1,142 @@
+"""The README's tables of errors and of speed.
+
+    python benchmarks/readme.py           # or: make results
+
+Reads the records in `benchmarks/results`, and writes the tables between the
+marks in `README.md`, and that of speed also in `docs/performance.md`.
+"""
+
+import argparse
+import pathlib
+
+import evidence
+import harness
+
+# The pages, and the marks of their tables.
+PAGES = {
+    "README.md": ["evidence", "speed"],
+    "docs/performance.md": ["speed"],
+}
+TASKS = evidence.TITLES
+# The network with capsules and the one without that are compared.
+NETWORKS = {"efficient_capsnet": "EfficientCapsNet", "conv_net": "ConvNet"}
+ROUTINGS = [
+    "dynamic",
+    "self_attention",
+    "self_routing",
+    "inverted_attention",
+    "em",
+    "variational_bayes",
+]
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--root", type=pathlib.Path, default=harness.ROOT)
+    root = parser.parse_args().root
+    made = tables()
+    for page, names in PAGES.items():
+        text = (root / page).read_text()
+        for name in names:
+            text = evidence.put(text, name, made[name])
+        harness.write_text(root / page, text)
+
+
+def tables():
+    """The tables by the names of their marks, in Markdown."""
+    groups = evidence.grouped(evidence.read(evidence.RUNS))
+    return {
+        "evidence": errors(groups),
+        "speed": speed(
+            harness.read("speed", harness.RESULTS)["forms"],
+            harness.read("memory", harness.RESULTS)["step_mib"],
+        ),
+    }
+
+
+def errors(groups):
+    """The test errors of both networks, and the least published, for each task.
+
+    Args:
+        groups: Lists of records by task and name.
+    """
+    rows = [["test error, %", *NETWORKS.values(), "published"]]
+    for task, title in TASKS.items():
+        found = [groups.get((task, f"{task}-{name}")) for name in NETWORKS]
+        if not any(found):
+            continue
+        best = min(
+            evidence.PUBLISHED.get(task, ()),
+            key=lambda published: published[-1],
+            default=None,
+        )
+        rows.append(
+            [
+                title,
+                *(
+                    evidence.spread([run.get("test_error") for run in runs])
+                    if runs
+                    else "–"
+                    for runs in found
+                ),
+                f"{best[-1]}, {best[0]}" if best else "–",
+            ]
+        )
+    return in_markdown(rows)
+
+
+def speed(forms, mebibytes):
+    """Each routing against its textbook form.
+
+    TensorFlow's textbook form is the faster of graph and XLA. Ours is a graph,
+    as Keras compiles it on a machine without a GPU.
+
+    Args:
+        forms: Times by backend, routing, form and column.
+        mebibytes: Memory by the title of a backend, routing and form.
+    """
+    titles = harness.BACKENDS
+    rows = [
+        [
+            "speed, forward / with gradients",
+            *titles.values(),
+            "times less memory, in this order",
+        ]
+    ]
+    for name in ROUTINGS:
+        times = [
+            " / ".join(
+                f"{faster(forms[backend][name], column):.1f}"
+                for column in ("forward", "with gradients")
+            )
+            for backend in titles
+        ]
+        memory = " / ".join(
+            f"{used['textbook'] / used['ours']:.0f}"
+            for used in (mebibytes[title][name] for title in titles.values())
+        )
+        rows.append([f'`"{name}"`', *times, memory])
+    return in_markdown(rows)
+
+
+def faster(forms, column):
+    """How many times as fast as the textbook form ours is."""
+    textbook = min(
+        forms[form][column]["median"]
+        for form in ("textbook", "textbook, XLA")
+        if form in forms
+    )
+    return textbook / forms["ours"][column]["median"]
+
+
+def in_markdown(rows):
+    """A table; the first row is its head."""
+    head, *rest = (f"| {' | '.join(map(str, row))} |" for row in rows)
+    return "\n".join([head, "|---" * len(rows[0]) + "|", *rest])
+
+
+if __name__ == "__main__":
+    main()
