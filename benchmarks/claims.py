@@ -32,13 +32,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
 import trainings
-from training import augmentation
-from training import networks
-from training import tasks
 from weights import assign
 from weights import compact
 
 from keras_capsules import datasets
+from keras_capsules.training import augmentation
+from keras_capsules.training import networks
+from keras_capsules.training import tasks
 from keras_capsules.utils import files
 
 PAGE = harness.ROOT / "docs" / "claims.md"

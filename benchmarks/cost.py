@@ -77,10 +77,10 @@ def measure(name, seed, target, most_steps, data_dir):
     """
     import keras
     import numpy as np
-    from training import networks
-    from training import tasks
 
     from keras_capsules import datasets
+    from keras_capsules.training import networks
+    from keras_capsules.training import tasks
 
     keras.utils.set_random_seed(seed)
     images, labels = datasets.load_arrays(

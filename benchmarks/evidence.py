@@ -1,4 +1,4 @@
-"""Tables and pictures of the networks that `examples/train.py` trained.
+"""Tables and pictures of the networks that `benchmarks/trainings.py` trained.
 
     python benchmarks/evidence.py              # or: make results
 

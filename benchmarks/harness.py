@@ -29,9 +29,18 @@ import matplotlib.pyplot as plt
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path.append(str(ROOT / "examples"))
 
-from training import provenance  # noqa: E402
+
+def _load(path):
+    """The module of a file, without the package that it is in."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# As a file, because the package would import Keras.
+provenance = _load(ROOT / "keras_capsules" / "training" / "provenance.py")
 
 RESULTS = HERE / "results"
 MEBIBYTE = 2**20

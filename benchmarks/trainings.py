@@ -18,9 +18,9 @@ import subprocess
 import sys
 
 import harness
-from training import provenance
+from harness import provenance
 
-# The arguments of `examples/train.py`, by the name of the runs.
+# The arguments of `keras-capsules train`, by the name of the runs.
 _CHANGES = "--shift 2 --rotation 10 --scale 0.1"
 _MNIST = (
     "mnist --no-validation --epochs 16 --learning-rate 0.003 --warmup 1 "
@@ -211,13 +211,20 @@ def train(name, options, seed, arguments):
 
 def check(path, options):
     """Refuses a record of other settings."""
-    expected = shlex.join(["python", "examples/train.py", *options])
-    found = json.loads(path.read_text())["command"]
+    expected = shlex.join(options)
+    found = arguments_of(json.loads(path.read_text())["command"])
     if found != expected:
         raise ValueError(
             "A record is of other settings: remove it, or give these another "
             f"name. Expected {expected!r}. Received: {path.name} with {found!r}"
         )
+
+
+def arguments_of(command):
+    """The arguments of a command that trained: the script is as good."""
+    for program in ("python examples/train.py ", "keras-capsules train "):
+        command = command.removeprefix(program)
+    return command
 
 
 if __name__ == "__main__":

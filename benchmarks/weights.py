@@ -18,11 +18,11 @@ import evidence
 import harness
 import keras
 import numpy as np
-from training import networks
-from training import tasks
 
 from keras_capsules.models import pretrained
 from keras_capsules.models import saving
+from keras_capsules.training import networks
+from keras_capsules.training import tasks
 from keras_capsules.utils import files
 
 PAGE = harness.ROOT / "docs" / "weights.md"

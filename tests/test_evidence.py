@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from keras_capsules import models
+from keras_capsules_cli import options as cli_options
 from tests.helpers.testing import numpy
 from tests.helpers.testing import on_one_backend
 
@@ -152,7 +153,14 @@ def test_runs_become_records_once(trainings, tmp_path, monkeypatch):
         assert each["settings"]["options"] == json.loads(options)
         assert each["test_error"] <= 100
         assert str(tmp_path) not in text
+    # Records that a script wrote, when there was no command, are as good.
     shutil.rmtree(output)
+    first = records / "digits-conv_net-seed0.json"
+    assert '"keras-capsules train conv_net' in first.read_text()
+    text = first.read_text().replace(
+        '"keras-capsules train', '"python examples/train.py'
+    )
+    first.write_text(text)
     trainings.main()
     assert not output.exists()
     # Other settings are another training; changed code could not be named.
@@ -196,12 +204,11 @@ def test_the_commit_of_a_checkout(monkeypatch, tmp_path):
     assert harness.name_of(tmp_path) == f"commit {commit[:7]} with changes"
 
 
-def test_every_training_has_a_task_and_a_place(trainings, monkeypatch):
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    train = importlib.import_module("train")
+def test_every_training_has_a_task_and_a_place(trainings):
+    parser = cli_options.make_parser()
     page = (ROOT / "docs" / "evidence.md").read_text()
-    for name, options in trainings.TRAININGS.items():
-        arguments = train.parse(shlex.split(options))
+    for name, given in trainings.TRAININGS.items():
+        arguments = parser.parse_args(["train", *shlex.split(given)])
         assert name.startswith(f"{arguments.task}-{arguments.network}")
         assert f"<!-- {arguments.task} -->" in page
         assert trainings.SEEDS[name.split("-")[0]]

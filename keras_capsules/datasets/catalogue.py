@@ -28,6 +28,7 @@ _MNIST = DatasetInfo(
     license="CC BY-SA 3.0",
     citation="Y. LeCun, C. Cortes, C. J. C. Burges. MNIST handwritten digit "
     "database. 2010.",
+    download_size=11_594_722,
 )
 
 _FASHION_MNIST = DatasetInfo(
@@ -52,6 +53,7 @@ _FASHION_MNIST = DatasetInfo(
     citation="H. Xiao, K. Rasul, R. Vollgraf. Fashion-MNIST: a Novel Image "
     "Dataset for Benchmarking Machine Learning Algorithms. arXiv:1708.07747, "
     "2017.",
+    download_size=30_878_645,
 )
 
 _CIFAR10 = DatasetInfo(
@@ -75,6 +77,7 @@ _CIFAR10 = DatasetInfo(
     license="none stated",
     citation="A. Krizhevsky. Learning Multiple Layers of Features from Tiny "
     "Images. Technical report, University of Toronto, 2009.",
+    download_size=170_052_171,
 )
 
 _SMALLNORB = DatasetInfo(
@@ -93,6 +96,7 @@ _SMALLNORB = DatasetInfo(
     license="for research purposes; it cannot be sold",
     citation="Y. LeCun, F. J. Huang, L. Bottou. Learning Methods for Generic "
     "Object Recognition with Invariance to Pose and Lighting. CVPR, 2004.",
+    download_size=262_778_180,
 )
 
 _ALL: list[tuple[DatasetInfo, Loader]] = [

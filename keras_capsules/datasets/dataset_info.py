@@ -18,6 +18,7 @@ class DatasetInfo:
         homepage: String, the address of the data set's own page.
         license: String, the terms that the authors state.
         citation: String, the publication to cite.
+        download_size: Integer, the bytes that are downloaded; 0 if nothing is.
     """
 
     name: str
@@ -28,6 +29,7 @@ class DatasetInfo:
     homepage: str
     license: str
     citation: str
+    download_size: int
 
     @property
     def num_classes(self) -> int:

@@ -23,6 +23,7 @@ INFO = DatasetInfo(
     license="CC BY 4.0",
     citation="E. Alpaydin, C. Kaynak. Cascading Classifiers. Kybernetika, "
     "1998.",
+    download_size=0,
 )
 
 

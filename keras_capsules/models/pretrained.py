@@ -46,7 +46,7 @@ class Card:
         parameters: Integer, their number without the decoder.
         test_error: Number, in percent, with these very weights.
         data: String, the images and their licence.
-        record: The record of the training that `examples/train.py` wrote.
+        record: The record that `keras-capsules train` wrote.
     """
 
     network: str

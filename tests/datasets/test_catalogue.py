@@ -38,7 +38,8 @@ def test_info_cannot_be_changed():
 @pytest.mark.parametrize("name", PREPARED_NAMES)
 def test_info_agrees_with_tensorflow_datasets(name, tmp_path):
     info = datasets.info(name)
-    expected = tfds.builder(name, data_dir=tmp_path).info
+    builder = tfds.builder(name, data_dir=tmp_path)
+    expected = builder.info
     channels = sum(
         feature.shape[-1]
         for feature in expected.features.values()
@@ -49,6 +50,8 @@ def test_info_agrees_with_tensorflow_datasets(name, tmp_path):
     assert info.image_shape[2] == channels
     assert info.num_classes == label.num_classes
     assert info.homepage == expected.homepage
+    sizes = [each.size for each in builder.url_infos.values()]
+    assert info.download_size == sum(sizes)
     if name in ("fashion_mnist", "smallnorb"):  # not known before a download
         assert list(info.class_names) == label.names
 

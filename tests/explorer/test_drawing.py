@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from keras_capsules import datasets
+from keras_capsules.explorer import drawing
+from keras_capsules.explorer import samples
 from tests.helpers.datasets import real_data_dir
 from tests.helpers.testing import on_one_backend
 
@@ -31,7 +33,7 @@ def grey(height=5, width=7):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
-def test_read_makes_pictures_grey(drawing, mode):
+def test_read_makes_pictures_grey(mode):
     image = Image.fromarray(grey()).convert(mode)
     np.testing.assert_allclose(
         drawing.read(as_file(image)), grey() / 255, atol=1 / 255
@@ -39,20 +41,20 @@ def test_read_makes_pictures_grey(drawing, mode):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
-def test_read_knows_formats(drawing, kind):
+def test_read_knows_formats(kind):
     image = Image.new("L", (70, 50), 100)
     picture = drawing.read(as_file(image, kind))
     assert picture.shape == (50, 70)
     np.testing.assert_allclose(picture, 100 / 255, atol=0.02)
 
 
-def test_read_knows_sixteen_bits(drawing):
+def test_read_knows_sixteen_bits():
     pixels = 257 * grey().astype("uint16")
     picture = drawing.read(as_file(Image.fromarray(pixels)))
     np.testing.assert_allclose(picture, grey() / 255, atol=1e-4)
 
 
-def test_read_turns_photographs_upright(drawing):
+def test_read_turns_photographs_upright():
     image = Image.fromarray(grey())
     exif = image.getexif()
     exif[0x0112] = 6  # the camera was turned by a quarter
@@ -61,14 +63,14 @@ def test_read_turns_photographs_upright(drawing):
 
 
 @pytest.mark.parametrize("ink", [0, 255])
-def test_ink_on_nothing_is_seen(drawing, ink):
+def test_ink_on_nothing_is_seen(ink):
     pixels = np.zeros((20, 20, 4), "uint8")
     pixels[5:15, 8:11] = (ink, ink, ink, 255)
     marks = drawing.ink(drawing.read(as_file(Image.fromarray(pixels))))
     np.testing.assert_array_equal(marks, np.ones((10, 3)))
 
 
-def test_read_limits_bytes(drawing, monkeypatch):
+def test_read_limits_bytes(monkeypatch):
     content = as_file(Image.fromarray(grey()))
     monkeypatch.setattr(drawing, "MAX_BYTES", len(content) - 1)
     with pytest.raises(drawing.Unreadable, match="too large. At most 0 MB"):
@@ -76,7 +78,7 @@ def test_read_limits_bytes(drawing, monkeypatch):
 
 
 @pytest.mark.parametrize("size", [(6000, 6000), (12000, 12000), (60000, 60000)])
-def test_read_refuses_bombs_before_they_are_decoded(drawing, size):
+def test_read_refuses_bombs_before_they_are_decoded(size):
     """A file of a few bytes that says it has very many pixels."""
 
     def chunk(name, data):
@@ -101,7 +103,7 @@ def test_read_refuses_bombs_before_they_are_decoded(drawing, size):
     }.values(),
     ids=["nothing", "text", "another format", "cut off", "damaged"],
 )
-def test_read_refuses_what_is_no_picture(drawing, content):
+def test_read_refuses_what_is_no_picture(content):
     with pytest.raises(drawing.Unreadable, match="Expected a file of PNG, J"):
         drawing.read(content)
 
@@ -109,7 +111,7 @@ def test_read_refuses_what_is_no_picture(drawing, content):
 # Preparing.
 
 
-def test_ink_is_the_same_on_bright_and_dark_paper(drawing):
+def test_ink_is_the_same_on_bright_and_dark_paper():
     picture = np.full((30, 40), 0.2)
     picture[10:20, 15] = 0.8
     picture[10, 15:22] = 0.5
@@ -119,7 +121,7 @@ def test_ink_is_the_same_on_bright_and_dark_paper(drawing):
     np.testing.assert_allclose(drawing.ink(1 - picture), marks, atol=1e-6)
 
 
-def test_paper_without_ink(drawing):
+def test_paper_without_ink():
     noise = np.random.default_rng(0).uniform(0.8, 0.9, (30, 40))
     assert drawing.ink(noise) is None
     assert drawing.ink(np.zeros((1, 1))) is None
@@ -131,7 +133,7 @@ def test_paper_without_ink(drawing):
 @pytest.mark.parametrize(
     "shape", [(7, 3), (3, 7), (300, 11), (11, 300), (1, 1), (100, 100)]
 )
-def test_digits_fill_the_box_and_are_centred(drawing, shape):
+def test_digits_fill_the_box_and_are_centred(shape):
     digit = drawing.as_mnist(np.ones(shape, "float32"))
     assert digit.shape == (28, 28) and digit.dtype == "float32"
     rows, columns = (np.flatnonzero(digit.any(axis)) for axis in (1, 0))
@@ -143,7 +145,7 @@ def test_digits_fill_the_box_and_are_centred(drawing, shape):
         assert abs(centre - 14) <= 0.5
 
 
-def test_no_ink_leaves_the_image(drawing):
+def test_no_ink_leaves_the_image():
     marks = np.zeros((20, 20), "float32")
     marks[0, 0] = 0.01  # hardly pulls the centre from the other corner
     marks[17:, 17:] = 1
@@ -151,7 +153,7 @@ def test_no_ink_leaves_the_image(drawing):
     np.testing.assert_allclose(digit[:20, :20], marks, atol=1 / 255)
 
 
-def test_images_of_mnist_stay_as_they_are(drawing):
+def test_images_of_mnist_stay_as_they_are():
     """They are prepared in this way; rounding moves a few by a pixel."""
     images, _ = datasets.load_arrays(
         "mnist", "test[:100]", data_dir=real_data_dir("mnist")
@@ -163,7 +165,7 @@ def test_images_of_mnist_stay_as_they_are(drawing):
     assert np.median(changes) < 0.01
 
 
-def test_framed(drawing):
+def test_framed():
     digit = np.eye(28, dtype="float32")
     larger = drawing.framed(digit, 36, 40)
     np.testing.assert_array_equal(larger, np.pad(digit, ((4, 4), (6, 6))))
@@ -175,7 +177,7 @@ def test_framed(drawing):
 
 
 @pytest.mark.parametrize("apart", [0, 1, 7, 12])
-def test_one_on_another(drawing, apart):
+def test_one_on_another(apart):
     first, second = np.random.default_rng(0).uniform(size=(2, 28, 28))
     image = drawing.one_on_another(first, second, apart)
     expected = np.zeros((36 + 28, 36 + 28))
@@ -188,7 +190,7 @@ def test_one_on_another(drawing, apart):
     np.testing.assert_allclose(image, expected, atol=1e-6)
 
 
-def test_the_pad_gives_back_what_it_is_given(drawing, samples):
+def test_the_pad_gives_back_what_it_is_given():
     for digit in samples.STROKES:
         marks = samples.draw(digit)
         address = drawing.to_pad(marks)
@@ -198,7 +200,7 @@ def test_the_pad_gives_back_what_it_is_given(drawing, samples):
         )
 
 
-def test_an_empty_pad(drawing):
+def test_an_empty_pad():
     white = drawing.as_address(np.ones((280, 280)))
     for address in ("", None, white):
         assert drawing.from_pad(address) is None
@@ -212,6 +214,6 @@ def test_an_empty_pad(drawing):
         *("data:image/png;base64,?", "data:image/png;base64,c2V2ZW4="),
     ],
 )
-def test_what_no_pad_sends_is_refused(drawing, address):
+def test_what_no_pad_sends_is_refused(address):
     with pytest.raises(drawing.Unreadable):
         drawing.from_pad(address)

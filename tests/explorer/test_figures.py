@@ -1,10 +1,11 @@
-"""What the page shows, and the command line."""
+"""What the page shows."""
 
 import dataclasses
 
 import numpy as np
-import pytest
 
+from keras_capsules.explorer import figures
+from keras_capsules.explorer import networks
 from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
@@ -13,14 +14,14 @@ pytestmark = on_one_backend
 # Figures.
 
 
-def answer_of(networks, network, scores, winners, *, decoded=0):
+def answer_of(network, scores, winners, *, decoded=0):
     image = np.zeros((28, 28), "float32")
     return networks.Answer(
         image, np.array(scores), winners, (image,) * decoded, (image,) * decoded
     )
 
 
-def test_bars(figures, networks):
+def test_bars():
     network = networks.Network("plain", None, ("a", "<b>", "c"))
     html = figures.bars(network, [0.5, 0.123, 1.5], (1,))
     assert html.count("<tr") == 3 and html.count("class=wins") == 1
@@ -30,9 +31,9 @@ def test_bars(figures, networks):
     assert "score of each class" in html
 
 
-def test_an_answer_in_words_and_pictures(figures, networks, shipped):
+def test_an_answer_in_words_and_pictures(shipped):
     scores = np.linspace(0, 0.9, 10)
-    found = answer_of(networks, shipped, scores, (9, 8), decoded=2)
+    found = answer_of(shipped, scores, (9, 8), decoded=2)
     html = figures.answer(shipped, found)
     assert '<p class=said role="status">9 and 8</p>' in html
     assert "activity of each class capsule" in html
@@ -45,14 +46,14 @@ def test_an_answer_in_words_and_pictures(figures, networks, shipped):
     ):
         assert html.count(f'alt="{caption}"') == 1
     assert html.count('src="data:image/png;base64,') == 5
-    plain = answer_of(networks, shipped, scores, (9,))
+    plain = answer_of(shipped, scores, (9,))
     html = figures.answer(shipped, plain)
     assert html.count("<img") == 1 and "No map" not in html
     html = figures.answer(shipped, dataclasses.replace(plain, remark="<why>"))
     assert "No map of the support: &lt;why&gt;" in html
 
 
-def test_support_is_painted_where_it_is(figures):
+def test_support_is_painted_where_it_is():
     image = np.full((2, 3), 0.5, "float32")
     support = np.zeros((2, 3), "float32")
     np.testing.assert_array_equal(
@@ -63,28 +64,3 @@ def test_support_is_painted_where_it_is(figures):
     red, green, blue = colours[1, 2]
     assert red > green > blue
     assert (colours[0] == 0.5).all()
-
-
-# The command line.
-
-
-def test_help_teaches(explorer, capsys):
-    with pytest.raises(SystemExit) as finished:
-        explorer.main(["--help"])
-    assert finished.value.code == 0
-    printed = capsys.readouterr().out
-    for word in ("--model", "--two-digits", "127.0.0.1", "7860", "Compare"):
-        assert word in printed
-
-
-def test_it_says_what_to_install(explorer, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r'pip install ".\[explorer\]"'):
-        explorer.main([])
-
-
-def test_a_file_that_is_missing(explorer, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
-    with pytest.raises(SystemExit):
-        explorer.main(["--model", str(tmp_path / "missing.keras")])
-    assert "missing.keras" in capsys.readouterr().err

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 
 from keras_capsules import models
+from keras_capsules.explorer import drawing
+from keras_capsules.explorer import networks
+from keras_capsules.explorer import samples
 from keras_capsules.models import pretrained
 from tests.helpers.testing import on_one_backend
 
 
-def test_the_samples_are_known(networks, shipped, drawing, samples):
+def test_the_samples_are_known(shipped):
     assert list(samples.STROKES) == list("0123456789")
     for digit in samples.STROKES:
         image = shipped.frame(drawing.as_mnist(samples.draw(digit)))
@@ -18,7 +21,7 @@ def test_the_samples_are_known(networks, shipped, drawing, samples):
         assert found.scores[int(digit)] > 0.5
 
 
-def test_an_answer_is_the_model_s(shipped, drawing, samples):
+def test_an_answer_is_the_model_s(shipped):
     image = shipped.frame(drawing.as_mnist(samples.draw("3")))
     found = shipped.answer(image, num_winners=2)
     images = image[None, ..., None]
@@ -37,7 +40,7 @@ def test_an_answer_is_the_model_s(shipped, drawing, samples):
         assert abs(support.sum() - 1) < 1e-4
 
 
-def test_bend_adds_to_the_winning_pose(shipped, drawing, samples):
+def test_bend_adds_to_the_winning_pose(shipped):
     image = shipped.frame(drawing.as_mnist(samples.draw("7")))
     assert shipped.pose_size == 16
     straight = shipped.bend(image, [0.0] * 16)
@@ -54,7 +57,7 @@ def test_bend_adds_to_the_winning_pose(shipped, drawing, samples):
 
 
 @on_one_backend
-def test_bend_matrix_poses(networks):
+def test_bend_matrix_poses():
     inputs = keras.Input((5, 5, 1))
     poses = keras.layers.Reshape((5, 3, 1))(
         keras.layers.Dense(15)(keras.layers.Flatten()(inputs))
@@ -86,7 +89,7 @@ def test_bend_matrix_poses(networks):
 
 
 @on_one_backend
-def test_a_network_without_capsules(networks):
+def test_a_network_without_capsules():
     model = models.ConvNet((9, 11, 1), 3, filters=(2,), units=())
     network = networks.Network("plain", model, tuple("abc"))
     assert not network.has_capsules and network.pose_size == 0
@@ -100,7 +103,7 @@ def test_a_network_without_capsules(networks):
 
 
 @on_one_backend
-def test_find_lists_the_weights_of_the_package(networks):
+def test_find_lists_the_weights_of_the_package():
     found, _ = networks.find([])
     names = [each.name for each in found]
     cards = [
@@ -117,7 +120,7 @@ def test_find_lists_the_weights_of_the_package(networks):
 
 
 @on_one_backend
-def test_find_takes_files(networks, shipped, tmp_path, monkeypatch):
+def test_find_takes_files(shipped, tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained, "cards", lambda: [])
     plain = str(tmp_path / "plain.keras")
     models.ConvNet((9, 11, 1), 3, filters=(2,), units=()).save(plain)
@@ -134,7 +137,7 @@ def test_find_takes_files(networks, shipped, tmp_path, monkeypatch):
 
 
 @on_one_backend
-def test_files_that_do_not_fit_are_refused(networks, tmp_path):
+def test_files_that_do_not_fit_are_refused(tmp_path):
     colours = str(tmp_path / "colours.keras")
     models.ConvNet((9, 9, 3), 2, filters=(2,), units=()).save(colours)
     with pytest.raises(ValueError, match=r"grey pictures.*colours.keras"):

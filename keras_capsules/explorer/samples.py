@@ -1,10 +1,12 @@
 """Ten digits to begin with, drawn by hand, stroke by stroke."""
 
+from typing import cast
+
 import numpy as np
 from PIL import Image
 from PIL import ImageDraw
 
-from exploring import drawing
+from keras_capsules.explorer import drawing
 
 # The strokes of each digit: corners (x, y), in hundredths, of a line that is
 # rounded off.
@@ -43,7 +45,7 @@ STROKES = {
 }
 
 
-def draw(digit):
+def draw(digit: str) -> np.ndarray:
     """Draws a digit.
 
     Args:
@@ -61,7 +63,8 @@ def draw(digit):
         pen.line([*map(tuple, points)], 255, round(2 * radius))
         for point in points:
             pen.circle(point, radius, 255)
-    return drawing.ink(np.asarray(image, "float32") / 255)
+    marks = drawing.ink(np.asarray(image, "float32") / 255)
+    return cast(np.ndarray, marks)  # there is some
 
 
 def _rounded(points):

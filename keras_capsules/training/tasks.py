@@ -1,54 +1,44 @@
 """What is learned: examples to train, to validate and to test on, by name."""
 
-import dataclasses
-from collections.abc import Callable
+import os
+from typing import Any
 
-import keras
-import numpy as np
-import tensorflow as tf
-
-import keras_capsules
 from keras_capsules import datasets
+from keras_capsules.training import folders
+from keras_capsules.training.orders import few_of_each
+from keras_capsules.training.orders import in_random_order
+from keras_capsules.training.task import Task as Task
 
 # Nine tenths to train on, one tenth to choose by; or everything to train on.
 SPLITS = {True: "train[:90%]", False: "train"}
 
 
-@dataclasses.dataclass(frozen=True)
-class Task:
-    """Examples and how answers to them are scored."""
-
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    num_examples: int
-    # Function of the number of the first example and of the number behind the
-    # last one. It returns a data set of single examples; each pass is in an
-    # order of its own.
-    train: Callable[[int, int], tf.data.Dataset]
-    # Single examples. `None` for validation: everything is trained on.
-    validation: tf.data.Dataset | None
-    test: Callable[[], tf.data.Dataset]
-    # Of several objects in an image, or of one.
-    is_multiple: bool = False
-
-    def metric(self):
-        if self.is_multiple:
-            return keras_capsules.ExactMatchAccuracy(name="accuracy")
-        return keras.metrics.SparseCategoricalAccuracy(name="accuracy")
-
-
-def get(name, seed=0, validated=True, data_dir=None, per_class=None):
+def get(
+    name: str,
+    seed: int = 0,
+    validated: bool = True,
+    data_dir: str | os.PathLike[str] | None = None,
+    per_class: int | None = None,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+) -> Task:
     """Returns a task.
 
     Args:
-        name: String, one of `NAMES`.
+        name: String, one of `NAMES`; or the path of a folder of images with one
+            subfolder for each class.
         seed: Integer, for the order of the examples and what is made of them.
         validated: Boolean, whether a tenth of the training images is kept out
             to validate on.
         data_dir: Where TensorFlow Datasets looks; the file of COIL-20.
         per_class: Integer, how many images of each class to train on, which the
             seed chooses; or `None` for all.
+        image_shape: `(height, width, channels)`, for a folder of images.
+
+    Raises:
+        ValueError: If there is no such task, or an option does not fit it.
     """
+    if is_folder(name):
+        return folders.get(name, image_shape, seed, validated, per_class)
     if name in _MAKERS:
         if per_class is not None:
             raise ValueError(
@@ -60,23 +50,44 @@ def get(name, seed=0, validated=True, data_dir=None, per_class=None):
     return _of_one_object(name, seed, validated, data_dir, per_class)
 
 
+def is_folder(name: str) -> bool:
+    """Whether a task is a folder of images.
+
+    Args:
+        name: String, as `get` takes it.
+
+    Raises:
+        ValueError: If it is neither a folder nor the name of a task.
+    """
+    if name in NAMES:
+        return False
+    if os.path.isdir(name):
+        return True
+    raise ValueError(
+        f"There is no such task. Expected one of {', '.join(NAMES)}, or the "
+        "path of a folder of images with one subfolder for each class. "
+        f"Received: task={name!r}"
+    )
+
+
 def _of_one_object(name, seed, validated, data_dir, per_class):
     facts = datasets.info(name)
     images, labels = datasets.load_arrays(
         name, SPLITS[validated], data_dir=data_dir
     )
     if per_class is not None:
-        chosen = _few(labels, per_class, seed)
+        chosen = few_of_each(labels, per_class, seed)
         images, labels = images[chosen], labels[chosen]
     return Task(
         facts.image_shape,
         facts.num_classes,
         len(images),
-        _in_random_order(images, labels, seed),
+        in_random_order(images, labels, seed),
         datasets.load(name, "validation", data_dir=data_dir)
         if validated
         else None,
         lambda: datasets.load(name, "test", data_dir=data_dir),
+        class_names=facts.class_names,
     )
 
 
@@ -107,6 +118,7 @@ def _of_two_digits(name, seed, validated, data_dir):
         # The published test set has 1,000 pairs for each image.
         lambda: load("test", pairs_per_image=10),
         is_multiple=True,
+        class_names=_DIGITS,
     )
 
 
@@ -134,6 +146,7 @@ def _of_other_viewpoints(name, seed, validated, data_dir):
         # Chosen by images that are only placed, too.
         load("validation", **placed) if validated else None,
         lambda: load("test"),
+        class_names=_DIGITS,
     )
 
 
@@ -153,48 +166,18 @@ def _of_all_sides(name, seed, validated, data_dir):
         (32, 32, 1),
         20,
         len(images),
-        _in_random_order(images, labels, seed),
+        in_random_order(images, labels, seed),
         None,
         lambda: datasets.coil20(data_dir, "test", image_size=32),
+        # The photographs are called obj1 to obj20.
+        class_names=tuple(f"object {number}" for number in range(1, 21)),
     )
 
 
-_MAKERS = {
+_DIGITS = tuple("0123456789")
+_MAKERS: dict[str, Any] = {
     "coil20": _of_all_sides,
     "multi_mnist": _of_two_digits,
     "affine_mnist": _of_other_viewpoints,
 }
 NAMES = ("digits", "mnist", "fashion_mnist", "cifar10", "smallnorb", *_MAKERS)
-
-
-def _few(labels, number, seed):
-    """Indices of a few images of each class."""
-    classes, counts = np.unique(labels, return_counts=True)
-    if number > counts.min():
-        raise ValueError(
-            f"A class has too few images. Expected at most {counts.min()}. "
-            f"Received: per_class={number}"
-        )
-    order = np.random.default_rng(seed).permutation(len(labels))
-    return np.concatenate(
-        [order[labels[order] == each][:number] for each in classes]
-    )
-
-
-def _in_random_order(images, labels, seed):
-    number = len(images)
-
-    def train(first, last):
-        def example(index):
-            place = tf.random.experimental.index_shuffle(
-                tf.cast(index % number, "int32"),
-                tf.cast(tf.stack([seed, index // number]), "int32"),
-                number - 1,
-            )
-            return tf.gather(images, place), tf.gather(labels, place)
-
-        return tf.data.Dataset.range(first, last).map(
-            example, num_parallel_calls=tf.data.AUTOTUNE
-        )
-
-    return train

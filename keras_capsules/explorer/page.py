@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+from collections.abc import Sequence
 
 # Before Gradio is imported: it would report its use otherwise.
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -9,10 +10,10 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 import gradio as gr
 
-from exploring import drawing
-from exploring import figures
-from exploring import networks
-from exploring import pads
+from keras_capsules.explorer import drawing
+from keras_capsules.explorer import figures
+from keras_capsules.explorer import networks
+from keras_capsules.explorer import pads
 
 _FOLDER = pathlib.Path(__file__).parent
 _INVITATION = "Draw a digit, take a sample, or upload a picture."
@@ -21,7 +22,9 @@ _BOTH = "Draw a digit on each pad."
 _REACH = 0.5
 
 
-def make(singles, pair):
+def make(
+    singles: Sequence[networks.Network], pair: networks.Network | None
+) -> gr.Blocks:
     """Makes the page.
 
     Args:
@@ -54,7 +57,7 @@ def make(singles, pair):
     return page
 
 
-def launch(page, host, port):
+def launch(page: gr.Blocks, host: str, port: int) -> None:
     """Serves the page, to this machine by default, and to nobody else.
 
     Args:

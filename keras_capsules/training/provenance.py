@@ -1,5 +1,6 @@
 """Which code and which machine a figure comes from."""
 
+import os
 import pathlib
 import platform
 import re
@@ -8,13 +9,18 @@ import subprocess
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def commit(checkout=ROOT):
+def commit(checkout: str | os.PathLike[str] = ROOT) -> str:
     """The commit of a checkout; "" if it has none.
 
-    It ends in "+" if files other than results of benchmarks have changed.
+    It ends in "+" if files other than results of benchmarks have changed. An
+    installed package has no commit, even if it is installed somewhere within
+    the checkout of another project.
+
+    Args:
+        checkout: The path of its folder. Defaults to this one.
     """
 
-    def git(*arguments):
+    def git(*arguments: str) -> str:
         return subprocess.run(
             ["git", *arguments],
             cwd=checkout,
@@ -25,13 +31,16 @@ def commit(checkout=ROOT):
 
     places = [":/", ":(top,exclude)benchmarks/results"]
     try:
+        top = pathlib.Path(git("rev-parse", "--show-toplevel"))
+        if top.resolve() != pathlib.Path(checkout).resolve():
+            return ""
         changes = git("status", "--porcelain", "--", *places)
         return git("rev-parse", "HEAD") + "+" * bool(changes)
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return ""
 
 
-def processor():
+def processor() -> str:
     """The name of the processor, and whether it computes in bfloat16."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()

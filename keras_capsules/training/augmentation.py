@@ -5,21 +5,47 @@ import math
 
 import tensorflow as tf
 
+from keras_capsules.types import Tensor
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_integer
+from keras_capsules.utils.validation import check_number
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How training images are changed; nothing by default."""
+    """How training images are changed; nothing by default.
 
-    shift: float = 0.0  # pixels, up and down, left and right
-    rotation: float = 0.0  # degrees, in both directions
-    scale: float = 0.0  # 0.1 is from 0.9 to 1.1, for height and width
-    shear: float = 0.0  # part of the height
-    flip: bool = False  # left and right, half of the images
-    erase: int = 0  # pixels of the side of a square that becomes grey
-    brightness: float = 0.0  # 0.1 is from 0.9 to 1.1
-    noise: float = 0.0  # standard deviation
+    Args:
+        shift: Number of pixels, up and down, left and right, at most.
+        rotation: Number of degrees, in both directions, at most.
+        scale: Number; 0.1 is from 0.9 to 1.1, for height and width.
+        shear: Number, part of the height.
+        flip: Boolean, whether half of the images are mirrored, left and right.
+        erase: Integer, pixels of the side of a square that becomes grey.
+        brightness: Number; 0.1 is from 0.9 to 1.1.
+        noise: Number, a standard deviation.
 
-    def __call__(self, images, seed, step):
+    Raises:
+        ValueError: If one of them is negative.
+    """
+
+    shift: float = 0.0
+    rotation: float = 0.0
+    scale: float = 0.0
+    shear: float = 0.0
+    flip: bool = False
+    erase: int = 0
+    brightness: float = 0.0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if field.name != "flip":
+                check_number(getattr(self, field.name), field.name, 0.0)
+        check_integer(self.erase, "erase", 0)
+        check_boolean(self.flip, "flip")
+
+    def __call__(self, images: Tensor, seed: int, step: Tensor) -> Tensor:
         """Changes a batch of images.
 
         Args:
@@ -69,7 +95,7 @@ class Augmentation:
         return tf.where(hidden[..., None], 0.5, images)
 
 
-def turn(images, degrees):
+def turn(images: Tensor, degrees: Tensor) -> Tensor:
     """Turns images around their middle.
 
     Args:

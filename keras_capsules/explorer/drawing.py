@@ -5,6 +5,7 @@ A picture is a float32 array `(height, width)` of grey, from 0, black, to 1.
 
 import base64
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -32,7 +33,7 @@ class Unreadable(ValueError):
     """A file is no picture to be read. The message is for its owner."""
 
 
-def read(content):
+def read(content: bytes) -> np.ndarray:
     """Reads the file of a picture, or says why it cannot.
 
     Args:
@@ -80,7 +81,7 @@ def _as_grey(image):
     return alpha * grey + (1 - alpha) * (ink < 0.5)
 
 
-def ink(picture):
+def ink(picture: np.ndarray) -> np.ndarray | None:
     """Takes the ink off its paper: from 0, paper, to 1, the strongest mark.
 
     The margin shows the paper. If that is bright, the ink is dark.
@@ -102,7 +103,7 @@ def ink(picture):
     return marks[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
-def as_mnist(marks):
+def as_mnist(marks: np.ndarray) -> np.ndarray:
     """Scales ink into a box of 20 by 20, centred by its mass in 28 by 28.
 
     Args:
@@ -136,7 +137,7 @@ def _scaled(marks, longest):
     return digit
 
 
-def framed(digit, height, width):
+def framed(digit: np.ndarray, height: int, width: int) -> np.ndarray:
     """Puts a picture into a frame: in the middle, or scaled to a smaller one.
 
     Args:
@@ -156,7 +157,9 @@ def framed(digit, height, width):
     return image
 
 
-def one_on_another(first, second, apart):
+def one_on_another(
+    first: np.ndarray, second: np.ndarray, apart: int
+) -> np.ndarray:
     """Lays one digit on another, as in MultiMNIST: the sum, cut off at 1.
 
     Args:
@@ -178,7 +181,7 @@ def one_on_another(first, second, apart):
     return np.minimum(image, 1)
 
 
-def to_pad(marks):
+def to_pad(marks: np.ndarray) -> str:
     """Draws ink on the pad: black on white, with a margin.
 
     Args:
@@ -191,7 +194,7 @@ def to_pad(marks):
     return as_address(1 - framed(digit, PAD, PAD))
 
 
-def from_pad(address):
+def from_pad(address: Any) -> np.ndarray | None:
     """What is drawn on a pad.
 
     Args:
@@ -216,7 +219,7 @@ def from_pad(address):
     return None if marks is None else as_mnist(marks)
 
 
-def as_address(picture):
+def as_address(picture: np.ndarray) -> str:
     """A picture as an address that holds its data, as a PNG file.
 
     Args:

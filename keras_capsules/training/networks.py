@@ -1,23 +1,32 @@
 """Networks by name, and the loss that each is trained with."""
 
-import keras_capsules
-from keras_capsules import models
+from collections.abc import Mapping
+from typing import Any
 
-_CAPSULES = {
+import keras
+
+from keras_capsules import models
+from keras_capsules.losses import MarginLoss
+from keras_capsules.losses import SpreadLoss
+from keras_capsules.training.task import Task
+
+_CAPSULES: dict[str, Any] = {
     "capsnet": models.CapsNet,
     "efficient_capsnet": models.EfficientCapsNet,
     "deep_caps": models.DeepCaps,
     "inverted_attention_capsnet": models.InvertedAttentionCapsNet,
     "matrix_capsnet": models.MatrixCapsNet,
 }
-_BASELINES = {
+_BASELINES: dict[str, Any] = {
     "conv_net": models.ConvNet,
     "squeeze_excitation_net": models.SqueezeExcitationNet,
 }
 NAMES = (*_CAPSULES, *_BASELINES)
 
 
-def make(name, task, options):
+def make(
+    name: str, task: Task, options: Mapping[str, Any]
+) -> tuple[keras.Model, Any]:
     """Makes a network for a task.
 
     Args:
@@ -31,7 +40,7 @@ def make(name, task, options):
     if name in _BASELINES:
         activation = "sigmoid" if task.is_multiple else "softmax"
         options = {"activation": activation, **options}
-    network = {**_CAPSULES, **_BASELINES}[name](
+    network = (_CAPSULES | _BASELINES)[name](
         task.image_shape, task.num_classes, **options
     )
     return network, _loss(name, task)
@@ -39,9 +48,9 @@ def make(name, task, options):
 
 def _loss(name, task):
     if name == "matrix_capsnet":
-        return keras_capsules.SpreadLoss()
+        return SpreadLoss()
     if name in _CAPSULES:
-        return keras_capsules.MarginLoss()
+        return MarginLoss()
     if task.is_multiple:
         return "binary_crossentropy"
     return "sparse_categorical_crossentropy"

@@ -1,12 +1,14 @@
 """Pads to draw on, each with buttons that put a drawing there."""
 
 import pathlib
+from collections.abc import Callable
+from typing import Any
 from typing import NamedTuple
 
 import gradio as gr
 
-from exploring import drawing
-from exploring import samples
+from keras_capsules.explorer import drawing
+from keras_capsules.explorer import samples
 
 _FOLDER = pathlib.Path(__file__).parent
 # For all events. While something is computed, the page shows what it did; of
@@ -19,7 +21,14 @@ QUIETLY = {
 
 
 class Drawing(NamedTuple):
-    """A pad, and what else puts a drawing on it."""
+    """A pad, and what else puts a drawing on it.
+
+    Args:
+        pad: The pad.
+        clear: Its button that clears it.
+        upload: Its button that takes a file.
+        samples: Drawings to choose from.
+    """
 
     pad: gr.HTML
     clear: gr.Button
@@ -27,7 +36,7 @@ class Drawing(NamedTuple):
     samples: gr.Dataset
 
 
-def make(name):
+def make(name: str) -> Drawing:
     """Makes a pad.
 
     Args:
@@ -61,7 +70,12 @@ def make(name):
     return Drawing(pad, clear, upload, examples)
 
 
-def on_change(drawn, look, inputs, outputs):
+def on_change(
+    drawn: Drawing,
+    look: Callable[..., dict],
+    inputs: list[Any],
+    outputs: list[Any],
+) -> None:
     """Calls a function when a drawing changes, in whichever way.
 
     Args:

@@ -1,6 +1,5 @@
-"""`examples/train.py`: every option, and runs that are killed."""
+"""Training by the command line: every option, and runs that are killed."""
 
-import importlib
 import json
 import pathlib
 import random
@@ -8,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import keras
 import numpy as np
@@ -15,9 +15,16 @@ import pytest
 import tensorflow as tf
 
 from keras_capsules import models
+from keras_capsules.training import augmentation
+from keras_capsules.training import resumable
+from keras_capsules.training import running
+from keras_capsules.training import tasks
+from keras_capsules.training.settings import Settings
+from keras_capsules_cli import commands
+from keras_capsules_cli import options
 from tests.helpers.testing import numpy
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 SMALL = {
     "filters": [7, 11, 13],
     "num_primary_capsules": 5,
@@ -33,16 +40,11 @@ COMMAND = [
 ]
 
 
-@pytest.fixture
-def load(monkeypatch):
-    """A function from the name of a module of the examples to the module."""
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module
-
-
-@pytest.fixture
-def train(load):
-    return load("train")
+def train(arguments, folder):
+    """The record of a training with these arguments of the command."""
+    parsed = options.make_parser().parse_args(["train", *arguments])
+    settings = Settings.from_record(vars(parsed))
+    return running.train(settings, folder, test=parsed.test)
 
 
 def start(folder):
@@ -67,9 +69,8 @@ def results_of(folder):
         return record, [arrays[name] for name in arrays.files]
 
 
-def test_an_augmentation_moves_images_as_it_says(load):
+def test_an_augmentation_moves_images_as_it_says():
     """Seen in where single pixels go, and that nothing of them is lost."""
-    augmentation = load("training.augmentation")
     images = np.zeros((13, 11, 11, 1), "float32")
     images[:, 5, 5] = 1.0
     change = augmentation.Augmentation(shift=3)
@@ -96,8 +97,7 @@ def test_an_augmentation_moves_images_as_it_says(load):
     ("option", "value"),
     [("flip", True), ("erase", 4), ("brightness", 0.5), ("noise", 0.1)],
 )
-def test_other_augmentations(load, option, value):
-    augmentation = load("training.augmentation")
+def test_other_augmentations(option, value):
     numbers = np.random.default_rng(3)
     images = numbers.uniform(0.1, 0.6, (17, 9, 9, 2)).astype("float32")
     found = np.asarray(
@@ -126,8 +126,7 @@ def test_other_augmentations(load, option, value):
             assert 0.5 <= one[~cut][0] <= 1.5
 
 
-def test_every_pass_has_every_example_once(load):
-    tasks = load("training.tasks")
+def test_every_pass_has_every_example_once():
     task = tasks.get("digits", seed=5)
     number = task.num_examples
     assert number == 1293
@@ -145,8 +144,7 @@ def test_every_pass_has_every_example_once(load):
     assert len(tasks.get("digits", validated=False).train(0, 9)) == 9
 
 
-def test_a_few_images_of_each_class(load):
-    tasks = load("training.tasks")
+def test_a_few_images_of_each_class():
     found = []
     for seed in (0, 0, 1):
         task = tasks.get("digits", seed, per_class=3)
@@ -164,9 +162,8 @@ def test_a_few_images_of_each_class(load):
         tasks.get("coil20", validated=False, per_class=3)
 
 
-def test_averaged_weights_have_statistics_of_their_own(load):
+def test_averaged_weights_have_statistics_of_their_own():
     """Means and variances of what the averaged kernels make of images."""
-    resumable = load("training.resumable")
     generator = np.random.default_rng(3)
     images = generator.uniform(size=(50 * 16, 5, 5, 1)).astype("float32")
     data = tf.data.Dataset.from_tensor_slices((images, images[:, 0, 0, 0]))
@@ -203,13 +200,13 @@ def test_averaged_weights_have_statistics_of_their_own(load):
         np.testing.assert_array_equal(value, numpy(each))
 
 
-def test_an_epoch_of_several_passes(train, tmp_path):
+def test_an_epoch_of_several_passes(tmp_path):
     arguments = ["--per-class", "2", "--passes", "4", "--batch-size", "16"]
     arguments += ["--epochs", "3", "--options", json.dumps(SMALL)]
-    record = train.main([*COMMAND[:2], *arguments, f"--output={tmp_path}"])
+    record = train([*COMMAND[:2], *arguments], tmp_path)
     assert record["settings"]["passes"] == 4 and record["epochs"] == 3
     assert record["device"]
-    with np.load(next(tmp_path.glob("*/state-0003.npz"))) as arrays:
+    with np.load(next(tmp_path.glob("state-0003.npz"))) as arrays:
         numbers = [float(x) for x in arrays.values() if not x.ndim]
     assert 3 * 80 // 16 in numbers  # the optimizer's steps
 
@@ -222,24 +219,47 @@ def test_an_epoch_of_several_passes(train, tmp_path):
         (["--average", "0.999"], "Expected at most 0.9772 for 200 s"),
     ],
 )
-def test_errors_before_training(train, tmp_path, arguments, message):
+def test_errors_before_training(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
-        train.main([*COMMAND[:2], *arguments, "--output", str(tmp_path)])
+        train([*COMMAND[:2], *arguments], tmp_path)
 
 
-def test_a_folder_with_another_run(load, tmp_path):
-    resumable = load("training.resumable")
+def test_a_folder_with_another_run(tmp_path):
     resumable.Progress({"epochs": 3}).write(tmp_path)
     assert resumable.Progress.of_folder(tmp_path, {"epochs": 3}).epoch == 0
     with pytest.raises(ValueError, match="run of other settings.*Received"):
         resumable.Progress.of_folder(tmp_path, {"epochs": 4})
 
 
-def test_the_command_without_folders(train):
-    argv = ["capsnet", "mnist", "--output", "/x", "--data-dir=/y", "--test"]
-    assert (
-        train.command(argv) == "python examples/train.py capsnet mnist --test"
+def test_the_command_without_folders():
+    argv = ["train", "capsnet", "mnist", "--output", "/x", "--data-dir=/y"]
+    assert commands.recorded(argv) == "keras-capsules train capsnet mnist"
+
+
+@pytest.mark.parametrize(
+    ("curve", "best"),
+    [
+        ([(0.5, 0.3), (0.5, 0.2), (0.5, 0.25)], [1, 2, 2]),
+        ([(0.5, 0.3), (0.7, 0.9), (0.6, 0.1)], [1, 2, 2]),
+    ],
+)
+def test_the_best_epoch(curve, best, tmp_path):
+    """The highest accuracy and, among equals, the least loss."""
+    progress = resumable.Progress({})
+    model = models.ConvNet((5, 5, 1), 3, (4,))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.optimizer.build(model.trainable_variables)
+    found = iter(curve)
+    model.evaluate = lambda *_, **__: dict(
+        zip(("accuracy", "loss"), next(found), strict=True)
     )
+    keeper = resumable._Keeper(
+        model, ["data"], progress, tmp_path, None, lambda _: nullcontext()
+    )
+    keeper.set_params({"epochs": 3})
+    for epoch, expected in enumerate(best):
+        keeper.on_epoch_end(epoch)
+        assert progress.best_epoch == expected
 
 
 @pytest.mark.slow

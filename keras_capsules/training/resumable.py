@@ -6,6 +6,9 @@ import functools
 import json
 import pathlib
 import time
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,18 +23,35 @@ _BATCHES = 100
 
 @dataclasses.dataclass
 class Progress:
-    """What is known of a run after an epoch."""
+    """What is known of a run after an epoch.
+
+    Args:
+        settings: Dictionary of plain values.
+        epoch: Integer, how many epochs are done.
+        seconds: Number, how long they took.
+        best_epoch: Integer, the number of the best one, from 1 on.
+        commits: The commits of the code that trained.
+        curve: A dictionary of figures for each epoch.
+    """
 
     settings: dict
-    epoch: int = 0  # how many are done
+    epoch: int = 0
     seconds: float = 0.0
     best_epoch: int = 0
     commits: list[str] = dataclasses.field(default_factory=list)
     curve: list[dict] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def of_folder(cls, folder, settings):
-        """Reads the progress of a run with these settings, or begins one."""
+    def of_folder(cls, folder: files.Path, settings: dict) -> "Progress":
+        """Reads the progress of a run with these settings, or begins one.
+
+        Args:
+            folder: The folder of the run.
+            settings: Dictionary of plain values.
+
+        Raises:
+            ValueError: If there is a run of other settings.
+        """
         path = pathlib.Path(folder, PROGRESS)
         if not path.exists():
             return cls(settings)
@@ -44,28 +64,34 @@ class Progress:
             )
         return progress
 
-    def write(self, folder):
+    def write(self, folder: files.Path) -> None:
+        """Writes it into the folder of the run.
+
+        Args:
+            folder: The folder of the run.
+        """
         with files.replacing(pathlib.Path(folder, PROGRESS)) as path:
             path.write_text(json.dumps(dataclasses.asdict(self), indent=1))
 
 
 def fit(
-    model,
-    examples,
-    validation,
-    progress,
-    folder,
+    model: keras.Model,
+    examples: Callable[[int], Any],
+    validation: Any | None,
+    progress: Progress,
+    folder: files.Path,
     *,
-    epochs,
-    steps,
-    patience=None,
-    average=False,
-    callbacks=(),
-):
+    epochs: int,
+    steps: int,
+    patience: int | None = None,
+    average: bool = False,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> None:
     """Trains a compiled model, from the last epoch that was saved.
 
     At the end, the model has the weights of the best epoch on the validation
-    split, or of the last epoch if there is none.
+    split, or of the last epoch if there is none. The best one has the highest
+    accuracy and, among equals, the least loss.
 
     Args:
         model: A built, compiled model.
@@ -84,7 +110,7 @@ def fit(
     """
     folder = pathlib.Path(folder)
     model.optimizer.build(model.trainable_variables)
-    averaged = contextlib.nullcontext
+    averaged: Callable[[keras.Model], Any] = contextlib.nullcontext
     if average:
         averaged = functools.partial(_averaged, examples)
     keeper = _Keeper(model, validation, progress, folder, patience, averaged)
@@ -157,7 +183,11 @@ class _Keeper(keras.callbacks.Callback):
     def _is_best(self):
         if self.validation is None:
             return True
-        *earlier, last = (each["val_accuracy"] for each in self.progress.curve)
+        # Of few images, many epochs have all right.
+        *earlier, last = (
+            (each["val_accuracy"], -each["val_loss"])
+            for each in self.progress.curve
+        )
         return all(last > each for each in earlier)
 
     def _tidy(self):

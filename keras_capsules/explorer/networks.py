@@ -2,17 +2,18 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
 
-from exploring import drawing
-from keras_capsules import datasets
 from keras_capsules import inspection
 from keras_capsules import models
+from keras_capsules.explorer import drawing
 from keras_capsules.layers import CapsuleLength
 from keras_capsules.models import pretrained
+from keras_capsules.training import trained
 
 # The name of the weights that know two digits in one picture.
 TWO_DIGITS = "multi_mnist"
@@ -43,29 +44,40 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A network with its name and those of its classes."""
+    """A network with its name and those of its classes.
+
+    Args:
+        name: String.
+        model: The network.
+        classes: The names of the classes.
+    """
 
     name: str
     model: keras.Model
     classes: tuple[str, ...]
 
     @property
-    def has_capsules(self):
+    def has_capsules(self) -> bool:
+        """Whether it is a capsule network."""
         return isinstance(self.model, models.CapsuleNetwork)
 
     @property
-    def pose_size(self):
+    def pose_size(self) -> int:
         """How many numbers a pose has that can be decoded."""
         if not self.has_capsules or self.model.decoder is None:
             return 0
         poses = keras.tree.flatten(self.model.encoder.output)[0]
         return int(np.prod(poses.shape[2:]))
 
-    def frame(self, digit):
-        """A digit in the frame of the pictures that the network takes."""
+    def frame(self, digit: np.ndarray) -> np.ndarray:
+        """A digit in the frame of the pictures that the network takes.
+
+        Args:
+            digit: A picture.
+        """
         return drawing.framed(digit, *self.model.inputs[0].shape[1:3])
 
-    def answer(self, image, num_winners=1):
+    def answer(self, image: np.ndarray, num_winners: int = 1) -> Answer:
         """What the network says of a picture.
 
         The model is called directly, which takes a fraction of the time of
@@ -94,14 +106,16 @@ class Network:
             return dataclasses.replace(answer, remark=str(error))
         return dataclasses.replace(answer, supports=tuple(supports))
 
-    def warm_up(self):
+    def warm_up(self) -> None:
         """Computes everything once, because the first time takes longest."""
         image = self.frame(np.eye(drawing.SIZE, dtype="float32"))
         self.answer(image)
         if self.pose_size:
             self.bend(image, np.zeros(self.pose_size))
 
-    def bend(self, image, offsets):
+    def bend(
+        self, image: np.ndarray, offsets: Sequence[float] | np.ndarray
+    ) -> np.ndarray:
         """The picture of the winning pose when numbers are added to it.
 
         Args:
@@ -114,8 +128,8 @@ class Network:
         capsules = self.model.encode(_as_batch(image))
         scores = _as_array(CapsuleLength()(capsules))[0]
         poses, *activations = keras.tree.flatten(capsules)
-        offsets = np.reshape(offsets, poses.shape[2:]).astype("float32")
-        poses = poses + ops.cast(offsets, poses.dtype)
+        added = np.reshape(offsets, poses.shape[2:]).astype("float32")
+        poses = poses + ops.cast(added, poses.dtype)
         bent = (poses, *activations) if activations else poses
         return self._decode(bent, _winners(scores, 1))[0]
 
@@ -140,7 +154,9 @@ def _winners(scores, number):
     return tuple(int(each) for each in np.argsort(-scores)[:number])
 
 
-def find(paths, two_digits=None):
+def find(
+    paths: Sequence[str], two_digits: str | None = None
+) -> tuple[list[Network], Network | None]:
     """The networks to explore, called once so that they are warm.
 
     Args:
@@ -175,23 +191,24 @@ def find(paths, two_digits=None):
     return singles, pair
 
 
-def two_kinds(singles):
-    """Two networks to compare: with capsules and, if there is one, without."""
+def two_kinds(singles: Sequence[Network]) -> tuple[Network, Network]:
+    """Two networks to compare: with capsules and, if there is one, without.
+
+    Args:
+        singles: Networks, of which at least one has capsules.
+    """
     with_capsules = next(each for each in singles if each.has_capsules)
     others = [each for each in singles if not each.has_capsules]
     return with_capsules, [*others, singles[-1]][0]
 
 
 def _of_card(card):
-    model = getattr(models, card.network)(weights=card.name)
-    try:
-        classes = datasets.info(card.name).class_names
-    except ValueError:  # made of another set, of digits
-        classes = tuple(map(str, range(card.options["num_classes"])))
-    return Network(f"{card.network}, {card.name}", model, classes)
+    found = trained.of_card(card)
+    name = f"{card.network}, {card.name}"
+    return Network(name, found.model, found.class_names)
 
 
-def of_file(path):
+def of_file(path: str) -> Network:
     """A network of a `.keras` file.
 
     Args:
@@ -201,11 +218,17 @@ def of_file(path):
         ValueError: If it is no such file, or takes other inputs than grey
             pictures of one size.
     """
-    model = keras.saving.load_model(path, compile=False)
+    try:
+        model = keras.saving.load_model(path, compile=False)
+    except ValueError as error:
+        raise ValueError(
+            "A network cannot be loaded. Expected the path of a `.keras` file "
+            f"that `model.save` wrote. Received: path={path!r} ({error})"
+        ) from error
     return _checked(Network(path, model, ()))
 
 
-def of_two_digits(path):
+def of_two_digits(path: str) -> Network:
     """The network of two digits, from a `.keras` file or one of weights.
 
     Args:

@@ -1,16 +1,19 @@
 """What the page shows, as HTML: pictures, bars, and the support of a class."""
 
 import html
+from collections.abc import Sequence
 
 import numpy as np
 
-from exploring import drawing
+from keras_capsules.explorer import drawing
+from keras_capsules.explorer.networks import Answer
+from keras_capsules.explorer.networks import Network
 
 # Orange: told from grey by everyone.
 _COLOUR = np.array([1.0, 0.45, 0.0], "float32")
 
 
-def painted(image, support):
+def painted(image: np.ndarray, support: np.ndarray) -> np.ndarray:
     """Paints the support of a class over a picture.
 
     Args:
@@ -26,7 +29,7 @@ def painted(image, support):
     return (1 - share) * image[..., None] + share * _COLOUR
 
 
-def picture(image, caption):
+def picture(image: np.ndarray | None, caption: str) -> str:
     """A picture with its caption.
 
     Args:
@@ -42,7 +45,11 @@ def picture(image, caption):
     return f"<figure>{shown}<figcaption>{caption}</figcaption></figure>"
 
 
-def bars(network, scores, winners):
+def bars(
+    network: Network,
+    scores: Sequence[float] | np.ndarray,
+    winners: Sequence[int],
+) -> str:
     """A bar for each class.
 
     Args:
@@ -65,12 +72,16 @@ def bars(network, scores, winners):
     return f"<table class=bars><caption>{what}</caption>{''.join(rows)}</table>"
 
 
-def said(text):
-    """The line above the bars, which screen readers read out."""
+def said(text: str) -> str:
+    """The line above the bars, which screen readers read out.
+
+    Args:
+        text: String.
+    """
     return f'<p class=said role="status">{html.escape(text)}</p>'
 
 
-def answer(network, found):
+def answer(network: Network, found: Answer) -> str:
     """All that a network says of a picture.
 
     Args:
@@ -98,11 +109,20 @@ def answer(network, found):
     )
 
 
-def nothing(network, text):
-    """The page before anything is drawn, or after something went wrong."""
+def nothing(network: Network, text: str) -> str:
+    """The page before anything is drawn, or after something went wrong.
+
+    Args:
+        network: A `Network`.
+        text: String, the line to read out.
+    """
     return said(text) + bars(network, [0.0] * len(network.classes), ())
 
 
-def bent(image):
-    """The picture of a bent pose; `None` is an empty frame."""
+def bent(image: np.ndarray | None) -> str:
+    """The picture of a bent pose.
+
+    Args:
+        image: A picture; or `None`, an empty frame.
+    """
     return f"<div class=pictures>{picture(image, 'decoded, bent')}</div>"

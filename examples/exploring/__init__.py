@@ -1,1 +1,0 @@
-"""What `explorer.py` is made of: drawings, networks, figures and the page."""

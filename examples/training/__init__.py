@@ -1,1 +1,0 @@
-"""What `train.py` and the benchmarks of trained networks have in common."""

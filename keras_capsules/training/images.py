@@ -1,0 +1,128 @@
+"""Images in files and folders, brought to the size that a network takes."""
+
+import concurrent.futures
+import os
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from keras_capsules.datasets.loading import resized
+
+# Files with other endings are passed over.
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
+
+Path = str | os.PathLike[str]
+
+
+def read(path: Path, image_shape: Sequence[int]) -> np.ndarray:
+    """Reads an image as training does.
+
+    Colours become shades of grey, or shades of grey colours, as the number of
+    channels demands. Transparency is left out. Then the image is resized
+    bilinearly, with antialiasing, whatever its proportions are.
+
+    Args:
+        path: The path of a PNG, JPEG, GIF or BMP file. Of an animation, the
+            first picture is read.
+        image_shape: `(height, width, channels)` with 1 or 3 channels.
+
+    Returns:
+        A float32 array of this shape, with values from 0 to 1.
+
+    Raises:
+        ValueError: If there is no such file, it is not such an image, or images
+            of this shape are not made of one file.
+    """
+    height, width, channels = image_shape
+    if channels not in (1, 3):
+        raise ValueError(
+            "Images with these channels are not made of one file. Expected 1 "
+            f"or 3 channels. Received: image_shape={tuple(image_shape)}"
+        )
+    try:
+        content = pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            "An image cannot be read. Expected the path of a file. Received: "
+            f"path={str(path)!r} ({error.strerror})"
+        ) from error
+    try:
+        pixels = _decode(content)
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(
+            "An image cannot be read. Expected a PNG, JPEG, GIF or BMP file "
+            f"that is complete. Received: path={str(path)!r}"
+        ) from error
+    image = tf.cast(pixels, "float32") / 255.0
+    image = image[..., : 1 if image.shape[-1] < 3 else 3]
+    if image.shape[-1] > channels:
+        image = tf.image.rgb_to_grayscale(image)
+    elif image.shape[-1] < channels:
+        image = tf.image.grayscale_to_rgb(image)
+    if tuple(image.shape[:2]) != (height, width):
+        image = resized(image, (height, width))
+    return image.numpy()
+
+
+def _decode(content):
+    if tf.io.is_jpeg(content):
+        # By default, it is off by up to 10 of 255 shades.
+        return tf.io.decode_jpeg(content, dct_method="INTEGER_ACCURATE")
+    return tf.io.decode_image(content, expand_animations=False)
+
+
+def read_all(paths: Sequence[Path], image_shape: Sequence[int]) -> np.ndarray:
+    """Reads images; see `read`.
+
+    Args:
+        paths: The paths of files.
+        image_shape: `(height, width, channels)`.
+
+    Returns:
+        A float32 array `(images, height, width, channels)`.
+    """
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+        images = threads.map(lambda path: read(path, image_shape), paths)
+        return np.stack(list(images))
+
+
+def class_folders(folder: Path) -> dict[str, list[pathlib.Path]]:
+    """The images of each class.
+
+    Args:
+        folder: The path of a folder with a subfolder for each class. Hidden
+            subfolders are passed over.
+
+    Returns:
+        The paths of images by the name of the class, both in alphabetical
+        order.
+
+    Raises:
+        ValueError: If there is no such folder, or a subfolder without images.
+    """
+    folder = pathlib.Path(folder)
+    if not folder.is_dir():
+        raise ValueError(
+            "There is no such folder of images. Expected a folder with one "
+            f"subfolder for each class. Received: folder={str(folder)!r}"
+        )
+    found = {
+        each.name: sorted(
+            path
+            for path in each.rglob("*")
+            if path.suffix.lower() in SUFFIXES and path.is_file()
+        )
+        for each in sorted(folder.iterdir())
+        if each.is_dir() and not each.name.startswith(".")
+    }
+    empty = [name for name, paths in found.items() if not paths]
+    if not found or empty:
+        raise ValueError(
+            "Expected a folder with one subfolder for each class, and in each "
+            f"of these images that end in {', '.join(SUFFIXES)}. Received: "
+            f"folder={str(folder)!r} with "
+            + (f"no images in {', '.join(empty)}" if empty else "no subfolders")
+        )
+    return found

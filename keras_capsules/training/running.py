@@ -1,0 +1,298 @@
+"""Trains a network on a task, and writes down how well it does."""
+
+import contextlib
+import json
+import math
+import os
+import pathlib
+import platform
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_capsules.training import networks
+from keras_capsules.training import provenance
+from keras_capsules.training import resumable
+from keras_capsules.training import tasks
+from keras_capsules.training.settings import Settings
+from keras_capsules.training.task import Task
+from keras_capsules.utils import files
+from keras_capsules.version import __version__
+
+RECORD, MODEL, WEIGHTS = "record.json", "model.keras", "model.weights.h5"
+
+
+def train(
+    settings: Settings,
+    folder: files.Path,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    test: bool = False,
+    tensorboard: bool = False,
+    command: str = "",
+) -> dict[str, Any]:
+    """Trains a network, or goes on where the same training was stopped.
+
+    Afterwards the folder holds:
+
+    | file | content |
+    |---|---|
+    | `record.json` | settings, errors, the curve, class names, versions |
+    | `model.keras` | the network, for `keras.saving.load_model` |
+    | `model.weights.h5` | its weights, for `load_weights` |
+    | `progress.json`, `*.npz` | what a training that goes on needs |
+
+    Args:
+        settings: A `Settings`.
+        folder: The folder of the run, which is made.
+        data_dir: Where TensorFlow Datasets looks; the file of COIL-20. Defaults
+            to `None`.
+        test: Boolean, whether to measure the test error at the end. Defaults to
+            `False`.
+        tensorboard: Boolean, whether to write logs for TensorBoard into the
+            folder. Defaults to `False`.
+        command: String for the record, the command that trains so.
+
+    Returns:
+        The record.
+
+    Raises:
+        ValueError: If settings do not fit each other, the network or the task;
+            or if the folder holds a run of other settings, or nothing can be
+            written to it.
+
+    Example:
+
+    ```python
+    import tempfile
+
+    from keras_capsules.training import running
+    from keras_capsules.training.settings import Settings
+
+    settings = Settings(
+        "conv_net",
+        "digits",
+        options={"filters": [4], "units": [5]},
+        epochs=1,
+        per_class=10,
+        batch_size=50,
+    )
+    folder = tempfile.mkdtemp()
+    record = running.train(settings, folder)
+    print(record["validation_error"])
+    # The same again finds that everything is done.
+    assert running.train(settings, folder)["epochs"] == 1
+    ```
+    """
+    of_folder = tasks.is_folder(settings.task)
+    if test and of_folder:
+        raise ValueError(
+            "A folder of images has none to test on. Expected test=False, and "
+            "`keras-capsules evaluate` with another folder later. Received: "
+            f"test=True and task={settings.task!r}"
+        )
+    run = _prepare(folder)
+    progress = resumable.Progress.of_folder(run, settings.as_record(of_folder))
+    progress.commits = list(
+        dict.fromkeys([*progress.commits, provenance.commit()])
+    )
+    keras.utils.set_random_seed(settings.seed)
+    task = get_task(settings, data_dir)
+    with _dtype_policy(settings.dtype):
+        model, loss = networks.make(settings.network, task, settings.options)
+        _fit(model, loss, task, settings, progress, run, tensorboard)
+        _save(model, run)
+        record = _describe(model, task, progress, settings)
+        if test:
+            record |= _measure_test(model, task, settings)
+    record = {"command": command, **record}
+    with files.replacing(run / RECORD) as path:
+        path.write_text(json.dumps(record, indent=2) + "\n")
+    return record
+
+
+def get_task(
+    settings: Settings, data_dir: str | os.PathLike[str] | None = None
+) -> Task:
+    """The task of these settings.
+
+    Args:
+        settings: A `Settings`.
+        data_dir: Where TensorFlow Datasets looks; the file of COIL-20. Defaults
+            to `None`.
+    """
+    return tasks.get(
+        settings.task,
+        settings.seed,
+        not settings.no_validation,
+        data_dir,
+        settings.per_class,
+        settings.image_shape,
+    )
+
+
+def _prepare(folder: files.Path) -> pathlib.Path:
+    try:
+        return files.prepare_folder(folder)
+    except OSError as error:
+        raise ValueError(
+            "Nothing can be written there. Expected the path of a folder that "
+            f"can be made. Received: folder={str(folder)!r} ({error.strerror})"
+        ) from error
+
+
+@contextlib.contextmanager
+def _dtype_policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def _fit(model, loss, task, settings, progress, folder, tensorboard):
+    examples = task.num_examples * settings.passes
+    steps = examples // settings.batch_size
+    if not steps:
+        raise ValueError(
+            "A batch is larger than the data set. Expected at most "
+            f"{examples}. Received: batch_size={settings.batch_size}"
+        )
+    all_steps = steps * settings.epochs
+    _check_average(settings.average, all_steps)
+    _compile(model, loss, task, settings, all_steps)
+    callbacks = [keras.callbacks.TerminateOnNaN()]
+    if tensorboard:
+        callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
+    resumable.fit(
+        model,
+        lambda first: _batches(task, settings, first, all_steps),
+        _evaluated(task.validation, settings),
+        progress,
+        folder,
+        epochs=settings.epochs,
+        steps=steps,
+        patience=settings.patience,
+        average=bool(settings.average),
+        callbacks=callbacks,
+    )
+
+
+def _check_average(average, steps):
+    """Refuses averages that would remember where they began."""
+    if average**steps > 0.01:
+        most = math.floor(1e4 * 0.01 ** (1 / steps)) / 1e4
+        raise ValueError(
+            "The average of so few steps would still be more than 1 % the "
+            f"weights of the first one. Expected at most {most} for {steps} "
+            f"steps. Received: average={average}"
+        )
+
+
+def _compile(model, loss, task, settings, steps):
+    warmup = round(settings.warmup * steps / settings.epochs)
+    rate = settings.learning_rate
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else rate,
+        steps - warmup,
+        warmup_target=rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedule,
+        weight_decay=settings.weight_decay,
+        use_ema=bool(settings.average),
+        ema_momentum=settings.average or 0.99,
+    )
+    # Scales, offsets and biases are not pulled to zero.
+    optimizer.exclude_from_weight_decay(
+        [x for x in model.trainable_variables if len(x.shape) < 2]
+    )
+    model.compile(optimizer, loss, metrics=[task.metric()])
+
+
+def _batches(task, settings, first, steps):
+    """Batches from number `first` on to the end of the training."""
+    size = settings.batch_size
+    examples = task.train(first * size, steps * size)
+    data = examples.batch(size, drop_remainder=True).enumerate(first)
+
+    def change(step, example):
+        images, labels = example
+        if isinstance(labels, dict):  # has images of each object
+            return images, labels
+        return settings.augmentation(images, settings.seed, step), labels
+
+    return data.map(change, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+
+
+def _evaluated(data, settings):
+    """Batches to evaluate on."""
+    return data and data.batch(4 * settings.batch_size).cache().prefetch(1)
+
+
+def _save(model, folder):
+    with files.replacing(folder / WEIGHTS) as path:
+        model.save_weights(path)
+    # A copy is not compiled: the optimizer's state is several times as large,
+    # and the run has it already.
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    with files.replacing(folder / MODEL) as path:
+        copy.save(path)
+
+
+def _describe(model, task, progress, settings):
+    """The record of a run that is complete, without test errors."""
+    chosen = progress.curve[progress.best_epoch - 1]
+    encoder = getattr(model, "encoder", model)
+    record = {
+        "commits": progress.commits,  # more if it was continued
+        "network": settings.network,
+        "task": settings.task,
+        "class_names": task.class_names,
+        "parameters": encoder.count_params(),
+        "parameters_with_decoder": model.count_params(),
+        "seed": settings.seed,
+        "settings": progress.settings,
+        "epochs": progress.epoch,
+        "chosen_epoch": progress.best_epoch,
+        "seconds": round(progress.seconds, 1),
+        "backend": keras.backend.backend(),
+        "device": _device_of(model),
+        "processor": provenance.processor(),
+        "versions": {
+            "keras_capsules": __version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "python": platform.python_version(),
+        },
+        "curve": progress.curve,
+    }
+    if "val_accuracy" in chosen:
+        record["validation_error"] = _percent(chosen["val_accuracy"])
+    return record
+
+
+def _measure_test(model, task, settings):
+    found = model.evaluate(
+        _evaluated(task.test(), settings), verbose=0, return_dict=True
+    )
+    return {
+        "test_error": _percent(found["accuracy"]),
+        "test": {key: float(x) for key, x in found.items()},
+    }
+
+
+def _device_of(model):
+    """Where a model computes."""
+    if keras.backend.backend() == "torch":  # Keras lists no devices there
+        return str(model.variables[0].value.device)
+    return keras.distribution.list_devices()[0]
+
+
+def _percent(accuracy):
+    return round(100 * (1 - float(accuracy)), 4)

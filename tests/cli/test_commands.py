@@ -1,0 +1,421 @@
+"""Every command, on images that are made up."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from PIL import Image
+
+import keras_capsules_cli
+from keras_capsules import datasets
+from keras_capsules.models import pretrained
+from keras_capsules.training import images
+from keras_capsules.training import running
+from tests.cli.conftest import SIZE
+from tests.cli.conftest import make_folder
+from tests.cli.conftest import run
+from tests.cli.conftest import training
+from tests.helpers.datasets import real_data_dir
+from tests.helpers.testing import BACKEND
+from tests.helpers.testing import import_or_skip
+from tests.helpers.testing import on_one_backend
+
+not_on_torch = pytest.mark.skipif(
+    BACKEND == "torch", reason="Keras makes no SavedModels of PyTorch models"
+)
+
+
+def refused(message, *arguments):
+    """Asserts that the command says one sentence, and exits with 2."""
+    code, _, errors = run(*arguments)
+    assert code == 2, errors
+    lines = errors.strip().splitlines()
+    assert lines[-1].startswith(f"keras-capsules {arguments[0]}: ")
+    assert message in lines[-1]
+    assert "Traceback" not in errors
+
+
+def prediction(folder, path, *further):
+    code, printed, errors = run("predict", folder, path, "--json", *further)
+    assert code == 0, errors
+    (found,) = json.loads(printed)
+    return found
+
+
+# train
+
+
+def test_a_run_has_its_class_names(trained, photos):
+    folder, printed = trained
+    assert "bars: epoch " in printed and "validation error 0.00 %" in printed
+    assert printed.strip().endswith(str(folder / "record.json"))
+    record = json.loads((folder / "record.json").read_text())
+    assert record["class_names"] == ["lying", "upright"]
+    assert record["settings"]["image_size"] == list(SIZE)
+    assert record["settings"]["color_mode"] == "grayscale"
+    assert record["task"] == str(photos)
+    assert record["command"].startswith(
+        f"keras-capsules train efficient_capsnet {photos} --image-size 13x11 "
+    )
+    assert "--output" not in record["command"]
+
+
+def test_a_run_s_network_is_that_of_its_weights(trained, photos):
+    folder, _ = trained
+    model = keras.saving.load_model(folder / running.MODEL)
+    assert not model.compiled  # without the state of an optimizer
+    x = images.read_all([*photos.glob("*/1.png")], (*SIZE, 1))
+    scores = model.predict(x, verbose=0)
+    assert x.shape == (2, *SIZE, 1)
+    model.set_weights([np.zeros(each.shape) for each in model.weights])
+    model.load_weights(folder / running.WEIGHTS)
+    np.testing.assert_array_equal(scores, model.predict(x, verbose=0))
+
+
+def test_the_same_command_again_goes_on(trained, photos, tmp_path):
+    folder, _ = trained
+    shutil.copytree(folder, tmp_path / "bars")
+    (tmp_path / "bars" / running.MODEL).unlink()
+    refused("not the folder of a complete run", "evaluate", tmp_path / "bars")
+    code, printed, errors = run(*training(photos, tmp_path))
+    assert code == 0, errors
+    assert "Epoch" not in printed  # all were done
+    assert (tmp_path / "bars" / running.MODEL).is_file()
+    refused(
+        "There is a run of other settings",
+        *training(photos, tmp_path, "--seed", 3),
+    )
+
+
+@on_one_backend
+def test_trainings_that_are_refused(photos, tmp_path):
+    refused(
+        "There is no such task. Expected one of digits, mnist",
+        *("train", "capsnet", tmp_path / "none", "--output", tmp_path),
+    )
+    refused(
+        "none to test on. Expected test=False",
+        *training(photos, tmp_path, "--test"),
+    )
+    refused("dtype='float99'", *training(photos, tmp_path, "--dtype=float99"))
+    refused("warmup=7.0", *training(photos, tmp_path, "--warmup", 7))
+    refused("noise=-1.0", *training(photos, tmp_path, "--noise=-1"))
+    refused("at most 34", *training(photos, tmp_path, "--batch-size=100"))
+    wrong = ["--options", '{"filters": 0}']
+    refused("`filters`", *training(photos, tmp_path, *wrong))
+    (tmp_path / "file").touch()
+    refused("Nothing can be written", *training(photos, tmp_path / "file"))
+    one = tmp_path / "one" / "class"
+    one.mkdir(parents=True)
+    refused("Expected a folder with one subf", *training(one, tmp_path))
+    refused("with no images in class", *training(one.parent, tmp_path))
+    shutil.copy(next(photos.glob("*/3.png")), one)
+    refused("Expected at least 2 subfolders", *training(one.parent, tmp_path))
+    (one.parent / "other").mkdir()
+    shutil.copy(next(photos.glob("*/3.png")), one.parent / "other")
+    refused("Received: 1 image of 'class'", *training(one.parent, tmp_path))
+    (one / "broken.jpg").write_text("no image")
+    refused("broken.jpg", *training(one.parent, tmp_path))
+
+
+@on_one_backend
+def test_a_named_data_set_is_tested(tmp_path):
+    options = '{"filters": [3], "units": [5]}'
+    code, printed, errors = run(
+        *("train", "conv_net", "digits", "--options", options, "--test"),
+        *("--epochs", 1, "--per-class", 11, "--batch-size", 37),
+        *("--dtype", "mixed_bfloat16", "--output", tmp_path),
+    )
+    assert code == 0, errors
+    assert keras.config.dtype_policy().name == "float32"  # as it was
+    folder = tmp_path / "conv_net-digits"
+    record = json.loads((folder / "record.json").read_text())
+    assert record["class_names"] == list("0123456789")
+    assert "image_size" not in record["settings"]
+    assert f"test error {record['test_error']:.2f} %" in printed
+    model = keras.saving.load_model(folder / running.MODEL)
+    assert model.dtype_policy.name == "mixed_bfloat16"
+    code, printed, errors = run("evaluate", folder)
+    assert code == 0, errors
+    assert f"{record['test_error']:.2f} % of 360 test images wrong" in printed
+
+
+# evaluate
+
+
+def test_evaluate_shows_the_confusion(trained, tmp_path):
+    folder, _ = trained
+    picture = tmp_path / "confusion.png"
+    code, printed, errors = run("evaluate", folder, "--plot", picture)
+    assert code == 0, errors
+    assert "0.00 % of 4 images that were not trained on wrong" in printed
+    table = printed.split("\n\n")[1].splitlines()
+    assert [line.split() for line in table] == [
+        ["right", "\\", "predicted", "1", "2"],
+        ["1", "lying", "2", "0"],
+        ["2", "upright", "0", "2"],
+    ]
+    with Image.open(picture) as drawn:
+        assert drawn.width > 200
+
+
+def test_evaluate_on_other_images(trained, tmp_path):
+    folder, _ = trained
+    data = make_folder(tmp_path / "data", 5, seed=1)
+    # Three of them in the wrong place.
+    for name in "012":
+        (data / "lying" / f"{name}.png").rename(
+            data / "upright" / f"x{name}.png"
+        )
+    # What the network says of each, however well it has learned.
+    model = keras.saving.load_model(folder / running.MODEL)
+    expected = []
+    for name in ("lying", "upright"):
+        x = images.read_all([*(data / name).iterdir()], (*SIZE, 1))
+        guesses = model.predict(x, verbose=0).argmax(axis=1)
+        expected.append(np.bincount(guesses, minlength=2).tolist())
+    wrong = expected[0][1] + expected[1][0]
+    assert wrong >= 2
+    code, printed, errors = run("evaluate", folder, "--data", data)
+    assert code == 0, errors
+    assert f"{10 * wrong:.2f} % of 10 images of {data} wrong" in printed
+    rows = [line.split() for line in printed.splitlines()[-2:]]
+    assert [[*map(int, row[2:])] for row in rows] == expected
+    assert [row[:2] for row in rows] == [["1", "lying"], ["2", "upright"]]
+    # A class may be missing.
+    shutil.rmtree(data / "lying")
+    code, printed, _ = run("evaluate", folder, "--data", data)
+    assert code == 0 and "of 8 images" in printed
+    (data / "upright").rename(data / "slanted")
+    refused(
+        "Expected subfolders lying, upright. Received: folder",
+        *("evaluate", folder, "--data", data),
+    )
+    refused("no such folder", "evaluate", folder, "--data", tmp_path / "none")
+
+
+@on_one_backend
+def test_evaluations_that_are_refused(trained, tmp_path, monkeypatch):
+    folder, _ = trained
+    refused("no such trained network", "evaluate", tmp_path / "none")
+    refused("path='table.xyz'", "evaluate", folder, "--plot", "table.xyz")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refused("keras-capsules[plots]", "evaluate", folder, "--plot", "table.png")
+
+
+@pytest.mark.slow
+@on_one_backend
+def test_evaluate_named_weights():
+    command = ["evaluate", "ConvNet-mnist", "--data-dir"]
+    code, printed, errors = run(*command, real_data_dir("mnist"))
+    assert code == 0, errors
+    (card,) = (x for x in pretrained.cards() if x.stem == "ConvNet-mnist")
+    assert f"{card.test_error:.2f} % of 10,000 test images wrong" in printed
+
+
+# predict
+
+
+def test_predict_names_what_is_in_images(trained, photos):
+    folder, _ = trained
+    paths = [photos / "upright" / "3.png", photos / "lying" / "3.png"]
+    code, printed, errors = run("predict", folder, *paths)
+    assert code == 0, errors
+    lines = printed.splitlines()
+    assert lines[0] == f"{paths[0]}: upright"
+    assert lines[3] == f"{paths[1]}: lying"
+    assert lines[1].split()[0] == "upright" and lines[2].split()[0] == "lying"
+    found = prediction(folder, paths[0])
+    assert found["image"] == str(paths[0]) and found["class"] == "upright"
+    assert list(found["probabilities"]) == ["upright", "lying"]
+    # The image as training has it.
+    model = keras.saving.load_model(folder / running.MODEL)
+    image = images.read(paths[0], (*SIZE, 1))
+    scores = model.predict(image[None], verbose=0)[0]
+    np.testing.assert_allclose(
+        [*found["probabilities"].values()], scores[::-1], atol=2e-6
+    )
+
+
+@on_one_backend
+def test_predict_with_named_weights(tmp_path):
+    x, labels = datasets.load_arrays("digits", "test[:3]", image_size=20)
+    for number, image in enumerate(x):
+        padded = np.pad(image[..., 0], 4)
+        path = tmp_path / f"{number}.png"
+        Image.fromarray((255 * padded).astype("uint8")).save(path)
+    found = [
+        prediction("EfficientCapsNet-mnist", tmp_path / f"{number}.png")
+        for number in range(3)
+    ]
+    assert [int(each["class"]) for each in found] == labels.tolist()
+
+
+@on_one_backend
+def test_predictions_that_are_refused(trained, tmp_path):
+    folder, _ = trained
+    refused("No such file", "predict", folder, tmp_path / "none.png")
+    (tmp_path / "text.png").write_text("text")
+    refused("text.png", "predict", folder, tmp_path / "text.png")
+    refused("EfficientCapsNet-mnist", "predict", "mnist", tmp_path / "a.png")
+
+
+# export
+
+
+@not_on_torch
+def test_export_serves_the_same(trained, photos, tmp_path):
+    import tensorflow as tf
+
+    folder, _ = trained
+    path = photos / "upright" / "5.png"
+    destination = tmp_path / "served"
+    code, printed, errors = run("export", folder, destination)
+    assert code == 0, errors
+    assert printed.strip().endswith(str(destination))
+    served = tf.saved_model.load(destination)
+    scores = served.serve(images.read(path, (*SIZE, 1))[None])
+    expected = prediction(folder, path)["probabilities"]
+    np.testing.assert_allclose(
+        scores[0], [expected["lying"], expected["upright"]], atol=1e-5
+    )
+    refused("overwrite=True", "export", folder, destination)
+
+
+@on_one_backend
+@pytest.mark.filterwarnings(
+    "ignore:.*tf.lite.Interpreter is deprecated:UserWarning",
+    "ignore:In the future `np.object`:FutureWarning",
+)
+@pytest.mark.parametrize(
+    ("format", "ending", "package"),
+    [
+        ("litert", ".tflite", "tensorflow"),
+        ("onnx", ".onnx", "tf2onnx"),
+    ],
+)
+def test_other_formats(trained, tmp_path, format, ending, package):
+    import_or_skip(package)
+    folder, _ = trained
+    path = tmp_path / f"bars{ending}"
+    command = ["export", folder, path, "--format", format]
+    code, _, errors = run(*command)
+    assert code == 0, errors
+    assert path.stat().st_size > 1000
+    refused("overwrite=True", *command)
+    code, _, errors = run(*command, "--overwrite")
+    assert code == 0, errors
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    refused(f"ends in '{ending}'", *command[:2], tmp_path / "x", *command[3:])
+
+
+@on_one_backend
+def test_openvino(trained, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    folder, _ = trained
+    path = tmp_path / "bars.xml"
+    code, _, errors = run("export", folder, path, "--format", "openvino")
+    assert code == 0, errors
+    names = sorted(each.name for each in tmp_path.iterdir())
+    assert names == ["bars.bin", "bars.xml"]
+    # Some processors would compute in 16 bits.
+    exactly = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino.compile_model(path, "CPU", exactly)
+    model = keras.saving.load_model(folder / running.MODEL)
+    x = np.random.default_rng(3).uniform(size=(2, *SIZE, 1)).astype("float32")
+    found = compiled(x)[0]
+    np.testing.assert_allclose(found, model.predict(x, verbose=0), atol=1e-5)
+
+
+@on_one_backend
+def test_exports_that_lack_a_package(trained, tmp_path, monkeypatch):
+    folder, _ = trained
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for format, ending, remedy in (
+        ("onnx", ".onnx", "keras-capsules[formats]"),
+        ("openvino", ".xml", "pip install openvino"),
+    ):
+        path = tmp_path / f"bars{ending}"
+        refused(remedy, "export", folder, path, "--format", format)
+    assert not [*tmp_path.iterdir()]
+
+
+# explore
+
+
+@on_one_backend
+def test_explore_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refused("keras-capsules[explorer]", "explore")
+
+
+@on_one_backend
+def test_explore_refuses_files_that_are_missing(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr(pretrained, "cards", lambda: [])
+    missing = tmp_path / "missing.keras"
+    refused("missing.keras", "explore", "--model", missing)
+    refused("no such weights", "explore", "--two-digits", missing.stem)
+
+
+# datasets
+
+
+@on_one_backend
+def test_datasets_are_listed():
+    code, printed, _ = run("datasets")
+    assert code == 0
+    rows = {line.split()[0]: line for line in printed.splitlines()}
+    assert "CC BY-SA 3.0" in rows["mnist"] and "12 MB" in rows["mnist"]
+    assert "60,000" in rows["mnist"] and "28 x 28 x 1" in rows["mnist"]
+    assert rows["digits"].endswith("nothing")
+    assert rows["multi_mnist"].endswith("made of mnist")
+
+
+@on_one_backend
+def test_a_data_set_is_prepared(tmp_path):
+    code, printed, errors = run("datasets", "digits")
+    assert code == 0, errors
+    expected = "digits is there: 1,437 training images and 360 test images\n"
+    assert printed == expected
+    folder = real_data_dir("mnist")
+    code, printed, errors = run(
+        "datasets", "affine_mnist", "--data-dir", folder
+    )
+    assert code == 0, errors
+    assert "60,000 training images" in printed and "affine_mnist" in printed
+    refused("COIL-20 is not downloaded", "datasets", "coil20")
+    labels, views = np.mgrid[:20, :72].reshape(2, -1)
+    file = tmp_path / "coil20.npz"
+    pixels = np.zeros((1440, 5, 7), "uint8")
+    np.savez(file, images=pixels, labels=labels, azimuths=5 * views)
+    code, printed, errors = run("datasets", "coil20", "--data-dir", file)
+    assert (code, printed) == (0, "coil20 is there: 1,440 images\n"), errors
+
+
+# The process.
+
+
+@on_one_backend
+def test_the_command_in_a_process(trained, tmp_path):
+    """Nothing but JSON is printed for programs."""
+    folder, _ = trained
+    root = keras_capsules_cli.__path__[0] + "/.."
+    script = "import sys, keras_capsules_cli as c; sys.exit(c.main())"
+    path = tmp_path / "bar.png"
+    Image.new("L", SIZE).save(path)
+
+    finished = subprocess.run(
+        [sys.executable, "-c", script, "predict", folder, path, "--json"],
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        text=True,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert json.loads(finished.stdout)[0]["image"] == str(path)
