@@ -54,7 +54,7 @@ LEVELS = [
     ["layers"],
     ["models"],
     ["inspection"],
-    ["callbacks", "plots", "pruning"],
+    ["callbacks", "distribution", "plots", "pruning"],
 ]
 
 

@@ -1,0 +1,287 @@
+"""Capsule networks whose kernels are shared out among several devices."""
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import keras
+
+from keras_capsules.layers.base import RoutedLayer
+from keras_capsules.models.saving import walk
+from keras_capsules.utils.validation import check_choice
+
+__all__ = ["distribute", "layout_map"]
+
+_SIDES = {"outputs": "output capsules", "inputs": "input capsules"}
+
+
+class _Axes(NamedTuple):
+    """Which axes of a weight stand for capsules; `None` if none does."""
+
+    outputs: int | None
+    inputs: int | None
+
+
+# Weights of layers that route. A kernel is `[..., k, d, j, e]`: k input
+# capsules, or their types; j output capsules.
+_KERNEL = "kernel"
+_WEIGHTS = {
+    _KERNEL: _Axes(-2, -4),
+    "bias": _Axes(0, None),
+    "routing_kernel": _Axes(2, 0),
+    "routing_bias": _Axes(0, 1),
+    "coupling_bias": _Axes(0, 1),
+}
+
+
+def layout_map(
+    model: keras.Model,
+    mesh: keras.distribution.DeviceMesh,
+    axis: str = "model",
+    capsules: str = "auto",
+    layers: str | Iterable[str] | None = None,
+) -> keras.distribution.LayoutMap:
+    """Lays out the kernels of a capsule network over several devices.
+
+    `keras.distribution.ModelParallel` takes the result. A layer whose capsules
+    vote has a matrix for each pair of an input and an output capsule. With many
+    classes, these matrices are most of a network's weights, and each device
+    keeps a part of them:
+
+    - `capsules="outputs"`: each device has the matrices to some of the output
+      capsules, and makes the votes for those. Routings that let output capsules
+      compete, such as `"dynamic"`, then communicate in each iteration: one
+      number for each pair of an example and an input capsule.
+    - `capsules="inputs"`: each device has the matrices from some of the input
+      capsules, and makes the votes of those. Every weighted sum of votes is
+      then a sum over devices: one pose for each pair of an example and an
+      output capsule. In convolutional layers, each device has the matrices from
+      some of the input capsules' types.
+    - `capsules="auto"`: for each layer, the output capsules if their number is a
+      multiple of the number of devices, else the input capsules.
+
+    Other weights that have an axis for those capsules, biases and the weights
+    of routings, are laid out in the same way if that axis divides. All others,
+    such as convolutions and decoders, are copied to every device. To lay out
+    one of them, add its path to the result.
+
+    Args:
+        model: A built `keras.Model` with layers that route.
+        mesh: A `keras.distribution.DeviceMesh`.
+        axis: String, the axis of the mesh along which kernels are cut. Defaults
+            to `"model"`.
+        capsules: `"outputs"`, `"inputs"` or `"auto"`, which capsules the
+            devices share out among themselves. Defaults to `"auto"`.
+        layers: Paths of the layers to lay out: a regular expression, or several
+            of them, each of which must match the whole path of a layer that
+            routes. The path of a layer within others, such as a `CapsuleStack`,
+            has slashes. Defaults to `None`, all layers that route.
+
+    Returns:
+        A `keras.distribution.LayoutMap`. Its keys are the paths of the weights.
+
+    Raises:
+        ValueError: If an argument is not as described, a regular expression
+            matches no layer, or the number of capsules is not a multiple of the
+            number of devices.
+
+    Example:
+
+    ```python
+    import os
+
+    # Four devices of a CPU, before JAX is imported; GPUs need no flag.
+    flag = "--xla_force_host_platform_device_count=4"
+    os.environ.setdefault("XLA_FLAGS", flag)
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+
+    import keras
+    from keras_capsules import MarginLoss, distribution
+    from keras_capsules.models import CapsNet
+
+    model = CapsNet((8, 8, 1), 1000, filters=16, num_primary_capsules=4)
+    if keras.backend.backend() == "jax":
+        number = len(keras.distribution.list_devices())
+        mesh = keras.distribution.DeviceMesh((1, number), ["batch", "model"])
+        layout = distribution.layout_map(model, mesh)
+        parallel = keras.distribution.ModelParallel(layout_map=layout)
+        with parallel.scope():
+            model = distribution.distribute(model, layout)
+            model.compile("adam", MarginLoss())
+            # model.fit(...) as on one device
+    ```
+    """
+    check_choice(capsules, "capsules", ("auto", *_SIDES))
+    devices = _size_of_axis(mesh, axis)
+    # Paths and axes of weights. One that two layers share is there once.
+    found: dict[str, tuple[str | None, ...]] = {}
+    for path, layer in _chosen(model, layers):
+        side = _side(path, layer.kernel.shape, capsules, devices)
+        for weight in layer.weights:
+            number = _axis_of(weight, side)
+            # Only the kernel has to be cut.
+            if number is not None and weight.shape[number] % devices == 0:
+                found[weight.path] = tuple(
+                    axis if each == number else None
+                    for each in range(len(weight.shape))
+                )
+    layout = keras.distribution.LayoutMap(mesh)
+    for name, axes in found.items():
+        layout[name] = axes
+    return layout
+
+
+def distribute(
+    model: keras.Model, layout: keras.distribution.LayoutMap | None = None
+) -> keras.Model:
+    """Copies a model to the devices of the current distribution.
+
+    Keras places a variable when it makes it. So a model that was made before
+    `keras.distribution.set_distribution` stays on one device. The copy has the
+    same names and weights and lies where the distribution says. It is not
+    compiled. Without a distribution, it lies on the default device.
+
+    Args:
+        model: A built functional or sequential model, such as the networks of
+            `keras_capsules.models`.
+        layout: The `keras.distribution.LayoutMap` of the distribution.
+            Each of its keys must match a variable of the model, or a layer of
+            it. Defaults to `None`: nothing is checked.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ValueError: If `model` is not as described, a key of the layout matches
+            nothing, or a layout does not fit its variable.
+
+    Example: see `layout_map`.
+    """
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            "Expected `model` to be a built Keras model. "
+            f"Received: model={model!r}"
+        )
+    if layout is not None:
+        _check_layout(model, layout)
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+def _size_of_axis(mesh, axis):
+    if not isinstance(mesh, keras.distribution.DeviceMesh):
+        raise ValueError(
+            "Expected `mesh` to be a keras.distribution.DeviceMesh. "
+            f"Received: mesh={mesh!r}"
+        )
+    check_choice(axis, "axis", mesh.axis_names)
+    return _sizes(mesh)[axis]
+
+
+def _sizes(mesh):
+    return dict(zip(mesh.axis_names, mesh.shape, strict=True))
+
+
+def _chosen(model, patterns):
+    """Paths and layers to lay out."""
+    found = {}
+    if isinstance(model, keras.Model):
+        found = {
+            path: layer
+            for path, layer in walk(model)
+            if isinstance(layer, RoutedLayer) and layer.built
+        }
+    if not found:
+        raise ValueError(
+            "Expected `model` to be a built Keras model with layers whose "
+            f"capsules vote, such as CapsuleLayer. Received: model={model!r}"
+        )
+    if patterns is None:
+        return found.items()
+    if isinstance(patterns, str):
+        patterns = [patterns]
+    chosen = {}
+    for pattern in patterns:
+        matching = {
+            path: layer
+            for path, layer in found.items()
+            if re.fullmatch(pattern, path)
+        }
+        if not matching:
+            raise ValueError(
+                "A name in `layers` matches no layer that routes. Expected "
+                "regular expressions that match one or more of "
+                f"{', '.join(found)}. Received: layers={pattern!r}"
+            )
+        chosen |= matching
+    return chosen.items()
+
+
+def _side(path, shape, capsules, devices):
+    """Whether to cut a kernel along its output or its input capsules."""
+    sizes = {
+        side: shape[getattr(_WEIGHTS[_KERNEL], side)] for side in _SIDES
+    }
+    allowed = list(_SIDES) if capsules == "auto" else [capsules]
+    for side in allowed:
+        if sizes[side] % devices == 0:
+            return side
+    numbers = " or ".join(f"{sizes[x]} {_SIDES[x]}" for x in allowed)
+    raise ValueError(
+        f"The kernel of {path} cannot be cut into equal parts, one for each "
+        f"device. Expected a multiple of {devices}, the size of the mesh's "
+        f"axis, or `layers` without this layer. Received: {numbers}, "
+        f"capsules={capsules!r}"
+    )
+
+
+def _axis_of(weight, side):
+    axes = _WEIGHTS.get(weight.name)
+    number = axes and getattr(axes, side)
+    return None if number is None else number % len(weight.shape)
+
+
+def _check_layout(model, layout):
+    """Raises if a key matches nothing, or a layout does not fit."""
+    if not isinstance(layout, keras.distribution.LayoutMap):
+        raise ValueError(
+            "Expected `layout` to be a keras.distribution.LayoutMap. "
+            f"Received: layout={layout!r}"
+        )
+    variables = {each.path: each for each in model.variables}
+    outputs = {
+        each.path for _, each in walk(model) if getattr(each, "path", None)
+    }
+    for key, each in layout.items():
+        matching = [
+            path
+            for path in variables
+            if path == key or re.fullmatch(key, path)
+        ]
+        if not matching and not any(
+            path == key or re.fullmatch(key, path) for path in outputs
+        ):
+            raise ValueError(
+                "A key of the layout map matches no variable and no layer of "
+                "the model, so that it would be copied to every device. "
+                f"Expected a path such as {next(iter(variables))!r}, or a "
+                f"regular expression. Received: key={key!r}"
+            )
+        for path in matching:
+            _check_fit(path, variables[path].shape, each)
+
+
+def _check_fit(path, shape, layout):
+    sizes = _sizes(layout.device_mesh)
+    fits = len(layout.axes) == len(shape) and all(
+        name is None or size % sizes[name] == 0
+        for size, name in zip(shape, layout.axes, strict=True)
+    )
+    if not fits:
+        raise ValueError(
+            f"The layout of {path} does not fit it. Expected an entry for each "
+            "of its axes, and sizes that are multiples of the number of "
+            f"devices. Received: axes={layout.axes}, shape={tuple(shape)}, "
+            f"devices={sizes}"
+        )
