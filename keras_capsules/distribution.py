@@ -220,9 +220,7 @@ def _chosen(model, patterns):
 
 def _side(path, shape, capsules, devices):
     """Whether to cut a kernel along its output or its input capsules."""
-    sizes = {
-        side: shape[getattr(_WEIGHTS[_KERNEL], side)] for side in _SIDES
-    }
+    sizes = {side: shape[getattr(_WEIGHTS[_KERNEL], side)] for side in _SIDES}
     allowed = list(_SIDES) if capsules == "auto" else [capsules]
     for side in allowed:
         if sizes[side] % devices == 0:
@@ -255,9 +253,7 @@ def _check_layout(model, layout):
     }
     for key, each in layout.items():
         matching = [
-            path
-            for path in variables
-            if path == key or re.fullmatch(key, path)
+            path for path in variables if path == key or re.fullmatch(key, path)
         ]
         if not matching and not any(
             path == key or re.fullmatch(key, path) for path in outputs
