@@ -89,7 +89,14 @@ def main(argv=None):
         "Expected a folder `output` that all processes share, with the same "
         "number of finished epochs.",
     )
-    return train(arguments, progress, folder)
+    try:
+        return train(arguments, progress, folder)
+    except jax.errors.JaxRuntimeError as error:
+        # With several processes, mostly because another one is gone.
+        raise SystemExit(
+            f"Process {jax.process_index()} cannot go on: {error}. Run the "
+            f"same command again: {progress.epoch} epochs are done."
+        ) from None
 
 
 def train(arguments, progress, folder):

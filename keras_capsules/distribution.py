@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import keras
+import numpy as np
 
 from keras_capsules.layers.base import RoutedLayer
 from keras_capsules.models.saving import walk
@@ -57,13 +58,14 @@ def layout_map(
       then a sum over devices: one pose for each pair of an example and an
       output capsule. In convolutional layers, each device has the matrices from
       some of the input capsules' types.
-    - `capsules="auto"`: for each layer, the output capsules if their number is a
-      multiple of the number of devices, else the input capsules.
+    - `capsules="auto"`: for each layer, the output capsules if their number is
+      a multiple of the number of devices, else the input capsules.
 
     Other weights that have an axis for those capsules, biases and the weights
-    of routings, are laid out in the same way if that axis divides. All others,
-    such as convolutions and decoders, are copied to every device. To lay out
-    one of them, add its path to the result.
+    of routings, are laid out in the same way if that axis divides. So is the
+    first dense layer of a decoder, which has rows for each class, if the class
+    capsules are shared out. All others, such as those of convolutions, are
+    copied to every device. To lay out one of them, add its path to the result.
 
     Args:
         model: A built `keras.Model` with layers that route.
@@ -78,7 +80,9 @@ def layout_map(
             has slashes. Defaults to `None`, all layers that route.
 
     Returns:
-        A `keras.distribution.LayoutMap`. Its keys are the paths of the weights.
+        A `keras.distribution.LayoutMap`. Its keys are the paths of the weights
+        in the copy that `distribute` makes. In models made of others, such as a
+        `keras.Sequential`, Keras may give a copy other paths.
 
     Raises:
         ValueError: If an argument is not as described, a regular expression
@@ -113,18 +117,22 @@ def layout_map(
     """
     check_choice(capsules, "capsules", ("auto", *_SIDES))
     devices = _size_of_axis(mesh, axis)
+    paths = _paths(model)
     # Paths and axes of weights. One that two layers share is there once.
     found: dict[str, tuple[str | None, ...]] = {}
-    for path, layer in _chosen(model, layers):
+    for path, layer in _chosen(model, paths, layers):
         side = _side(path, layer.kernel.shape, capsules, devices)
         for weight in layer.weights:
             number = _axis_of(weight, side)
             # Only the kernel has to be cut.
             if number is not None and weight.shape[number] % devices == 0:
-                found[weight.path] = tuple(
+                found[paths[id(weight)]] = tuple(
                     axis if each == number else None
                     for each in range(len(weight.shape))
                 )
+        decoder = _decoder_kernel(model, layer)
+        if side == "outputs" and decoder is not None:
+            found[paths[id(decoder)]] = (axis, None)
     layout = keras.distribution.LayoutMap(mesh)
     for name, axes in found.items():
         layout[name] = axes
@@ -157,14 +165,9 @@ def distribute(
 
     Example: see `layout_map`.
     """
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            "Expected `model` to be a built Keras model. "
-            f"Received: model={model!r}"
-        )
+    copy = _copied(model)
     if layout is not None:
-        _check_layout(model, layout)
-    copy = type(model).from_config(model.get_config())
+        _check_layout(copy, layout)
     copy.set_weights(model.get_weights())
     return copy
 
@@ -183,19 +186,36 @@ def _sizes(mesh):
     return dict(zip(mesh.axis_names, mesh.shape, strict=True))
 
 
-def _chosen(model, patterns):
+def _copied(model):
+    """A model with the same names and new weights."""
+    if not isinstance(model, keras.Model) or not model.built:
+        raise ValueError(
+            "Expected `model` to be a built Keras model. "
+            f"Received: model={model!r}"
+        )
+    return type(model).from_config(model.get_config())
+
+
+def _paths(model):
+    """The path of each weight in a copy of the model, by its `id`."""
+    copy = _copied(model)
+    return {
+        id(weight): other.path
+        for weight, other in zip(model.weights, copy.weights, strict=True)
+    }
+
+
+def _chosen(model, paths, patterns):
     """Paths and layers to lay out."""
-    found = {}
-    if isinstance(model, keras.Model):
-        found = {
-            path: layer
-            for path, layer in walk(model)
-            if isinstance(layer, RoutedLayer) and layer.built
-        }
+    found = {
+        paths[id(layer.kernel)].rpartition("/")[0]: layer
+        for _, layer in walk(model)
+        if isinstance(layer, RoutedLayer)
+    }
     if not found:
         raise ValueError(
-            "Expected `model` to be a built Keras model with layers whose "
-            f"capsules vote, such as CapsuleLayer. Received: model={model!r}"
+            "Expected `model` to have layers whose capsules vote, such as "
+            f"CapsuleLayer. Received: model={model!r}"
         )
     if patterns is None:
         return found.items()
@@ -240,6 +260,17 @@ def _axis_of(weight, side):
     return None if number is None else number % len(weight.shape)
 
 
+def _decoder_kernel(model, layer):
+    """The kernel that a decoder multiplies these class capsules by."""
+    decoder = getattr(model, "decoder", None)
+    layers = walk(decoder) if isinstance(decoder, keras.Model) else []
+    first = next((each for _, each in layers if each.weights), None)
+    rows = layer.num_capsules * int(np.prod(layer.capsule_dim))
+    if isinstance(first, keras.layers.Dense) and first.kernel.shape[0] == rows:
+        return first.kernel
+    return None
+
+
 def _check_layout(model, layout):
     """Raises if a key matches nothing, or a layout does not fit."""
     if not isinstance(layout, keras.distribution.LayoutMap):
@@ -266,6 +297,11 @@ def _check_layout(model, layout):
             )
         for path in matching:
             _check_fit(path, variables[path].shape, each)
+
+
+def _matches(key, path):
+    """Whether a key of a layout map is that of a path."""
+    return key == path or re.fullmatch(key, path) is not None
 
 
 def _check_fit(path, shape, layout):
