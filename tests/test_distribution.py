@@ -120,7 +120,8 @@ def test_convolutions_and_stacks():
         layers="class_capsules/.*classes",
     )
     assert found == {
-        "class_capsules/classes/kernel": (None, None, "model", None)
+        "class_capsules/classes/kernel": (None, None, "model", None),
+        "decoder_hidden_1/kernel": ("model", None),
     }
 
 
