@@ -12,7 +12,6 @@ import time
 import numpy as np
 import pytest
 
-from tests.helpers.testing import BACKEND
 from tests.helpers.testing import on_one_backend
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
@@ -134,7 +133,8 @@ def test_a_process_is_lost_and_training_goes_on(tmp_path, alone):
     _, errors = launcher.communicate(timeout=LIMIT)
     assert launcher.returncode == 1
     assert "Process 1 of 2 was killed by signal 9. Run the same" in errors
-    assert "Process 0 cannot go on" in errors
+    # A connection broke, or JAX noticed the silence first and ended it.
+    assert "Process 0 cannot go on" in errors or "task died" in errors, errors
 
     # As if the command had had as few epochs.
     path = tmp_path / "progress.json"

@@ -1,4 +1,4 @@
-"""Capsule networks whose kernels are shared out among several devices."""
+"""Which weights of a capsule network are shared out among devices."""
 
 import re
 from collections.abc import Iterable
@@ -7,11 +7,11 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_capsules.distribution.copies import copied
+from keras_capsules.distribution.copies import sizes_of
 from keras_capsules.layers.base import RoutedLayer
 from keras_capsules.models.saving import walk
 from keras_capsules.utils.validation import check_choice
-
-__all__ = ["distribute", "layout_map"]
 
 _SIDES = {"outputs": "output capsules", "inputs": "input capsules"}
 
@@ -139,39 +139,6 @@ def layout_map(
     return layout
 
 
-def distribute(
-    model: keras.Model, layout: keras.distribution.LayoutMap | None = None
-) -> keras.Model:
-    """Copies a model to the devices of the current distribution.
-
-    Keras places a variable when it makes it. So a model that was made before
-    `keras.distribution.set_distribution` stays on one device. The copy has the
-    same names and weights and lies where the distribution says. It is not
-    compiled. Without a distribution, it lies on the default device.
-
-    Args:
-        model: A built functional or sequential model, such as the networks of
-            `keras_capsules.models`.
-        layout: The `keras.distribution.LayoutMap` of the distribution.
-            Each of its keys must match a variable of the model, or a layer of
-            it. Defaults to `None`: nothing is checked.
-
-    Returns:
-        The copy.
-
-    Raises:
-        ValueError: If `model` is not as described, a key of the layout matches
-            nothing, or a layout does not fit its variable.
-
-    Example: see `layout_map`.
-    """
-    copy = _copied(model)
-    if layout is not None:
-        _check_layout(copy, layout)
-    copy.set_weights(model.get_weights())
-    return copy
-
-
 def _size_of_axis(mesh, axis):
     if not isinstance(mesh, keras.distribution.DeviceMesh):
         raise ValueError(
@@ -179,26 +146,12 @@ def _size_of_axis(mesh, axis):
             f"Received: mesh={mesh!r}"
         )
     check_choice(axis, "axis", mesh.axis_names)
-    return _sizes(mesh)[axis]
-
-
-def _sizes(mesh):
-    return dict(zip(mesh.axis_names, mesh.shape, strict=True))
-
-
-def _copied(model):
-    """A model with the same names and new weights."""
-    if not isinstance(model, keras.Model) or not model.built:
-        raise ValueError(
-            "Expected `model` to be a built Keras model. "
-            f"Received: model={model!r}"
-        )
-    return type(model).from_config(model.get_config())
+    return sizes_of(mesh)[axis]
 
 
 def _paths(model):
     """The path of each weight in a copy of the model, by its `id`."""
-    copy = _copied(model)
+    copy = copied(model)
     return {
         id(weight): other.path
         for weight, other in zip(model.weights, copy.weights, strict=True)
@@ -269,51 +222,3 @@ def _decoder_kernel(model, layer):
     if isinstance(first, keras.layers.Dense) and first.kernel.shape[0] == rows:
         return first.kernel
     return None
-
-
-def _check_layout(model, layout):
-    """Raises if a key matches nothing, or a layout does not fit."""
-    if not isinstance(layout, keras.distribution.LayoutMap):
-        raise ValueError(
-            "Expected `layout` to be a keras.distribution.LayoutMap. "
-            f"Received: layout={layout!r}"
-        )
-    variables = {each.path: each for each in model.variables}
-    outputs = {
-        each.path for _, each in walk(model) if getattr(each, "path", None)
-    }
-    for key, each in layout.items():
-        matching = [
-            path for path in variables if path == key or re.fullmatch(key, path)
-        ]
-        if not matching and not any(
-            path == key or re.fullmatch(key, path) for path in outputs
-        ):
-            raise ValueError(
-                "A key of the layout map matches no variable and no layer of "
-                "the model, so that it would be copied to every device. "
-                f"Expected a path such as {next(iter(variables))!r}, or a "
-                f"regular expression. Received: key={key!r}"
-            )
-        for path in matching:
-            _check_fit(path, variables[path].shape, each)
-
-
-def _matches(key, path):
-    """Whether a key of a layout map is that of a path."""
-    return key == path or re.fullmatch(key, path) is not None
-
-
-def _check_fit(path, shape, layout):
-    sizes = _sizes(layout.device_mesh)
-    fits = len(layout.axes) == len(shape) and all(
-        name is None or size % sizes[name] == 0
-        for size, name in zip(shape, layout.axes, strict=True)
-    )
-    if not fits:
-        raise ValueError(
-            f"The layout of {path} does not fit it. Expected an entry for each "
-            "of its axes, and sizes that are multiples of the number of "
-            f"devices. Received: axes={layout.axes}, shape={tuple(shape)}, "
-            f"devices={sizes}"
-        )
