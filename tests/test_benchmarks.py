@@ -60,6 +60,16 @@ RUNS = {
         ],
         {"step_ms", "latency_ms", "ratios", "first_step_seconds"},
     ),
+    "scaling": (
+        [
+            "--repeats=1",
+            "--classes=4",
+            "--batch=4",
+            "--filters=4",
+            "--capsules=2",
+        ],
+        {"classes", "kinds"},
+    ),
     "networks": (
         [
             "--repeats=1",
@@ -106,6 +116,69 @@ def test_every_benchmark_is_tested_and_made():
     makefile = (BENCHMARKS.parent / "Makefile").read_text()
     for name in scripts:
         assert f"benchmarks/{name}.py" in makefile
+
+
+# What devices hold, and what they tell each other.
+
+SIZES = {"classes": 12, "batch": 4, "filters": 4, "capsules": 2}
+INPUTS = 5 * 5 * SIZES["capsules"]
+KERNEL = INPUTS * 8 * SIZES["classes"] * 16
+
+
+@pytest.fixture
+def scaling(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import scaling
+
+    return scaling
+
+
+def measured(scaling, kind):
+    import harness
+
+    arguments = (*scaling.KINDS[kind], SIZES, 1)
+    return harness.call(scaling.measure, *arguments, backend="jax")
+
+
+@only_tensorflow
+def test_what_shared_classes_cost(scaling):
+    found = measured(scaling, "classes")
+    # Of the kernel and two moments of it, each device has a half.
+    assert found["state_mib"] < 0.6 * 3 * 4 * KERNEL / 2**20
+    # Maxima and sums of the softmax over classes, and the gradient of poses:
+    # numbers of input capsules, but never matrices or votes.
+    assert set(found["collectives"]) == {"all-reduce"}
+    assert found["largest"] <= SIZES["batch"] * INPUTS * 8
+
+
+@pytest.mark.slow
+@only_tensorflow
+def test_what_other_ways_to_share_cost(scaling):
+    one = measured(scaling, "one device")
+    assert one["collectives"] == {}
+    assert one["state_mib"] > 3 * 4 * KERNEL / 2**20
+    batch = measured(scaling, "batch")
+    # Only the sums of gradients.
+    assert set(batch["collectives"]) == {"all-reduce"}
+    assert batch["state_mib"] == one["state_mib"]
+    assert batch["largest"] == KERNEL
+    inputs = measured(scaling, "input capsules")
+    assert inputs["state_mib"] < 0.6 * one["state_mib"]
+    assert inputs["collectives"]["all-reduce"] > 0
+    assert inputs["largest"] < KERNEL / 2
+
+
+def test_collective_operations_are_counted(scaling):
+    text = """
+  %all-reduce.1 = (f32[2,3]{1,0}, f32[]) all-reduce(%a, %b), channel_id=1
+  ROOT %x = f32[7]{0} all-gather-start(%c), dimensions={0}
+  %y = f32[7]{0} all-gather-done(%x)
+  %z = f32[5]{0} add(%all-reduce.1, %y)
+"""
+    assert scaling.collectives(text) == {
+        "all-reduce": [6, 1],
+        "all-gather": [7],
+    }
 
 
 # Textbook forms.

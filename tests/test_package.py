@@ -56,7 +56,7 @@ LEVELS = [
     ["layers"],
     ["models"],
     ["inspection"],
-    ["callbacks", "plots", "pruning"],
+    ["callbacks", "distribution", "plots", "pruning"],
     ["training"],
     ["explorer"],
 ]

@@ -115,7 +115,7 @@ def fit(
         averaged = functools.partial(_averaged, examples)
     keeper = _Keeper(model, validation, progress, folder, patience, averaged)
     if progress.epoch:
-        _read(_state_of(folder, progress.epoch), _state(model))
+        read(_state_of(folder, progress.epoch), state(model))
     else:
         keeper.save_state()  # so that a full disk is noticed now
     if progress.epoch < epochs and not keeper.is_over():
@@ -127,7 +127,7 @@ def fit(
             shuffle=False,  # they are in random order
             callbacks=[keeper, *callbacks],
         )
-    _read(_weights_of(folder, progress.best_epoch), model.variables)
+    read(_weights_of(folder, progress.best_epoch), model.variables)
 
 
 class _Keeper(keras.callbacks.Callback):
@@ -150,7 +150,7 @@ class _Keeper(keras.callbacks.Callback):
         progress, model = self.progress, self.trained
         logs = {} if logs is None else logs
         progress.epoch = epoch + 1
-        _write(_state_of(self.folder, epoch + 1), _state(model))
+        write(_state_of(self.folder, epoch + 1), state(model))
         # Averages take a while. Without validation, only the last are needed.
         is_needed = self.validation or epoch + 1 == self.params["epochs"]
         with self.averaged(model) if is_needed else contextlib.nullcontext():
@@ -162,7 +162,7 @@ class _Keeper(keras.callbacks.Callback):
             progress.curve.append({key: float(x) for key, x in logs.items()})
             if self._is_best():
                 progress.best_epoch = epoch + 1
-                _write(_weights_of(self.folder, epoch + 1), model.variables)
+                write(_weights_of(self.folder, epoch + 1), model.variables)
         progress.seconds += time.monotonic() - self.started
         # From now on, a later run goes on from here.
         progress.write(self.folder)
@@ -171,7 +171,7 @@ class _Keeper(keras.callbacks.Callback):
             model.stop_training = True
 
     def save_state(self):
-        _write(_state_of(self.folder, 0), _state(self.trained))
+        write(_state_of(self.folder, 0), state(self.trained))
         self.progress.write(self.folder)
 
     def is_over(self):
@@ -208,18 +208,20 @@ def _weights_of(folder, epoch):
     return folder / f"weights-{epoch:04}.npz"
 
 
-def _state(model):
+def state(model):
     """All that training changes, in the order in which it was made."""
     return [*model.variables, *model.optimizer.variables]
 
 
-def _write(path, variables):
+def write(path, variables):
+    """Writes the values of variables, or of arrays."""
     arrays = map(keras.ops.convert_to_numpy, variables)
     with files.replacing(path) as fresh, open(fresh, "wb") as file:
         np.savez(file, *arrays)
 
 
-def _read(path, variables):
+def read(path, variables):
+    """Assigns what `write` wrote."""
     with np.load(path, allow_pickle=False) as arrays:
         for variable, name in zip(variables, arrays.files, strict=True):
             variable.assign(arrays[name])

@@ -1,0 +1,169 @@
+"""Images from many files, read while the network trains.
+
+    python examples/sharded_data.py --write 20000
+    python examples/sharded_data.py --epochs 2
+
+The first command writes images into the files of a folder: digits, each moved
+at random, one image at a time. The second one trains on them. Files are read
+and images decoded by several threads while the network works on the batches
+before, so that memory holds a few thousand encoded images and a few batches,
+however many there are.
+
+After each epoch it prints the share of the time in which training waited for
+images. If that is more than a few per cent, the network is faster than the
+input: `--processes` and `--process` read the files of one process of several,
+and `examples/distributed.py --data FOLDER` trains on several machines, each of
+which reads its own.
+
+Killed, and started again, training goes on after the last epoch that it
+finished.
+"""
+
+import argparse
+import pathlib
+import time
+
+import keras
+import numpy as np
+from training import records
+from training import resumable
+
+from keras_capsules import MarginLoss
+from keras_capsules import datasets
+from keras_capsules.models import EfficientCapsNet
+from keras_capsules.utils import files
+
+SIZE = 16
+
+
+def main(argv=None):
+    arguments = parse(argv)
+    folder = pathlib.Path(arguments.folder)
+    if arguments.write is not None:
+        if min(arguments.write, arguments.shards) < 1:
+            raise ValueError(
+                "Expected positive integers. Received: "
+                f"write={arguments.write}, shards={arguments.shards}"
+            )
+        contents = records.write(
+            folder,
+            moved_digits(arguments.write, arguments.seed),
+            arguments.shards,
+            datasets.info("digits").num_classes,
+        )
+        print(f"{arguments.write} images in {len(contents['files'])} files.")
+        return contents
+    return train(arguments, folder)
+
+
+def moved_digits(number, seed):
+    """Digits at random places of larger images, one after the other."""
+    images, labels = datasets.load_arrays("digits")
+    random = np.random.default_rng(seed)
+    _, height, width, channels = images.shape
+    for _ in range(number):
+        each = random.integers(len(images))
+        y, x = random.integers((SIZE - height + 1, SIZE - width + 1))
+        canvas = np.zeros((SIZE, SIZE, channels), "uint8")
+        pixels = np.round(255 * images[each])
+        canvas[y : y + height, x : x + width] = pixels
+        yield canvas, labels[each]
+
+
+def train(arguments, folder):
+    part, parts = arguments.process, arguments.processes
+    if not 0 <= part < parts:
+        raise ValueError(
+            f"Expected a number of a process from 0 to {parts - 1}, one less "
+            f"than --processes. Received: process={part}"
+        )
+    contents = records.contents_of(folder)
+    steps = records.steps(contents, arguments.batch_size, parts)
+    output = files.prepare_folder(arguments.output)
+    settings = {
+        key: getattr(arguments, key)
+        for key in ("batch_size", "epochs", "process", "processes", "seed")
+    }
+    progress = resumable.Progress.of_folder(output, settings)
+    keras.utils.set_random_seed(arguments.seed)
+    model = EfficientCapsNet(
+        contents["image_shape"],
+        contents["num_classes"],
+        filters=(16, 32),
+        decoder_units=None,
+    )
+    model.compile("adam", MarginLoss(), metrics=["accuracy"])
+    model.optimizer.build(model.trainable_variables)
+    if progress.epoch:
+        path = state_file(output, progress.epoch)
+        resumable.read(path, resumable.state(model))
+        print(f"Going on after epoch {progress.epoch}.")
+    for epoch in range(progress.epoch, arguments.epochs):
+        batches = records.read(
+            folder, arguments.batch_size, part, parts, epoch, arguments.seed
+        ).take(steps)
+        logs = fit_and_measure(model, batches)
+        progress.curve.append(logs)
+        progress.epoch = epoch + 1
+        path = state_file(output, progress.epoch)
+        resumable.write(path, resumable.state(model))
+        # From now on, a later run goes on from here.
+        progress.write(output)
+        state_file(output, epoch).unlink(missing_ok=True)
+        print(
+            f"Epoch {epoch + 1}: {steps} steps, loss {logs['loss']:.4f}, "
+            f"accuracy {logs['accuracy']:.1%}. Waited for images "
+            f"{logs['waiting']:.1%} of {logs['seconds']:.1f} s."
+        )
+    return progress
+
+
+def fit_and_measure(model, batches):
+    """Trains for an epoch, and measures how long it waits for batches."""
+    model.reset_metrics()
+    waited, images = 0.0, iter(batches)
+    started = first_step = time.perf_counter()
+    while True:
+        before = time.perf_counter()
+        batch = next(images, None)
+        if batch is None:
+            break
+        # Files are opened before the first batch, and the first step compiles:
+        # neither says how an epoch goes.
+        if first_step != started:
+            waited += time.perf_counter() - before
+        logs = model.train_on_batch(*map(np.asarray, batch), return_dict=True)
+        if first_step == started:
+            first_step = time.perf_counter()
+    seconds = time.perf_counter() - first_step
+    return {
+        **{key: float(x) for key, x in logs.items()},
+        "waiting": waited / seconds,
+        "seconds": seconds,
+    }
+
+
+def state_file(folder, epoch):
+    return pathlib.Path(folder, f"state-{epoch:04}.npz")
+
+
+def parse(argv):
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--folder", default="outputs/images", help="of the images")
+    add("--write", type=int, metavar="NUMBER", help="of images, then end")
+    add("--shards", type=int, default=16, help="files to write them into")
+    add("--epochs", type=int, default=3)
+    add("--batch-size", type=int, default=64)
+    add("--processes", type=int, default=1, help="that share out the files")
+    add("--process", type=int, default=0, help="number of this one")
+    add("--seed", type=int, default=0)
+    add("--output", default="outputs/sharded_data")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    main()

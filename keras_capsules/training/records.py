@@ -1,0 +1,164 @@
+"""Images in TFRecord files, for data sets that are larger than memory."""
+
+import json
+import pathlib
+
+import tensorflow as tf
+
+from keras_capsules.utils import files
+
+CONTENTS = "contents.json"
+_FEATURES = {
+    "image": tf.io.FixedLenFeature([], tf.string),
+    "label": tf.io.FixedLenFeature([], tf.int64),
+}
+
+
+def write(folder, examples, shards, num_classes):
+    """Writes images as PNG, one at a time, into several files.
+
+    Args:
+        folder: The folder to make. What is there is replaced once all is
+            written.
+        examples: Iterable of images, `uint8` of shape `(height, width,
+            channels)`, and integer labels.
+        shards: Integer, the number of files.
+        num_classes: Integer.
+
+    Returns:
+        The contents, a dictionary.
+    """
+    with files.replacing(folder) as fresh:
+        fresh.mkdir()
+        names = [_name(number, shards) for number in range(shards)]
+        sizes, shape = [0] * shards, None
+        writers = [tf.io.TFRecordWriter(str(fresh / each)) for each in names]
+        try:
+            for number, (image, label) in enumerate(examples):
+                shape = list(image.shape)
+                place = number % shards
+                writers[place].write(_serialized(image, label))
+                sizes[place] += 1
+        finally:
+            for each in writers:
+                each.close()
+        if min(sizes) == 0:
+            raise ValueError(
+                f"Expected at least one image for each of {shards} files. "
+                f"Received: {sum(sizes)} images"
+            )
+        contents = {
+            "num_classes": num_classes,
+            "image_shape": shape,
+            "files": dict(zip(names, sizes, strict=True)),
+        }
+        path = fresh / CONTENTS
+        path.write_text(json.dumps(contents, indent=1) + "\n")
+    return contents
+
+
+def _name(number, shards):
+    return f"images-{number:05}-of-{shards:05}.tfrecord"
+
+
+def _serialized(image, label):
+    def feature(**kind):
+        return tf.train.Feature(**kind)
+
+    png = tf.io.encode_png(image).numpy()
+    features = {
+        "image": feature(bytes_list=tf.train.BytesList(value=[png])),
+        "label": feature(int64_list=tf.train.Int64List(value=[int(label)])),
+    }
+    return tf.train.Example(
+        features=tf.train.Features(feature=features)
+    ).SerializeToString()
+
+
+def contents_of(folder):
+    """What `write` wrote into a folder."""
+    folder = pathlib.Path(folder)
+    try:
+        contents = json.loads((folder / CONTENTS).read_text())
+    except FileNotFoundError:
+        raise ValueError(
+            f"There are no images. Expected a folder with {CONTENTS}, as "
+            "examples/sharded_data.py makes it. Received: "
+            f"folder={str(folder)!r}"
+        ) from None
+    missing = [
+        name for name in contents["files"] if not (folder / name).is_file()
+    ]
+    if missing:
+        raise ValueError(
+            f"Expected all files that {CONTENTS} names. Received: "
+            f"folder={str(folder)!r} without {', '.join(missing)}"
+        )
+    return contents
+
+
+def steps(contents, batch_size, parts):
+    """How many whole batches there are for each of some processes."""
+    number = min(sum(part.values()) for part in _parts(contents, parts))
+    if number < batch_size:
+        raise ValueError(
+            f"A batch is larger than the images of a process. Expected at most "
+            f"{number}. Received: batch_size={batch_size}"
+        )
+    return number // batch_size
+
+
+def _parts(contents, parts):
+    """The files of each of some processes, with their sizes."""
+    shards = list(contents["files"].items())
+    if len(shards) < parts:
+        raise ValueError(
+            "Each process reads files of its own. Expected at least "
+            f"{parts} files, one for each. Received: {len(shards)} files"
+        )
+    return [dict(shards[number::parts]) for number in range(parts)]
+
+
+def read(folder, batch_size, part=0, parts=1, epoch=0, seed=0, shuffle=10_000):
+    """The images of one process, in the order of one epoch.
+
+    Several files are read, and several images decoded, at a time. In memory
+    are no more than `shuffle` encoded images and a few batches.
+
+    Args:
+        folder: As `write` made it.
+        batch_size: Integer. The last batch may be smaller.
+        part: Integer, which of the `parts` to read.
+        parts: Integer, among how many processes the files are shared out.
+        epoch: Integer, which order. It is the same whenever it is read.
+        seed: Integer, of the orders of all epochs.
+        shuffle: Integer, from how many images the next one is drawn.
+
+    Returns:
+        A `tf.data.Dataset` of batches: images from 0 to 1, and labels.
+    """
+    contents = contents_of(folder)
+    names = [
+        str(pathlib.Path(folder, name))
+        for name in _parts(contents, parts)[part]
+    ]
+    # Not `reshuffle_each_iteration`, so that a run can go on at any epoch.
+    order = seed + 1_000_003 * epoch
+    data = tf.data.Dataset.from_tensor_slices(names)
+    data = data.shuffle(len(names), seed=order)
+    data = data.interleave(
+        tf.data.TFRecordDataset,
+        cycle_length=min(4, len(names)),
+        num_parallel_calls=tf.data.AUTOTUNE,
+        deterministic=True,
+    )
+    data = data.shuffle(shuffle, seed=order)
+
+    def decode(record):
+        example = tf.io.parse_single_example(record, _FEATURES)
+        image = tf.io.decode_png(example["image"])
+        image = tf.ensure_shape(image, contents["image_shape"])
+        return tf.cast(image, tf.float32) / 255, example["label"]
+
+    data = data.map(decode, tf.data.AUTOTUNE, deterministic=True)
+    return data.batch(batch_size).prefetch(tf.data.AUTOTUNE)
