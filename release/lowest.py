@@ -25,7 +25,10 @@ def lowest_versions(path=PROJECT):
         ValueError: If a requirement has two different lower bounds.
     """
     project = tomllib.loads(path.read_text(encoding="utf-8"))["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
+    lists = [
+        project["dependencies"],
+        *project["optional-dependencies"].values(),
+    ]
     found = {}
     for requirement in (each for one in lists for each in one):
         name, version = REQUIREMENT.match(requirement).groups()
