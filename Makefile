@@ -1,6 +1,7 @@
 # Needs python3 (3.11 or newer) and make; everything else is put into .venv.
 PYTHON ?= python3
 BIN := .venv/bin
+comma := ,
 # What `make test-torch` puts into its own environment, .venv-torch.
 TORCH ?= torch==2.13.0
 # What `make test-browser` puts into its own environment, .venv-browser, beside
@@ -12,13 +13,15 @@ BACKEND ?= tensorflow
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-tensorflow test-jax \
-    test-torch test-slow test-browser fuzz lint format benchmark networks \
-    evidence results docs notebooks packages clean
+    test-torch test-lowest test-lowest-tensorflow test-lowest-jax \
+    test-lowest-torch test-slow test-browser fuzz lint format benchmark networks \
+    evidence results docs notebooks fixtures release clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
 	@echo "make test       the tests, on TensorFlow and on JAX"
 	@echo "make test-torch the tests on PyTorch, in an environment of their own"
+	@echo "make test-lowest the tests, with the lowest supported versions"
 	@echo "make test-slow  the tests that take longest; BACKEND=jax for JAX"
 	@echo "make test-browser the page of the explorer, in Chromium"
 	@echo "make fuzz       10,000 random cases, on TensorFlow"
@@ -30,7 +33,8 @@ help:
 	@echo "make results    tables of measurements, into docs and README"
 	@echo "make docs       the site of the documentation, into site/"
 	@echo "make notebooks  write examples/notebooks again, from the guides"
-	@echo "make packages   an sdist and a wheel, checked, into dist/"
+	@echo "make fixtures   files of this version that later ones have to load"
+	@echo "make release    wheel and sdist, checked; nothing is uploaded"
 	@echo "make clean      remove environments and what the examples wrote"
 
 demo: .venv/ready
@@ -45,6 +49,16 @@ test-tensorflow test-jax: test-%: .venv/ready
 test-torch: .venv-torch/ready
 	KERAS_BACKEND=torch .venv-torch/bin/python -m pytest -n 2 \
 	    --dist worksteal -ra
+
+test-lowest: test-lowest-tensorflow test-lowest-jax test-lowest-torch
+
+# Old versions of packages call what newer ones of others deprecate.
+LOWEST_TESTS := -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning
+test-lowest-tensorflow test-lowest-jax: test-lowest-%: .venv-lowest/ready
+	KERAS_BACKEND=$* .venv-lowest/bin/python $(LOWEST_TESTS)
+
+test-lowest-torch: .venv-lowest-torch/ready
+	KERAS_BACKEND=torch .venv-lowest-torch/bin/python $(LOWEST_TESTS)
 
 test-slow: .venv/ready
 	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n 2 --dist worksteal \
@@ -104,24 +118,43 @@ notebooks: .venv/ready
 	$(BIN)/python -m pip install --quiet -r .venv/notebooks.txt
 	$(BIN)/python docs/make_notebooks.py
 
-packages:
-	$(PYTHON) -m venv .venv-packages
-	.venv-packages/bin/python -m pip install --quiet build twine
-	rm -rf dist
-	.venv-packages/bin/python -m build
-	.venv-packages/bin/python -m twine check --strict dist/*
+# Files of the lowest versions load in all later ones.
+fixtures: .venv-lowest/ready
+	KERAS_BACKEND=tensorflow .venv-lowest/bin/python -m tests.fixtures.make
+
+# An older list of files would be part of the new one.
+release: .venv/ready .venv-release/ready
+	rm -rf build dist *.egg-info
+	.venv-release/bin/python -m build --outdir dist . > /dev/null
+	.venv-release/bin/python -m twine check --strict dist/*
+	.venv-release/bin/python release/check.py $(BIN)/python
 
 clean:
-	rm -rf .venv .venv-browser .venv-docs .venv-packages .venv-torch dist \
-	    outputs site
+	rm -rf .venv .venv-* build dist outputs site
+
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+    "keras_capsules needs Python 3.11 or newer: make PYTHON=python3.12")'
 
 # The mark is set last, so that an installation that failed is begun again.
 .venv/ready .venv-torch/ready: %/ready: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
-	    "keras_capsules needs Python 3.11 or newer: make PYTHON=python3.12")'
+	$(CHECK_PYTHON)
 	$(PYTHON) -m venv $*
 	$*/bin/python -m pip install --quiet --editable ".[dev]" \
 	    $(if $(findstring torch,$*),$(TORCH))
+	touch $@
+
+# Make it with PYTHON=python3.11, the lowest, if python3 is newer.
+.venv-lowest/ready .venv-lowest-torch/ready: %/ready: pyproject.toml
+	$(CHECK_PYTHON)
+	$(PYTHON) -m venv $*
+	$(PYTHON) release/lowest.py > $*/constraints.txt
+	$*/bin/python -m pip install --quiet --constraint $*/constraints.txt \
+	    --editable ".[test$(if $(findstring torch,$*),$(comma)torch)]"
+	touch $@
+
+.venv-release/ready:
+	$(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet build twine
 	touch $@
 
 # Prints the packages of an extra, for environments without this package.

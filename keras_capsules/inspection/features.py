@@ -38,7 +38,8 @@ class Probe:
         features = [poses]
         if poses is None:
             features = keras.tree.flatten(_find_features(model, layer))
-        self.model = keras.Model(model.inputs, [*outputs, *features])
+        (images,) = model.inputs
+        self.model = keras.Model(images, [*outputs, *features])
 
     def __call__(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns features `(batch, features)` and classes `(batch,)`.

@@ -34,6 +34,8 @@ from tests.helpers.pruning import outputs_of
 from tests.helpers.pruning import predict
 from tests.helpers.pruning import scores_one_by_one
 from tests.helpers.pruning import set_weights
+from tests.helpers.testing import arrays
+from tests.helpers.testing import numpy
 
 of_all_routings = pytest.mark.parametrize(
     "routing", ROUTINGS.values(), ids=ROUTINGS
@@ -175,7 +177,7 @@ def test_scores_below_a_convolution():
     _, activations = inputs_of(model, "second", x)
     inputs = inputs_of(model, "second", x)
     (_, outputs), coupling = layer(inputs, return_coupling=True)
-    outputs, coupling = np.asarray(outputs), np.asarray(coupling)
+    outputs, coupling = numpy(outputs), numpy(coupling)
     total, places = np.zeros(TYPES), 0
     for image in range(len(x)):
         for row in range(GRID[0]):
@@ -214,18 +216,18 @@ def test_inner_types():
     inputs = inputs_of(model, "second", x)
     by_hand = ConvCapsules2D(2, (2, 3), 2, routing=old.routing)
     by_hand.build([each.shape for each in inputs])
-    by_hand.kernel.assign(np.asarray(old.kernel)[..., kept, :])
+    by_hand.kernel.assign(numpy(old.kernel)[..., kept, :])
     for name in ("beta_u", "beta_a"):
-        weight = np.asarray(old.routing_weights[name])
+        weight = numpy(old.routing_weights[name])
         by_hand.routing_weights[name].assign(weight[kept])
     exact = by_hand(inputs)
     assert_close(
-        outputs_of(result.model, "second", x), [np.asarray(x) for x in exact]
+        outputs_of(result.model, "second", x), arrays(exact)
     )
     assert new.num_capsules == 2
     np.testing.assert_array_equal(
         result.model.get_layer("class_capsules").kernel,
-        np.asarray(model.get_layer("class_capsules").kernel)[kept],
+        numpy(model.get_layer("class_capsules").kernel)[kept],
     )
 
 
@@ -246,7 +248,7 @@ def test_capsules_of_an_inner_layer_without_positions():
     result = pruning.prune(model, x, 0.4, layer="inner")
     layer = result.model.get_layer("inner")
     assert layer.num_capsules == 3
-    bias = np.asarray(model.get_layer("inner").routing_weights["coupling_bias"])
+    bias = numpy(model.get_layer("inner").routing_weights["coupling_bias"])
     np.testing.assert_array_equal(
         layer.routing_weights["coupling_bias"], bias[result.kept]
     )
