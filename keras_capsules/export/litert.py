@@ -46,12 +46,12 @@ def export_litert(
     |---|---|---|---|
     | `None` | float32 | float32 | 1 |
     | `"float16"` | float16 | float32 | 1/2 |
-    | `"int8"` | int8 | int8 in products, by the range of each call | 1/4 |
-    | `"int8"`, with `calibration` | int8 | int8 in products, by fixed ranges | 1/4 |
+    | `"int8"` | int8 | int8, by the range of each call | 1/4 |
+    | `"int8"`, `calibration` | int8 | int8, by fixed ranges | 1/4 |
 
-    Products are convolutions, dense layers, votes and agreements. Norms,
-    squashes and softmaxes are computed in float32 in any case, because squashes
-    divide by lengths that int8 would round to zero.
+    Only products have activations in int8: convolutions, dense layers, votes
+    and agreements. Norms, squashes and softmaxes are computed in float32,
+    because squashes divide by lengths that int8 would round to zero.
 
     Args:
         model: A built `keras.Model` with one input, on the TensorFlow backend.
