@@ -1,4 +1,4 @@
-"""Exports: preprocessing and names of classes, quantization, what is refused."""
+"""Exports: preprocessing, names of classes, quantization, refusals."""
 
 import os
 import pathlib
@@ -27,7 +27,8 @@ from tests.helpers.testing import only_tensorflow
 
 pytestmark = [
     pytest.mark.skipif(
-        BACKEND == "torch", reason="Keras makes no SavedModels of PyTorch models"
+        BACKEND == "torch",
+        reason="Keras makes no SavedModels of PyTorch models",
     ),
     # Keras 3.15 uses a name that NumPy no longer has.
     pytest.mark.filterwarnings(
@@ -73,7 +74,8 @@ for name in ("keras", "keras_capsules", "jax", "torch"):
 import tensorflow as tf
 
 path, images, results = sys.argv[1:]
-found = tf.saved_model.load(path).serve(np.load(images))
+served = tf.saved_model.load(path)
+found = served.serve(np.load(images))
 np.savez(results, **{name: each.numpy() for name, each in found.items()})
 """
 
@@ -130,7 +132,13 @@ def test_names_are_the_default_signature(model, tmp_path):
 
 @pytest.mark.parametrize(
     "names",
-    ["cat", ["cat", "dog"], ["cat", "dog", "dog"], ["cat", "dog", ""], [1, 2, 3]],
+    [
+        "cat",
+        ["cat", "dog"],
+        ["cat", "dog", "dog"],
+        ["cat", "dog", ""],
+        [1, 2, 3],
+    ],
     ids=str,
 )
 def test_rejects_names_that_do_not_fit(model, names, tmp_path):
@@ -231,8 +239,10 @@ def onnx(path):
 
 
 def openvino(path):
-    compiled = import_or_skip("openvino").Core().compile_model(
-        path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = (
+        import_or_skip("openvino")
+        .Core()
+        .compile_model(path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     )
     return lambda x: compiled(x)[0]
 
