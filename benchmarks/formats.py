@@ -182,6 +182,7 @@ def main():
     if (options.output / "formats.json").exists():
         results = harness.read("formats", options.output)
     if not options.redraw:
+        check_runtimes(options.runtimes)
         for name in options.cases or [*TRAINED, *UNTRAINED]:
             found = harness.call(
                 measure,
@@ -196,6 +197,22 @@ def main():
                 "formats", {"cases": results["cases"]}, options.output
             )
     render(results["cases"], options.page)
+
+
+def check_runtimes(runtimes):
+    """Raises if there are no runtimes, or this package is among them."""
+    python = runtimes / "bin" / "python"
+    if not python.exists():
+        raise ValueError(
+            "The runtimes have an environment of their own. Expected one that "
+            f"`make formats` made. Received: runtimes={str(runtimes)!r}"
+        )
+    code = "import importlib.util as u; print(u.find_spec('keras_capsules'))"
+    if _call([python, "-I", "-c", code], runtimes).strip() != "None":
+        raise ValueError(
+            "Expected an environment without keras_capsules. Received: "
+            f"runtimes={str(runtimes)!r}"
+        )
 
 
 def measure(name, formats, runtimes, number, repeats):
