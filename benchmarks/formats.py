@@ -12,6 +12,7 @@ Networks that are not named in `--cases` keep their figures.
 """
 
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -280,11 +281,14 @@ def _run(runtimes, runtime, path, images, threads=None, repeats=0):
     is_javascript = runtime == "tfjs"
     command = ["node"] if is_javascript else [folder / "bin" / "python", "-I"]
     script = "runtimes.cjs" if is_javascript else "runtimes.py"
-    sizes = [*BATCHES, *[100] * (len(images) // 100)]
     batches = []
-    while not repeats and sum(batches) < len(images):
+    for size in (
+        () if repeats else itertools.chain(BATCHES, itertools.repeat(100))
+    ):
         rest = len(images) - sum(batches)
-        batches.append(min(rest, sizes[len(batches)]))
+        if not rest:
+            break
+        batches.append(min(rest, size))
     options = {
         "shape": images.shape[1:],
         "batches": batches,
