@@ -23,6 +23,7 @@ import tempfile
 import evidence
 import harness
 import numpy as np
+from training import provenance
 
 PAGE = harness.ROOT / "docs" / "formats.md"
 BATCHES = [1, 7]
@@ -193,6 +194,9 @@ def main():
                 options.images,
                 0 if options.no_timing else options.repeats,
             )
+            # Networks may be measured one by one, after changes.
+            for each in found.values():
+                each["commit"] = provenance.commit(harness.ROOT)
             results["cases"].setdefault(name, {}).update(found)
             harness.write(
                 "formats", {"cases": results["cases"]}, options.output

@@ -343,7 +343,8 @@ def test_paths_and_older_files(form, model, tmp_path):
 )
 def test_quantization(options, tolerance, share, tmp_path):
     keras.utils.set_random_seed(3)
-    model = small(filters=32, num_primary_capsules=8, decoder_units=None)
+    # So large that weights are most of the file.
+    model = small(filters=256, num_primary_capsules=32, decoder_units=None)
     plain = export_litert(model, tmp_path / "plain.tflite")
     path = export_litert(model, tmp_path / "model.tflite", **options)
     assert os.path.getsize(path) < share * os.path.getsize(plain)
