@@ -7,6 +7,12 @@ TORCH ?= torch==2.13.0
 # What `make test-browser` puts into its own environment, .venv-browser, beside
 # what the explorer needs.
 PLAYWRIGHT ?= playwright>=1.50
+# What `make formats` puts into its own environment, .venv-formats: runtimes, a
+# server, and the converter of TensorFlow.js, which needs an older TensorFlow.
+# ydf 0.13 and later do not go with the protobuf of that TensorFlow.
+RUNTIMES ?= ai-edge-litert onnxruntime openvino starlette uvicorn \
+    tensorflowjs "ydf<0.13"
+TFJS ?= @tensorflow/tfjs@4.22.0
 # What `make test-slow` runs on.
 BACKEND ?= tensorflow
 # Hides the messages that TensorFlow prints when it is imported.
@@ -15,7 +21,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test test-tensorflow test-jax \
     test-torch test-lowest test-lowest-tensorflow test-lowest-jax \
     test-lowest-torch test-slow test-browser fuzz lint format benchmark networks \
-    evidence results docs notebooks fixtures release clean
+    evidence results formats docs notebooks fixtures release clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
@@ -31,6 +37,7 @@ help:
 	@echo "make networks   train all networks, into benchmarks/results"
 	@echo "make evidence   train the networks of docs/evidence.md: many hours"
 	@echo "make results    tables of measurements, into docs and README"
+	@echo "make formats    run exported networks in their runtimes, into docs"
 	@echo "make docs       the site of the documentation, into site/"
 	@echo "make notebooks  write examples/notebooks again, from the guides"
 	@echo "make fixtures   files of this version that later ones have to load"
@@ -110,6 +117,10 @@ results: .venv/ready
 networks: .venv/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/networks.py
 
+formats: .venv/ready .venv-formats/ready
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/formats.py
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/serving.py
+
 docs: .venv-docs/ready
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict
 
@@ -172,6 +183,13 @@ SITE := import sysconfig; \
 	$(BIN)/python -c '$(EXTRA)' explorer > .venv-browser/requirements.txt
 	.venv-browser/bin/python -m pip install --quiet "$(PLAYWRIGHT)" \
 	    -r .venv-browser/requirements.txt
+	touch $@
+
+# Neither this package nor the Keras of .venv is in it. Needs node and npm.
+.venv-formats/ready: Makefile
+	$(PYTHON) -m venv .venv-formats
+	.venv-formats/bin/python -m pip install --quiet $(RUNTIMES)
+	npm install --silent --no-audit --no-fund --prefix .venv-formats $(TFJS)
 	touch $@
 
 # The site is made of pages and docstrings: the package is not imported.

@@ -14,8 +14,8 @@ from keras_capsules.routing import ROUTINGS
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 # Modules that measure nothing.
-SHARED = {"harness", "forms", "textbook"}
-# Those of trained networks are tested in files of their own.
+SHARED = {"harness", "forms", "runtimes", "textbook"}
+# Those of trained networks and of exports are tested in files of their own.
 OF_EVIDENCE = {
     "trainings",
     "evidence",
@@ -24,6 +24,8 @@ OF_EVIDENCE = {
     "cost",
     "equivariance",
     "readme",
+    "formats",
+    "serving",
 }
 SMALL = ["--backends=tensorflow", "--batch=2", "--inputs=20", "--outputs=2"]
 RUNS = {

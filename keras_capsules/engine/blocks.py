@@ -1,8 +1,11 @@
 """Work done for a few examples at a time."""
 
+import contextlib
+import contextvars
 import math
 import numbers
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +23,21 @@ _CPU_BUDGET, _BUDGET = 400_000, 2**27
 # The batch size to assume where it is unknown.
 _USUAL_BATCH = 128
 
+_AT_ONCE = contextvars.ContextVar("at_once", default=False)
+
+
+@contextlib.contextmanager
+def all_at_once() -> Iterator[None]:
+    """Lets layers take all examples at once, without loops.
+
+    For models that are traced for runtimes without loops and XLA.
+    """
+    token = _AT_ONCE.set(True)
+    try:
+        yield
+    finally:
+        _AT_ONCE.reset(token)
+
 
 def block_size(votes: Any, kernel: int, is_open: bool = False) -> int | None:
     """Returns the number of examples of a block, or `None` for all of them.
@@ -32,6 +50,8 @@ def block_size(votes: Any, kernel: int, is_open: bool = False) -> int | None:
             exported model. Not every runtime has loops, so all are taken at
             once if a usual batch is small. Defaults to `False`.
     """
+    if _AT_ONCE.get():
+        return None
     is_known = isinstance(votes, numbers.Integral)
     if is_open and not (is_known and votes * _USUAL_BATCH > _BUDGET):
         return None

@@ -1,0 +1,213 @@
+"""Export for phones and small devices: a LiteRT (TensorFlow Lite) file."""
+
+import os
+import re
+import tempfile
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_capsules.engine.blocks import all_at_once
+from keras_capsules.export import checks
+from keras_capsules.inspection.images import check_images
+from keras_capsules.types import Tensor
+from keras_capsules.utils.validation import check_boolean
+from keras_capsules.utils.validation import check_choice
+
+_QUANTIZATIONS = ("float16", "int8")
+# The operators that are worth 8 bits, because they have nearly all weights and
+# products; and those that move numbers. Norms, squashes and softmaxes keep
+# their range in floating-point numbers.
+_IN_INT8 = {
+    "BATCH_MATMUL",
+    "CONV_2D",
+    "CONV_3D",
+    "DEPTHWISE_CONV_2D",
+    "FULLY_CONNECTED",
+    "TRANSPOSE_CONV",
+}
+
+
+def export_litert(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    quantization: str | None = None,
+    calibration: Tensor | None = None,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Writes a model as a LiteRT file, with LiteRT's own operators only.
+
+    The file takes and returns float32, whatever its weights are kept in:
+
+    | `quantization` | weights | activations | size |
+    |---|---|---|---|
+    | `None` | float32 | float32 | 1 |
+    | `"float16"` | float16 | float32 | 1/2 |
+    | `"int8"` | int8 | int8, by the range of each call | 1/4 |
+    | `"int8"`, `calibration` | int8 | int8, by fixed ranges | 1/4 |
+
+    Only products have activations in int8: convolutions, dense layers, votes
+    and agreements. Norms, squashes and softmaxes are computed in float32,
+    because squashes divide by lengths that int8 would round to zero.
+
+    Args:
+        model: A built `keras.Model` with one input, on the TensorFlow backend.
+        path: String or path-like, the file to make, which ends in `.tflite`.
+        quantization: `None`, `"float16"` or `"int8"`. Defaults to `None`.
+        calibration: Optional images of the shape that the model takes, for
+            `"int8"`: a hundred or more of the training set, whose ranges of
+            activations are fixed. Use it for devices that have no
+            floating-point units for products; elsewhere the file without
+            calibration is nearer to the model.
+        batch_size: Optional positive integer, the size of each batch. A fixed
+            size is faster, because LiteRT's fastest kernels need it. Defaults
+            to `None`, any size.
+        overwrite: Boolean, whether to replace a file that exists at the path.
+            Defaults to `False`.
+
+    Returns:
+        The path as a string.
+
+    Raises:
+        ValueError: If an argument is not as described, the backend is another,
+            or LiteRT lacks an operator, which is named. Nothing is written
+            then.
+
+    Example:
+
+    ```python
+    import tempfile
+
+    import numpy as np
+    from keras_capsules.export import export_litert
+    from keras_capsules.models import EfficientCapsNet
+
+    images = np.random.uniform(size=(20, 28, 28, 1)).astype("float32")
+    model = EfficientCapsNet(filters=(4, 8, 8), decoder_units=None)
+    path = export_litert(
+        model, tempfile.mkdtemp() + "/model.tflite", "int8", batch_size=1
+    )
+    ```
+    """
+    checks.check_model(model)
+    checks.check_backend("LiteRT files", ["tensorflow"])
+    if quantization is not None:
+        check_choice(quantization, "quantization", _QUANTIZATIONS)
+    if calibration is not None:
+        if quantization != "int8":
+            raise ValueError(
+                "Images for calibration are for int8. Expected "
+                "quantization='int8', or calibration=None. Received: "
+                f"quantization={quantization!r}"
+            )
+        calibration = check_images(model, calibration, at_least_one=True)
+    spec = checks.input_spec(model, batch_size)
+    path = checks.check_path(path, ".tflite")
+    overwrite = check_boolean(overwrite, "overwrite")
+    is_older = os.path.isfile(path)
+    checks.check_free(path, overwrite, "an older file", is_older)
+    with tempfile.TemporaryDirectory() as folder:
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        with all_at_once():
+            archive.add_endpoint(
+                "serve",
+                lambda images: model(images, training=False),
+                input_signature=[spec],
+            )
+            archive.write_out(folder, verbose=False)
+        content = _convert(folder, quantization, calibration, batch_size)
+    _run(content)
+    checks.write_file(path, content, overwrite)
+    return path
+
+
+def _convert(folder, quantization, calibration, batch_size):
+    """The content of the file, made of a SavedModel."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+    if quantization:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantization == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    try:
+        content = converter.convert()
+        if calibration is None:
+            return content
+        return _calibrated(converter, content, calibration, batch_size or 1)
+    except Exception as error:
+        found = re.findall(r"(?:Select|Custom) [oO]ps: (.+)", str(error))
+        operators = [name for line in found for name in line.split(", ")]
+        if operators:
+            checks.refuse("LiteRT", operators, error)
+        _refuse_node(error)
+        raise
+
+
+def _calibrated(converter, content, images, size):
+    """The content of a file whose products have fixed ranges."""
+    import tensorflow as tf
+
+    def batches():
+        for start in range(0, len(images), size):
+            # The last one is filled up with the first images.
+            batch = np.take(
+                images, range(start, start + size), axis=0, mode="wrap"
+            )
+            yield [batch.astype("float32")]
+
+    converter.representative_dataset = batches
+    debugger = tf.lite.experimental
+    options = debugger.QuantizationDebugOptions(
+        denylisted_ops=sorted(_operators(content) - _IN_INT8)
+    )
+    with warnings.catch_warnings():
+        _ignore_deprecation()
+        return debugger.QuantizationDebugger(
+            converter=converter, debug_dataset=batches, debug_options=options
+        ).get_nondebug_quantized_model()
+
+
+def _operators(content):
+    """The names of the operators in a file."""
+    return {
+        each["op_name"] for each in _interpreter(content)._get_ops_details()
+    }
+
+
+def _run(content):
+    """Runs a file once: some shapes are refused only then."""
+    interpreter = _interpreter(content)
+    (place,) = interpreter.get_input_details()
+    try:
+        interpreter.allocate_tensors()
+        value = np.zeros(place["shape"], place["dtype"])
+        interpreter.set_tensor(place["index"], value)
+        interpreter.invoke()
+    except (RuntimeError, ValueError) as error:
+        _refuse_node(error)
+        raise
+
+
+def _interpreter(content: bytes) -> Any:
+    import tensorflow as tf
+
+    with warnings.catch_warnings():
+        _ignore_deprecation()
+        return tf.lite.Interpreter(model_content=content)
+
+
+def _ignore_deprecation():
+    # Its successor is a package of its own, with the same interface.
+    warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
+
+
+def _refuse_node(error):
+    """Names the operator in an error of the interpreter, if there is one."""
+    found = re.findall(r"Node number \d+ \((\w+)\) failed", str(error))
+    if found:
+        checks.refuse("LiteRT", found, error)

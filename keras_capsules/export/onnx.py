@@ -1,0 +1,103 @@
+"""Export for ONNX Runtime and others that read ONNX."""
+
+import importlib
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_capsules.engine.blocks import all_at_once
+from keras_capsules.export import checks
+from keras_capsules.utils.validation import check_boolean
+
+
+def export_onnx(
+    model: keras.Model,
+    path: str | os.PathLike[str],
+    batch_size: int | None = None,
+    overwrite: bool = False,
+) -> str:
+    """Writes a model as an ONNX file, which takes batches of any size.
+
+    Needs the packages of the extra `formats`. The file is loaded and run once
+    in ONNX Runtime before it is put in its place.
+
+    Args:
+        model: A built `keras.Model` with one input, on the TensorFlow or the
+            PyTorch backend.
+        path: String or path-like, the file to make, which ends in `.onnx`.
+        batch_size: Optional positive integer, the size of each batch. Defaults
+            to `None`, any size.
+        overwrite: Boolean, whether to replace a file that exists at the path.
+            Defaults to `False`.
+
+    Returns:
+        The path as a string.
+
+    Raises:
+        ValueError: If an argument is not as described, the backend is JAX, or
+            ONNX lacks an operator, which is named. Nothing is written then.
+        ImportError: If a package is missing.
+
+    Example:
+
+    ```python
+    import tempfile
+
+    from keras_capsules.export import export_onnx
+    from keras_capsules.models import EfficientCapsNet
+
+    model = EfficientCapsNet(filters=(4, 8, 8), decoder_units=None)
+    path = export_onnx(model, tempfile.mkdtemp() + "/model.onnx")
+    ```
+    """
+    checks.check_model(model)
+    checks.check_backend("ONNX files", ["tensorflow", "torch"])
+    spec = checks.input_spec(model, batch_size)
+    path = checks.check_path(path, ".onnx")
+    overwrite = check_boolean(overwrite, "overwrite")
+    checks.check_free(path, overwrite, "an older file", os.path.isfile(path))
+    # Here, so that a package that is missing is noticed first.
+    onnx, runtime = map(importlib.import_module, ("onnx", "onnxruntime"))
+    with tempfile.TemporaryDirectory() as folder:
+        file = pathlib.Path(folder, "model.onnx")
+        with all_at_once():
+            model.export(
+                file, format="onnx", input_signature=[spec], verbose=False
+            )
+        content = file.read_bytes()
+    _check_operators(onnx, onnx.load_from_string(content))
+    session = runtime.InferenceSession(
+        content, providers=["CPUExecutionProvider"]
+    )
+    (place,) = session.get_inputs()
+    images = np.zeros((batch_size or 1, *spec.shape[1:]), spec.dtype)
+    session.run(None, {place.name: images})
+    checks.write_file(path, content, overwrite)
+    return path
+
+
+def _check_operators(onnx: Any, model: Any) -> None:
+    """Raises if there are operators that ONNX does not have."""
+    versions = {each.domain: each.version for each in model.opset_import}
+    missing = {
+        node.op_type
+        for node in _nodes(onnx, model.graph)
+        if not onnx.defs.has(
+            node.op_type, versions.get(node.domain, 1), node.domain
+        )
+    }
+    if missing:
+        checks.refuse("ONNX", missing)
+
+
+def _nodes(onnx, graph):
+    """All nodes of a graph and of the graphs in them."""
+    for node in graph.node:
+        yield node
+        for each in node.attribute:
+            if each.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(onnx, each.g)
