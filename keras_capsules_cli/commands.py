@@ -114,9 +114,14 @@ def export(arguments: argparse.Namespace) -> None:
     from keras_capsules.training import results
     from keras_capsules.training import trained
 
-    network = trained.load(arguments.source)
     results.export(
-        network.model, arguments.path, arguments.format, arguments.overwrite
+        trained.load(arguments.source),
+        arguments.path,
+        arguments.format,
+        arguments.preprocess,
+        arguments.class_names,
+        arguments.quantization,
+        arguments.overwrite,
     )
     print(arguments.path)
 

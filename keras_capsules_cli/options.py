@@ -234,20 +234,34 @@ def _export(commands):
         "export",
         "write a trained network for a runtime",
         """\
-    keras-capsules export outputs/train/photos photos_model
+    keras-capsules export outputs/train/photos photos_model --preprocess \\
+        --class-names
     keras-capsules export EfficientCapsNet-mnist digits.onnx --format onnx
 
     format        DEST ends in   needs
     saved_model                  nothing more; a folder, for TensorFlow
     onnx          .onnx          pip install "keras-capsules[formats]"
     litert        .tflite        nothing more
-    openvino      .xml           pip install openvino""",
+    openvino      .xml           pip install "keras-capsules[formats]"
+
+Without --preprocess, images are numbers from 0 to 1 of the network's size.""",
     )
     add = parser.add_argument
     add("source", metavar="RUN", help=_SOURCE)
     add("path", metavar="DEST", help="the folder or file to make")
     add("--format", choices=FORMATS, default="saved_model", help=_DEFAULT)
     add("--overwrite", action="store_true", help="replace an older one")
+    add(
+        "--preprocess",
+        action="store_true",
+        help="the SavedModel takes pixels from 0 to 255, of any image size",
+    )
+    add(
+        "--class-names",
+        action="store_true",
+        help="the SavedModel names the class, beside the scores",
+    )
+    add("--quantization", choices=("float16", "int8"), help="of LiteRT's file")
 
 
 def _explore(commands):

@@ -1,6 +1,7 @@
 """What all exports have in common: checks, signatures, and where they write."""
 
 import contextlib
+import importlib.util
 import os
 import pathlib
 from collections.abc import Iterable
@@ -39,6 +40,22 @@ def check_backend(form: str, backends: Sequence[str]) -> None:
             "the model with `model.save`, load it under "
             f"KERAS_BACKEND={backends[0]} and export it there. Received: "
             f"keras.backend.backend()={keras.backend.backend()!r}"
+        )
+
+
+def check_packages(form: str, names: Sequence[str]) -> None:
+    """Raises if packages are missing.
+
+    Args:
+        form: The files, for the message.
+        names: The names of the packages that they need.
+    """
+    missing = [x for x in names if importlib.util.find_spec(x) is None]
+    if missing:
+        raise ImportError(
+            f"{form} need {' and '.join(missing)}. Install the extra for "
+            "formats: `pip install 'keras-capsules[formats]'`, or in a clone "
+            "`pip install '.[formats]'`."
         )
 
 

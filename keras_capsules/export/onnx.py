@@ -13,6 +13,9 @@ from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
 from keras_capsules.utils.validation import check_boolean
 
+# The packages with which Keras makes ONNX files.
+_CONVERTERS = {"tensorflow": "tf2onnx", "torch": "onnxscript"}
+
 
 def export_onnx(
     model: keras.Model,
@@ -60,8 +63,12 @@ def export_onnx(
     path = checks.check_path(path, ".onnx")
     overwrite = check_boolean(overwrite, "overwrite")
     checks.check_free(path, overwrite, "an older file", os.path.isfile(path))
-    # Here, so that a package that is missing is noticed first.
+    converter = _CONVERTERS[keras.backend.backend()]
+    checks.check_packages("ONNX files", ["onnx", "onnxruntime", converter])
     onnx, runtime = map(importlib.import_module, ("onnx", "onnxruntime"))
+    images = np.zeros((batch_size or 1, *spec.shape[1:]), spec.dtype)
+    # Keras makes no ONNX file of a loaded model before it was called.
+    model(images, training=False)
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "model.onnx")
         with all_at_once():
@@ -74,7 +81,6 @@ def export_onnx(
         content, providers=["CPUExecutionProvider"]
     )
     (place,) = session.get_inputs()
-    images = np.zeros((batch_size or 1, *spec.shape[1:]), spec.dtype)
     session.run(None, {place.name: images})
     checks.write_file(path, content, overwrite)
     return path

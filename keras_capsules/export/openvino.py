@@ -22,7 +22,7 @@ def export_openvino(
 ) -> str:
     """Writes a model as OpenVINO's two files, its graph and its weights.
 
-    Needs the package `openvino`. The model is compiled and run once before its
+    Needs the packages of the extra `formats`. The model is compiled and run once before its
     files are put in their place.
 
     Args:
@@ -41,7 +41,7 @@ def export_openvino(
         ValueError: If an argument is not as described, the backend is another,
             or OpenVINO lacks an operator, which is named. Nothing is written
             then.
-        ImportError: If OpenVINO is missing.
+        ImportError: If a package is missing.
     """
     checks.check_model(model)
     checks.check_backend("OpenVINO's files", ["tensorflow"])
@@ -52,6 +52,7 @@ def export_openvino(
     for each in (path, weights):
         is_older = os.path.isfile(each)
         checks.check_free(each, overwrite, "an older file", is_older)
+    checks.check_packages("OpenVINO's files", ["openvino"])
     openvino = importlib.import_module("openvino")
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "model.xml")

@@ -2,25 +2,28 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
 from collections.abc import Sequence
+from typing import Any
 
-import keras
 import numpy as np
 
 from keras_capsules import plots
+from keras_capsules.export import export_litert
+from keras_capsules.export import export_onnx
+from keras_capsules.export import export_openvino
 from keras_capsules.export import export_saved_model
+from keras_capsules.training.trained import Trained
 from keras_capsules.utils import files
-from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_choice
 
-# The ending that Keras demands of each format, and the packages it needs.
-FORMATS = {
-    "saved_model": ("", ()),
-    "onnx": (".onnx", ("onnx",)),
-    "litert": (".tflite", ()),
-    "openvino": (".xml", ("openvino",)),
+# What writes each format, and the options that it has alone.
+FORMATS: dict[str, tuple[Callable[..., str], tuple[str, ...]]] = {
+    "saved_model": (export_saved_model, ("preprocess", "class_names")),
+    "onnx": (export_onnx, ()),
+    "litert": (export_litert, ("quantization",)),
+    "openvino": (export_openvino, ()),
 }
-_PACKAGES = {"tensorflow": "tf2onnx", "jax": "tf2onnx", "torch": "onnxscript"}
 
 
 def confusion(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -123,18 +126,27 @@ def plot_confusion(
 
 
 def export(
-    model: keras.Model,
+    network: Trained,
     path: str | os.PathLike[str],
     format: str = "saved_model",
+    preprocess: bool = False,
+    class_names: bool = False,
+    quantization: str | None = None,
     overwrite: bool = False,
 ) -> str:
-    """Writes a network in the format of a runtime.
+    """Writes a trained network in the format of a runtime.
 
     Args:
-        model: A built model.
+        network: A `Trained`.
         path: The folder or file to make. Files end in `.onnx`, `.tflite`
             (LiteRT) or `.xml` (OpenVINO, which has a `.bin` beside it).
         format: One of `FORMATS`. Defaults to `"saved_model"`.
+        preprocess: Boolean, whether a SavedModel takes pixels from 0 to 255 of
+            images of any size. Defaults to `False`.
+        class_names: Boolean, whether a SavedModel names the class. Defaults to
+            `False`.
+        quantization: `"float16"` or `"int8"`, of a LiteRT file. Defaults to
+            `None`.
         overwrite: Boolean, whether to replace an older one at the path.
             Defaults to `False`.
 
@@ -147,64 +159,22 @@ def export(
         ImportError: If a package that the format needs is not installed.
     """
     check_choice(format, "format", tuple(FORMATS))
-    check_boolean(overwrite, "overwrite")
-    if format == "saved_model":
-        return export_saved_model(model, path, overwrite)
-    path = os.path.abspath(os.fspath(path))
-    ending, packages = FORMATS[format]
-    if not path.endswith(ending):
-        raise ValueError(
-            f"The format {format!r} has an ending of its own. Expected a path "
-            f"that ends in {ending!r}. Received: path={path!r}"
-        )
-    _check_backend(format)
-    _check_packages(format, packages)
-    taken = ValueError(
-        "There is something at the path already. Expected another path, or "
-        f"overwrite=True. Received: path={path!r}, overwrite={overwrite!r}"
-    )
-    if os.path.isdir(path) or (os.path.lexists(path) and not overwrite):
-        raise taken
-    # Keras makes no ONNX file of a loaded model before it was called.
-    model(keras.ops.zeros((1, *model.inputs[0].shape[1:])))
-    try:
-        with files.replacing(path, overwrite) as fresh:
-            model.export(str(fresh), format=format, verbose=False)
-            _move_others(fresh, path)
-    except FileExistsError:  # it came while the model was written
-        raise taken from None
-    return path
-
-
-def _move_others(fresh, path):
-    """Moves what a format has beside its file."""
-    for other in fresh.parent.glob(f"{fresh.stem}.*"):
-        if other != fresh:
-            os.replace(other, os.path.splitext(path)[0] + other.suffix)
-
-
-def _check_backend(format):
-    backend = keras.backend.backend()
-    if format == "litert" and backend == "jax":
-        raise ValueError(
-            "Keras makes no LiteRT files of JAX models. Expected "
-            "KERAS_BACKEND=tensorflow. Received: keras.backend.backend()='jax'"
-        )
-
-
-def _check_packages(format, packages):
-    if format == "onnx":
-        packages = (*packages, _PACKAGES[keras.backend.backend()])
-    missing = [x for x in packages if importlib.util.find_spec(x) is None]
-    if missing:
-        remedy = "it: `pip install openvino`"
-        if format == "onnx":
-            remedy = (
-                "the extra for formats: `pip install "
-                "'keras-capsules[formats]'`, or in a clone `pip install "
-                "'.[formats]'`"
+    options: dict[str, Any] = {}
+    if preprocess:
+        options["preprocess"] = preprocess
+    if class_names:
+        options["class_names"] = network.class_names
+    if quantization is not None:
+        options["quantization"] = quantization
+    write, known = FORMATS[format]
+    for name in options:
+        if name not in known:
+            takes = [
+                key for key, (_, known) in FORMATS.items() if name in known
+            ]
+            raise ValueError(
+                f"Not every format has the option `{name}`. Expected the "
+                f"format {', '.join(takes)}, or no {name}. Received: "
+                f"format={format!r}"
             )
-        raise ImportError(
-            f"The format {format!r} needs {' and '.join(missing)}. Install "
-            f"{remedy}."
-        )
+    return write(network.model, path, overwrite=overwrite, **options)

@@ -287,6 +287,50 @@ def test_export_serves_the_same(trained, photos, tmp_path):
     refused("overwrite=True", "export", folder, destination)
 
 
+@not_on_torch
+def test_export_of_what_takes_files_and_names_classes(
+    trained, photos, tmp_path
+):
+    import tensorflow as tf
+
+    folder, _ = trained
+    path = photos / "lying" / "5.png"
+    named = "export", folder, tmp_path / "named", "--preprocess"
+    code, _, errors = run(*named, "--class-names")
+    assert code == 0, errors
+    served = tf.saved_model.load(tmp_path / "named")
+    pixels = tf.io.decode_png(path.read_bytes(), channels=1)
+    found = served.serve(pixels[None])
+    expected = prediction(folder, path)
+    (label,) = found["labels"].numpy()
+    assert label.decode() == expected["class"]
+    np.testing.assert_allclose(
+        found["scores"][0],
+        [expected["probabilities"][name] for name in ("lying", "upright")],
+        atol=1e-5,
+    )
+
+
+@on_one_backend
+def test_options_of_other_formats(trained, tmp_path):
+    folder, _ = trained
+    onnx = "export", folder, tmp_path / "bars.onnx", "--format", "onnx"
+    refused("the format saved_model, or no preprocess", *onnx, "--preprocess")
+    refused("the format litert", *onnx, "--quantization", "int8")
+    saved = "export", folder, tmp_path / "bars"
+    refused("no quantization", *saved, "--quantization", "float16")
+    assert not [*tmp_path.iterdir()]
+    sizes = []
+    for options in ([], ["--quantization", "int8"]):
+        path = tmp_path / f"bars{len(sizes)}.tflite"
+        code, _, errors = run(
+            "export", folder, path, "--format", "litert", *options
+        )
+        assert code == 0, errors
+        sizes.append(path.stat().st_size)
+    assert sizes[1] < sizes[0]
+
+
 @on_one_backend
 @pytest.mark.filterwarnings(
     "ignore:.*tf.lite.Interpreter is deprecated:UserWarning",
@@ -338,7 +382,7 @@ def test_exports_that_lack_a_package(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for format, ending, remedy in (
         ("onnx", ".onnx", "keras-capsules[formats]"),
-        ("openvino", ".xml", "pip install openvino"),
+        ("openvino", ".xml", "keras-capsules[formats]"),
     ):
         path = tmp_path / f"bars{ending}"
         refused(remedy, "export", folder, path, "--format", format)
