@@ -28,9 +28,7 @@ pytestmark = [
         BACKEND == "torch",
         reason="Keras makes no SavedModels of PyTorch models",
     ),
-    # Keras 3.15 uses a name that NumPy no longer has.
     pytest.mark.filterwarnings(
-        "ignore:In the future `np.object`:FutureWarning",
         "ignore:.*tf.lite.Interpreter is deprecated:UserWarning",
     ),
 ]

@@ -22,7 +22,6 @@ pytestmark = [
     pytest.mark.skipif(
         keras.backend.backend() != "tensorflow", reason="measures TensorFlow"
     ),
-    pytest.mark.filterwarnings("ignore:In the future `np.object`"),
 ]
 
 

@@ -4,6 +4,7 @@ import importlib
 import os
 import pathlib
 import tempfile
+import warnings
 from typing import Any
 
 import keras
@@ -71,7 +72,9 @@ def export_onnx(
     model(images, training=False)
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "model.onnx")
-        with all_at_once():
+        with all_at_once(), warnings.catch_warnings():
+            # Keras 3.15 asks NumPy for a name that it no longer has.
+            warnings.filterwarnings("ignore", "In the future `np.object`")
             model.export(
                 file, format="onnx", input_signature=[spec], verbose=False
             )
