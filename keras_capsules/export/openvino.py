@@ -22,8 +22,8 @@ def export_openvino(
 ) -> str:
     """Writes a model as OpenVINO's two files, its graph and its weights.
 
-    Needs the packages of the extra `formats`. The model is compiled and run once before its
-    files are put in their place.
+    Needs the packages of the extra `formats`. The model is compiled and run
+    once before its files are put in their place.
 
     Args:
         model: A built `keras.Model` with one input, on the TensorFlow backend.
