@@ -63,7 +63,8 @@ def _check_layout(model, layout):
             f"Received: layout={layout!r}"
         )
     variables = {each.path: each for each in model.variables}
-    layers = {each.path for _, each in walk(model)}
+    # Some layers have no path, such as those of inputs.
+    layers = {each.path for _, each in walk(model) if each.path}
     for key, each in layout.items():
         matching = [path for path in variables if _matches(key, path)]
         if not matching and not any(_matches(key, path) for path in layers):
