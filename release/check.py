@@ -24,8 +24,9 @@ README = ROOT / "README.md"
 RUN_PAGE = ROOT / "tests" / "helpers" / "markdown.py"
 # What is imported beside the checkout is not of the checkout.
 WHERE = "import keras_capsules; print(keras_capsules.__file__)"
-# The tests of these files read the whole tree.
-QUICK_TESTS = ["tests/test_package.py", "tests/test_size.py"]
+# Tests that read the whole tree, without those that run examples.
+GENERAL_TESTS = ["tests/test_package.py", "tests/test_size.py"]
+GENERAL_TESTS += ["-k", "not blocks_run and not examples_run"]
 MOST_BYTES = {"wheel": 8_000_000, "source distribution": 16_000_000}
 NEEDED = {
     "CHANGELOG.md",
@@ -99,7 +100,7 @@ def check_source_distribution(path, folder, python):
     }
     check("The sdist has also", junk)
     run(python, "-m", "pytest", "--collect-only", "--quiet", cwd=tree)
-    run(python, "-m", "pytest", "--quiet", *QUICK_TESTS, cwd=tree)
+    run(python, "-m", "pytest", "--quiet", *GENERAL_TESTS, cwd=tree)
 
 
 def check_readme(wheel, folder):

@@ -7,6 +7,7 @@ import functools
 import inspect
 import pathlib
 import re
+import tarfile
 import zipfile
 
 import keras
@@ -64,17 +65,25 @@ def test_a_saved_file_loads_and_trains_on(path, tmp_path):
     close(outputs_of(again, inputs)[0], trained)
 
 
+@pytest.fixture(scope="module")
+def saved_models(tmp_path_factory):
+    """The SavedModels of each version, in a folder of its name."""
+    folder = tmp_path_factory.mktemp("saved_models")
+    for path in FIXTURES.glob("*/saved_models.tar.xz"):
+        with tarfile.open(path) as file:
+            file.extractall(folder / path.parent.name, filter="data")
+    return folder
+
+
 @only_tensorflow
 @every_file
-def test_a_saved_model_serves(path, tmp_path):
+def test_a_saved_model_serves(path, saved_models):
     import tensorflow as tf
 
-    with zipfile.ZipFile(path.with_suffix(".zip")) as file:
-        file.extractall(tmp_path)
-    served = tf.saved_model.load(tmp_path)
+    served = tf.saved_model.load(saved_models / path.parent.name / path.stem)
     inputs = array(path, "inputs")
     close(arrays(served.serve(inputs))[0], array(path, "outputs"))
-    close(served.serve(inputs[:2]), array(path, "outputs")[:2])
+    close(arrays(served.serve(inputs[:2]))[0], array(path, "outputs")[:2])
     capsules = array(path, "capsules")
     assert hasattr(served, "capsules") == (capsules is not None)
     if capsules is not None:
@@ -88,8 +97,7 @@ def test_this_version_has_all_files():
     folder = FIXTURES / make.VERSION
     found = {path.name for path in folder.iterdir()}
     expected = {f"{name}.keras" for name in networks.NETWORKS}
-    expected |= {f"{name}.zip" for name in networks.NETWORKS}
-    assert found == expected | {"arrays.npz"}
+    assert found == expected | {"arrays.npz", "saved_models.tar.xz"}
     for path in folder.glob("*.keras"):
         assert (array(path, "after") is None) == (path.stem in networks.RANDOM)
 
@@ -116,20 +124,12 @@ def test_files_hold_no_pickles_and_are_small():
     for folder in {path.parent for path in FILES}:
         size = sum(path.stat().st_size for path in folder.iterdir())
         assert size < MOST_BYTES
-    members = re.compile(
-        r"(config|metadata)\.json|model\.weights\.h5|(assets|variables)/"
-        r"|(saved_model|fingerprint)\.pb"
-        r"|variables/variables\.(index|data-00000-of-00001)"
-    )
-    for path in FIXTURES.glob("*/*"):
-        if path.suffix not in (".keras", ".zip"):
-            stored(path.parent)  # which allows no pickles
-            continue
+    members = re.compile(r"(config|metadata)\.json|model\.weights\.h5|assets/")
+    for path in FILES:
         with zipfile.ZipFile(path) as file:
             for name in file.namelist():
                 assert members.fullmatch(name), f"{path.name}: {name}"
-                # Pickles begin so, from protocol 2 on.
-                assert not file.read(name).startswith(b"\x80"), name
+        stored(path.parent)  # which allows no pickles
 
 
 def test_the_files_of_a_release_are_not_written_again(monkeypatch, tmp_path):
