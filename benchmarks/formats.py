@@ -23,7 +23,6 @@ import tempfile
 import evidence
 import harness
 import numpy as np
-from training import provenance
 
 PAGE = harness.ROOT / "docs" / "formats.md"
 BATCHES = [1, 7]
@@ -196,7 +195,7 @@ def main():
             )
             # Networks may be measured one by one, after changes.
             for each in found.values():
-                each["commit"] = provenance.commit(harness.ROOT)
+                each["commit"] = harness.provenance.commit(harness.ROOT)
             results["cases"].setdefault(name, {}).update(found)
             harness.write(
                 "formats", {"cases": results["cases"]}, options.output

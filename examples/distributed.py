@@ -17,7 +17,7 @@ On GPUs, leave out `--devices`. `docs/many_devices.md` says how to do it with
 Slurm and on Kubernetes.
 
 Class capsules have a matrix for each pair of an input capsule and a class. With
-1,000 classes that is 16 million weights, 98 % of this network.
+1,000 classes that is 16 million weights, more than 99 % of this network.
 `--model-parallel` shares them out among so many devices, together with the
 votes and the state of the optimizer; the other devices work on other examples
 of each batch.
@@ -39,13 +39,13 @@ import sys
 import jax
 import keras
 import numpy as np
-from training import cluster
-from training import records
-from training import resumable
+from scaling import cluster
+from scaling import records
 
 from keras_capsules import MarginLoss
 from keras_capsules import distribution
 from keras_capsules.models import CapsNet
+from keras_capsules.training import resumable
 from keras_capsules.utils import files
 
 SIZE, CELLS, SCALE = 16, 6, 2

@@ -25,12 +25,12 @@ import time
 
 import keras
 import numpy as np
-from training import records
-from training import resumable
+from scaling import records
 
 from keras_capsules import MarginLoss
 from keras_capsules import datasets
 from keras_capsules.models import EfficientCapsNet
+from keras_capsules.training import resumable
 from keras_capsules.utils import files
 
 SIZE = 16

@@ -27,7 +27,7 @@ LIMIT = 500
 @pytest.fixture
 def records(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES)
-    from training import records
+    from scaling import records
 
     return records
 
@@ -181,7 +181,7 @@ def test_options_that_contradict(options, backend, message, tmp_path, records):
     """Without a process of its own: they are checked first."""
     import argparse
 
-    from training import cluster
+    from scaling import cluster
 
     parser = argparse.ArgumentParser()
     cluster.add_options(parser)
@@ -206,7 +206,7 @@ def test_runs_that_cannot_be(options, backend, message, tmp_path):
     assert not list(tmp_path.glob("*.npz"))
 
 
-# examples/training/records.py
+# examples/scaling/records.py
 
 
 def numbered(number):

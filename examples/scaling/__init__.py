@@ -1,0 +1,1 @@
+"""Processes, and files of images, for the examples of many devices."""
