@@ -221,9 +221,7 @@ def test_inner_types():
         weight = numpy(old.routing_weights[name])
         by_hand.routing_weights[name].assign(weight[kept])
     exact = by_hand(inputs)
-    assert_close(
-        outputs_of(result.model, "second", x), arrays(exact)
-    )
+    assert_close(outputs_of(result.model, "second", x), arrays(exact))
     assert new.num_capsules == 2
     np.testing.assert_array_equal(
         result.model.get_layer("class_capsules").kernel,
