@@ -60,7 +60,8 @@ test-torch: .venv-torch/ready
 test-lowest: test-lowest-tensorflow test-lowest-jax test-lowest-torch
 
 # Old versions of packages call what newer ones of others deprecate.
-LOWEST_TESTS := -m pytest -n 2 --dist worksteal -W ignore::DeprecationWarning
+LOWEST_TESTS := -m pytest -n 2 --dist worksteal \
+    -W ignore::DeprecationWarning -W ignore::FutureWarning
 test-lowest-tensorflow test-lowest-jax: test-lowest-%: .venv-lowest/ready
 	KERAS_BACKEND=$* .venv-lowest/bin/python $(LOWEST_TESTS)
 

@@ -28,6 +28,7 @@ WHERE = "import keras_capsules; print(keras_capsules.__file__)"
 GENERAL_TESTS = ["tests/test_package.py", "tests/test_size.py"]
 GENERAL_TESTS += ["-k", "not blocks_run and not examples_run"]
 MOST_BYTES = {"wheel": 8_000_000, "source distribution": 16_000_000}
+EXTRAS = "datasets,plots"  # what the README uses
 NEEDED = {
     "CHANGELOG.md",
     "LICENSE",
@@ -108,7 +109,7 @@ def check_readme(wheel, folder):
     environment = folder / "environment"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[datasets]")
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[{EXTRAS}]")
     place = folder / "elsewhere"
     place.mkdir()
     # -I: neither the folder of a script nor PYTHONPATH is searched.

@@ -116,8 +116,8 @@ def test_every_network_routing_and_layer_is_in_a_file():
     }
     public |= {each.__name__ for each in routing.ROUTINGS.values()}
     # What a network makes in its constructor is not in its configuration.
-    inside = {"CapsuleMask", "CapsuleStack", "PoseNormalization"}
-    assert public - found <= inside
+    inside = {"CapsuleMask", "PoseNormalization", "PropagateNaN"}
+    assert public - found <= inside | {"CapsuleStack"}
 
 
 def test_files_hold_no_pickles_and_are_small():

@@ -507,3 +507,11 @@ def test_exports_before_any_call_and_after_loading(name, tmp_path):
         served = tf.saved_model.load(tmp_path / folder)
         scores = served.serve(x)
         np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_decoder_is_trained_and_saved_with_the_network():
+    """Keras tracks what is no part of the graph, from version 3.15 on."""
+    model = make("CapsNet")
+    weights = {id(weight) for weight in model.trainable_variables}
+    own = {id(weight) for weight in model.decoder.trainable_variables}
+    assert len(own) == 4 and own <= weights
