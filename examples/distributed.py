@@ -17,7 +17,7 @@ On GPUs, leave out `--devices`. `docs/many_devices.md` says how to do it with
 Slurm and on Kubernetes.
 
 Class capsules have a matrix for each pair of an input capsule and a class. With
-1,000 classes that is 16 million weights, 98 % of this network.
+1,000 classes that is 16 million weights, more than 99 % of this network.
 `--model-parallel` shares them out among so many devices, together with the
 votes and the state of the optimizer; the other devices work on other examples
 of each batch.
