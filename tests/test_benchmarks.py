@@ -123,7 +123,7 @@ def test_every_benchmark_is_tested_and_made():
 # What devices hold, and what they tell each other.
 
 SIZES = {"classes": 12, "batch": 4, "filters": 4, "capsules": 2}
-INPUTS = 5 * 5 * SIZES["capsules"]
+INPUTS = 3 * 3 * SIZES["capsules"]
 KERNEL = INPUTS * 8 * SIZES["classes"] * 16
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
+from keras_capsules import PrimaryCapsules
 from keras_capsules.distribution import distribute
 from keras_capsules.distribution import layout_map
 from tests.helpers.networks import images
@@ -200,6 +201,30 @@ def test_layout_map_errors(change, message):
     options = {"model": capsules(6, 6), "mesh": mesh(1, 3), **change}
     with pytest.raises(ValueError, match=message):
         layout_map(**options)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        PrimaryCapsules(2, 4, kernel_size=3, depthwise=True, name="wrong"),
+        keras.layers.DepthwiseConv2D(3, name="wrong"),
+        keras.layers.SeparableConv2D(4, 3, name="wrong"),
+        keras.layers.Conv2D(4, 3, groups=2, name="wrong"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_convolutions_with_wrong_gradients(layer):
+    inputs = keras.Input((5, 5, 8))
+    x = keras.layers.Reshape((-1, 4))(layer(inputs))
+    model = keras.Model(inputs, CapsuleLayer(6, 4)(x))
+    for shape in ((1, 2), (2, 1)):
+        assert len(layout_map(model, mesh(*shape))) == 2
+    with pytest.raises(
+        ValueError,
+        match=r"Expected a mesh of shape \(1, 4\) or \(4, 1\). Received: mesh of "
+        r"shape \(2, 2\), and the layers wrong",
+    ):
+        layout_map(model, mesh(2, 2))
 
 
 @pytest.mark.parametrize("name", ["CapsNet", "InvertedAttentionCapsNet"])

@@ -10,6 +10,7 @@ import numpy as np
 from keras_capsules.distribution.copies import copied
 from keras_capsules.distribution.copies import sizes_of
 from keras_capsules.layers.base import RoutedLayer
+from keras_capsules.layers.primary_capsules import PrimaryCapsules
 from keras_capsules.models.saving import walk
 from keras_capsules.utils.validation import check_choice
 
@@ -86,8 +87,11 @@ def layout_map(
 
     Raises:
         ValueError: If an argument is not as described, a regular expression
-            matches no layer, or the number of capsules is not a multiple of the
-            number of devices.
+            matches no layer, the number of capsules is not a multiple of the
+            number of devices, or the model has depthwise or grouped
+            convolutions, as `EfficientCapsNet` has, and the mesh has more than
+            one axis that is larger than 1. XLA computes wrong gradients of
+            their kernels then (found with JAX 0.10.2).
 
     Example:
 
@@ -118,6 +122,7 @@ def layout_map(
     check_choice(capsules, "capsules", ("auto", *_SIDES))
     devices = _size_of_axis(mesh, axis)
     paths = _paths(model)
+    _check_convolutions(model, mesh)
     # Paths and axes of weights. One that two layers share is there once.
     found: dict[str, tuple[str | None, ...]] = {}
     for path, layer in _chosen(model, paths, layers):
@@ -147,6 +152,41 @@ def _size_of_axis(mesh, axis):
         )
     check_choice(axis, "axis", mesh.axis_names)
     return sizes_of(mesh)[axis]
+
+
+def _check_convolutions(model, mesh):
+    """Raises if XLA would compute wrong gradients."""
+    if sum(size > 1 for size in mesh.shape) < 2:
+        return
+    wrong = [path for path, layer in walk(model) if _is_grouped(layer)]
+    if wrong:
+        raise ValueError(
+            "XLA computes wrong gradients of depthwise and grouped "
+            "convolutions on a mesh with two axes. Expected a mesh of shape "
+            f"(1, {mesh.devices.size}) or ({mesh.devices.size}, 1). Received: "
+            f"mesh of shape {tuple(mesh.shape)}, and the layers "
+            f"{', '.join(wrong)}"
+        )
+
+
+def _is_grouped(layer):
+    depthwise = (
+        keras.layers.DepthwiseConv1D,
+        keras.layers.DepthwiseConv2D,
+        keras.layers.SeparableConv1D,
+        keras.layers.SeparableConv2D,
+    )
+    return (
+        isinstance(layer, depthwise)
+        or (isinstance(layer, PrimaryCapsules) and layer.depthwise)
+        or (
+            isinstance(
+                layer,
+                keras.layers.Conv1D | keras.layers.Conv2D | keras.layers.Conv3D,
+            )
+            and layer.groups > 1
+        )
+    )
 
 
 def _paths(model):

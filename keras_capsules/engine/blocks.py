@@ -151,6 +151,29 @@ def over_devices(
     return keras.tree.map_structure(_joined, results)
 
 
+def whole(x: Tensor) -> Tensor:
+    """Lets every device have all capsules of its examples.
+
+    `keras.distribution.ModelParallel` may share out the matrices of a layer
+    among devices. Without this, XLA would also share out the capsules, and then
+    cut the convolutions that make them. The gradients of DeepCaps come out
+    wrong then, with JAX 0.10.
+
+    Args:
+        x: Tensor with the examples first.
+    """
+    distribution = keras.distribution.distribution()
+    batch = ops.shape(x)[0]
+    if (
+        distribution is None
+        or not isinstance(batch, numbers.Integral)
+        or batch % _devices_of_a_batch()
+    ):
+        return x
+    layout = distribution.get_data_layout(x.shape)
+    return keras.distribution.distribute_tensor(x, layout)
+
+
 def in_blocks(
     function: Callable[..., Any],
     examples: Mapping[str, Tensor],

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_capsules.engine.blocks import block_size
 from keras_capsules.engine.blocks import over_examples
+from keras_capsules.engine.blocks import whole
 from keras_capsules.engine.compilation import in_xla
 from keras_capsules.engine.votes import count_votes
 from keras_capsules.engine.votes import make_votes
@@ -74,7 +75,7 @@ def run(
         for name, x in examples.items()
         if name == "poses" or routing.takes(name)
     }
-    examples = _tensors(examples)
+    examples = _mapped(whole, _tensors(examples))
     received = _tensors({**shared, "weights": tensors})
     route = functools.partial(
         _route,

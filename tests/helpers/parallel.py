@@ -26,6 +26,8 @@ MODEL = {
     "outputs": ((2, 3), {"layers": "class_capsules(/classes)?"}),
     "inputs": ((2, 2), {}),
 }
+# Depthwise convolutions need a mesh with one axis.
+LINES = {"outputs": (1, 3), "inputs": (1, 4)}
 
 
 def train(kind, devices, folder, names):
@@ -164,7 +166,10 @@ def make(name, kind, devices):
         keras.distribution.set_distribution(parallel)
         return networks.make(name, **options)
     shape, chosen = MODEL[kind]
-    mesh = keras.distribution.DeviceMesh(shape, ["batch", "model"])
+    if name == "EfficientCapsNet":
+        shape = LINES[kind]
+    found = keras.distribution.list_devices()[: shape[0] * shape[1]]
+    mesh = keras.distribution.DeviceMesh(shape, ["batch", "model"], found)
     network = networks.make(name, **options)
     layout = distribution.layout_map(network, mesh, capsules=kind, **chosen)
     assert len(layout) > 0
