@@ -7,6 +7,7 @@ import json
 import pathlib
 import time
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
@@ -208,20 +209,34 @@ def _weights_of(folder, epoch):
     return folder / f"weights-{epoch:04}.npz"
 
 
-def state(model):
-    """All that training changes, in the order in which it was made."""
+def state(model: keras.Model) -> list[keras.Variable]:
+    """All that training changes, in the order in which it was made.
+
+    Args:
+        model: A compiled model whose optimizer is built.
+    """
     return [*model.variables, *model.optimizer.variables]
 
 
-def write(path, variables):
-    """Writes the values of variables, or of arrays."""
+def write(path: files.Path, variables: Iterable[Any]) -> None:
+    """Writes the values of variables, or of arrays.
+
+    Args:
+        path: The path of the file, which appears as a whole or not at all.
+        variables: Variables, arrays or tensors.
+    """
     arrays = map(keras.ops.convert_to_numpy, variables)
     with files.replacing(path) as fresh, open(fresh, "wb") as file:
         np.savez(file, *arrays)
 
 
-def read(path, variables):
-    """Assigns what `write` wrote."""
+def read(path: files.Path, variables: Iterable[keras.Variable]) -> None:
+    """Assigns what `write` wrote.
+
+    Args:
+        path: The path of the file.
+        variables: As many as were written, in the same order.
+    """
     with np.load(path, allow_pickle=False) as arrays:
         for variable, name in zip(variables, arrays.files, strict=True):
             variable.assign(arrays[name])
