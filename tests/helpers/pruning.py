@@ -57,12 +57,12 @@ def set_weights(model, scale=0.5):
     return model
 
 
-def network(routing, decoder=True, **kwargs):
+def network(routing, decoder=True, types=TYPES, **kwargs):
     """A network of vectors, or of pairs if the routing makes them."""
     inputs = keras.Input(SHAPE, name="images")
     pairs = routing.activation_from == "routing"
     make = MatrixPrimaryCapsules if pairs else PrimaryCapsules
-    x = make(TYPES, 2, kernel_size=2, name="primary_capsules")(inputs)
+    x = make(types, 2, kernel_size=2, name="primary_capsules")(inputs)
     x = CapsuleLayer(
         CLASSES, 7, routing=routing, name="class_capsules", **kwargs
     )(x)
