@@ -221,8 +221,8 @@ def test_convolutions_with_wrong_gradients(layer):
         assert len(layout_map(model, mesh(*shape))) == 2
     with pytest.raises(
         ValueError,
-        match=r"Expected a mesh of shape \(1, 4\) or \(4, 1\). Received: mesh "
-        r"of shape \(2, 2\), and the layers wrong",
+        match=r"Expected a mesh of shape \(1, 4\) or \(4, 1\). Received: "
+        r"mesh of shape \(2, 2\), and the layers wrong",
     ):
         layout_map(model, mesh(2, 2))
 
