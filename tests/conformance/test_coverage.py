@@ -9,6 +9,8 @@ import keras
 import pytest
 
 import keras_capsules
+from keras_capsules import distribution
+from keras_capsules import export
 from keras_capsules import plots
 from keras_capsules import pruning
 from keras_capsules.layers import CapsuleLayer
@@ -24,6 +26,11 @@ ROWS += [*MODELS, *LOSSES, *ROUTINGS]
 
 IGNORED = {
     keras_capsules.export_saved_model: "tested in a file of its own",
+    export.export_litert: "tests/test_export_options.py",
+    export.export_onnx: "also tested there",
+    export.export_openvino: "also tested there",
+    distribution.layout_map: "tests/test_distribution.py",
+    distribution.distribute: "also tested there",
     keras_capsules.activations.get: "every row of PrimaryCapsules calls it",
     keras_capsules.activations.serialize: "so does its configuration",
     keras_capsules.activations.safe_norm: "drops an axis: for no Dense layer",

@@ -10,6 +10,9 @@ import re
 # Patterns of files and tests below `tests/`, from the start of their names.
 SLOW = {
     "tensorflow": [
+        r"cli/test_commands.py::test_(the_command_in_a_process|openvino"
+        r"|other_formats\[onnx)",
+        r"cli/test_options.py::test_every_door.*\[(command|train)",
         r"conformance/test_layers.py::test_unknown_batch_size\["
         r"(?!CapsuleLayer-(defaults|em)|ConvCapsules2D-dynamic|CapsuleDropout"
         r"|PrimaryCapsules-defaults|MatrixPrimaryCapsules-defaults"
@@ -46,6 +49,7 @@ SLOW = {
         r"models/test_errors.py::test_terminate_on_nan_stops\[without",
         r"models/test_errors.py::test_rejects_images_of_another_shape_later"
         r".*7, 7",
+        r"models/test_distributed.py::test_a_shared_batch\[2",
         r"models/test_functional.py::test_own_layers_quantized",
         r"models/test_functional.py::test_exports_before_any_call.*\[CapsNet",
         r"models/test_inputs.py::test_one_input_comes_in_every_structure\["
@@ -62,6 +66,7 @@ SLOW = {
         r"(?!one-by-one-True)",
         r"routing/test_variational_bayes.py::test_gradients_equal_numeric_ones"
         r"\[(?!one-by-one-True-diagonal|two-and-a-rest-False-full)",
+        r"test_benchmarks.py::test_what_shared_classes_cost",
         r"test_export.py::test_a_network_without_decoder",
         r"test_export.py::test_other_models_serve\[sequential",
         r"test_formats.py::test_(routings|a_batch_of_known_size|padded)",
@@ -71,6 +76,7 @@ SLOW = {
         r"test_package.py::test_docstring_examples_run\[.*"
         r"(matrix_capsnet|deep_caps|inverted_attention_capsnet)",
         r"test_robustness.py::test_(ten_times|float16\[variational)",
+        r"test_scale.py::test_(a_process_is_lost|training_on_files_goes_on)",
         r"test_third_party_routing.py::test_a_few_examples_at_a_time.*\["
         r"(graph|unknown-(matrices|conv))",
     ],
