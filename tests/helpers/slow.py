@@ -81,6 +81,7 @@ SLOW = {
         r"(graph|unknown-(matrices|conv))",
     ],
     "jax": [
+        r"cli/test_commands.py::(?!test_a_run_has|test_export_serves)",
         r"conformance/test_models.py::test_model_fits_and_is_saved\["
         r"(?!CapsNet-kwargs0)",
         r"conformance/test_layers.py::test_training_in_16_bits\[.*"
@@ -108,6 +109,7 @@ SLOW = {
         r"layers/test_primary_capsules_of_any_rank.py::test_(unknown|pairs)",
         r"losses/test_margin_loss.py::test_gradient_is_the_numeric_one\[sum",
         r"models/test_checks.py::(?!test_labels_out_of_range)",
+        r"models/test_distributed.py::test_a_shared_batch",
         r"models/test_functional.py::test_"
         r"(inputs_come|one_forward_pass_a_step\[Matrix|own_layers|several|names)",
         r"models/test_functional.py::test_lengths_that_mean",
@@ -129,6 +131,8 @@ SLOW = {
         r"test_examples.py::",
         r"test_export.py::test_(the_export_of|a_network_without|mixed"
         r"|batches_of|other_models)",
+        r"test_fixtures.py::test_a_saved_file.*\[[\d.]+-"
+        r"(?!CapsNet|routing-dynamic|pruned-types|texts)",
         r"test_formats.py::",
         r"test_third_party_routing.py::test_(stacks|a_few)",
     ],
