@@ -118,6 +118,17 @@ def test_pages_of_the_project(name):
     assert [each for each in named if each not in targets()] == []
 
 
+def test_no_file_holds_a_conflict():
+    marks = ("<" * 7 + " ", ">" * 7 + " ")
+    listed = subprocess.run(
+        ["git", "grep", "--name-only", "-I", *(f"-e^{each}" for each in marks)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+    )
+    assert listed.stdout == ""
+
+
 def test_an_sdist_has_all_files():
     """MANIFEST.in names each folder and file that is kept."""
     listed = subprocess.run(
