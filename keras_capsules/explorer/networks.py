@@ -215,8 +215,8 @@ def of_file(path: str) -> Network:
         path: String.
 
     Raises:
-        ValueError: If it is no such file, or takes other inputs than grey
-            pictures of one size.
+        ValueError: If it is no such file, takes other inputs than grey pictures
+            of one size, or returns other scores than from 0 to 1.
     """
     try:
         model = keras.saving.load_model(path, compile=False)
@@ -260,6 +260,15 @@ def _checked(network):
         raise ValueError(
             "Expected a network from grey pictures (height, width, 1) to "
             f"scores (classes,). Received: {network.name} with {shapes}"
+        )
+    noise = np.random.default_rng(0).uniform(size=(8, *shapes[0]))
+    scores = _as_array(network.model(noise.astype("float32"), training=False))
+    if not ((scores >= 0) & (scores <= 1)).all():
+        raise ValueError(
+            "The page shows scores from 0 to 1, and a network returns others, "
+            "such as logits. Expected one that ends in a softmax or a sigmoid. "
+            f"Received: {network.name} with scores from {scores.min():.3g} to "
+            f"{scores.max():.3g}"
         )
     classes = tuple(map(str, range(shapes[1][0])))
     return dataclasses.replace(network, classes=classes)

@@ -148,3 +148,20 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         networks.of_two_digits(small)
     with pytest.raises(ValueError, match="weights='none.h5'"):
         networks.of_two_digits("none.h5")
+
+
+@on_one_backend
+@pytest.mark.parametrize("scale", [-1.0, 9.0])
+def test_logits_are_no_scores(tmp_path, scale):
+    network = keras.Sequential(
+        [
+            keras.Input((9, 11, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(3, kernel_initializer="ones"),
+            keras.layers.Rescaling(scale),
+        ]
+    )
+    path = str(tmp_path / "logits.keras")
+    network.save(path)
+    with pytest.raises(ValueError, match=r"ends in a softmax.*logits.keras"):
+        networks.of_file(path)
