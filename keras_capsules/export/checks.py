@@ -148,9 +148,8 @@ def refuse(
     raise ValueError(
         f"{runtime} cannot run this model: it has no operator "
         f"{', '.join(names)}, or not for these shapes. Nothing was written. "
-        "Expected a model of other operations; docs/formats.md lists the "
-        f"networks that {runtime} runs. Received: a model with "
-        f"{', '.join(names)}"
+        "Expected a model of other operations; docs/formats.md says what "
+        f"cannot be exported. Received: a model with {', '.join(names)}"
     ) from error
 
 
