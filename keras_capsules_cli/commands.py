@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import pathlib
 import shlex
 import sys
@@ -18,6 +19,7 @@ def train(arguments: argparse.Namespace) -> None:
     from keras_capsules.training import running
     from keras_capsules.training.settings import Settings
 
+    arguments.task = os.path.normpath(arguments.task)
     settings = Settings.from_record(vars(arguments))
     task = pathlib.Path(settings.task).name
     name = settings.name or f"{settings.network}-{task}"

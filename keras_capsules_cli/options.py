@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
+        allow_abbrev=False,  # the record leaves paths out by their options
         description="Trains capsule networks, tests them, and uses them.",
         epilog="""\
 From a folder of images, one subfolder for each class, to an exported network:
@@ -72,6 +73,7 @@ class _Version(argparse.Action):
 def _add_command(commands, name, summary, description):
     return commands.add_parser(
         name,
+        allow_abbrev=False,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.\n\n{description}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -1,5 +1,8 @@
 """A task of one's own: a folder of images, with a subfolder for each class."""
 
+import hashlib
+import pathlib
+
 import numpy as np
 import tensorflow as tf
 
@@ -97,6 +100,26 @@ def read_labelled(
     return as_dataset(
         images.read_all(sum(paths.values(), []), image_shape), labels
     )
+
+
+def fingerprint(folder: images.Path) -> str:
+    """What tells whether a folder still has the same images, a hash.
+
+    It is of the names and sizes of the files. The images that are kept out to
+    validate on are others if there are more files.
+
+    Args:
+        folder: The path of a folder with a subfolder for each class.
+
+    Raises:
+        ValueError: If there is no such folder, or a subfolder without images.
+    """
+    found = [
+        (path.relative_to(pathlib.Path(folder)).as_posix(), path.stat().st_size)
+        for paths in images.class_folders(folder).values()
+        for path in paths
+    ]
+    return hashlib.sha256(repr(found).encode()).hexdigest()
 
 
 def as_dataset(x: np.ndarray, labels: np.ndarray) -> tf.data.Dataset:

@@ -93,7 +93,7 @@ def class_folders(folder: Path) -> dict[str, list[pathlib.Path]]:
 
     Args:
         folder: The path of a folder with a subfolder for each class. Hidden
-            subfolders are passed over.
+            files and folders are passed over, and those named `__MACOSX`.
 
     Returns:
         The paths of images by the name of the class, both in alphabetical
@@ -112,10 +112,12 @@ def class_folders(folder: Path) -> dict[str, list[pathlib.Path]]:
         each.name: sorted(
             path
             for path in each.rglob("*")
-            if path.suffix.lower() in SUFFIXES and path.is_file()
+            if path.suffix.lower() in SUFFIXES
+            and path.is_file()
+            and not any(map(_is_hidden, path.relative_to(folder).parts))
         )
         for each in sorted(folder.iterdir())
-        if each.is_dir() and not each.name.startswith(".")
+        if each.is_dir() and not _is_hidden(each.name)
     }
     empty = [name for name, paths in found.items() if not paths]
     if not found or empty:
@@ -126,3 +128,8 @@ def class_folders(folder: Path) -> dict[str, list[pathlib.Path]]:
             + (f"no images in {', '.join(empty)}" if empty else "no subfolders")
         )
     return found
+
+
+def _is_hidden(name):
+    """Whether a file or folder is of a system or an editor."""
+    return name.startswith(".") or name == "__MACOSX"

@@ -57,11 +57,15 @@ class Progress:
         if not path.exists():
             return cls(settings)
         progress = cls(**json.loads(path.read_text()))
-        if progress.settings != json.loads(json.dumps(settings)):
+        there, here = progress.settings, json.loads(json.dumps(settings))
+        other = [x for x in {**there, **here} if there.get(x) != here.get(x)]
+        if other:
             raise ValueError(
                 f"There is a run of other settings in {folder}: remove it, or "
                 "choose another folder. Expected "
-                f"{progress.settings}. Received: settings={settings}"
+                + ", ".join(f"{name}={there.get(name)!r}" for name in other)
+                + ". Received: "
+                + ", ".join(f"{name}={here.get(name)!r}" for name in other)
             )
         return progress
 
@@ -150,6 +154,7 @@ class _Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         progress, model = self.progress, self.trained
         logs = {} if logs is None else logs
+        _check_finite(logs, epoch + 1)
         progress.epoch = epoch + 1
         write(_state_of(self.folder, epoch + 1), state(model))
         # Averages take a while. Without validation, only the last are needed.
@@ -160,6 +165,7 @@ class _Keeper(keras.callbacks.Callback):
                     self.validation, verbose=0, return_dict=True
                 )
                 logs.update({f"val_{key}": x for key, x in found.items()})
+                _check_finite(logs, epoch + 1)
             progress.curve.append({key: float(x) for key, x in logs.items()})
             if self._is_best():
                 progress.best_epoch = epoch + 1
@@ -199,6 +205,17 @@ class _Keeper(keras.callbacks.Callback):
         for path in self.folder.glob("*.npz"):
             if path not in needed:
                 path.unlink()
+
+
+def _check_finite(logs, epoch):
+    """Raises, so that no weights are kept that are NaN."""
+    wrong = {key: x for key, x in logs.items() if not np.isfinite(x)}
+    if wrong:
+        raise ValueError(
+            f"Training diverged in epoch {epoch}, which is not kept. Expected "
+            "a lower learning_rate, or images and labels without NaN. "
+            f"Received: {', '.join(f'{key}={x}' for key, x in wrong.items())}"
+        )
 
 
 def _state_of(folder, epoch):

@@ -93,8 +93,9 @@ def train(
             "`keras-capsules evaluate` with another folder later. Received: "
             f"test=True and task={settings.task!r}"
         )
+    plain = settings.as_record(of_folder) | tasks.identity(settings.task)
     run = _prepare(folder)
-    progress = resumable.Progress.of_folder(run, settings.as_record(of_folder))
+    progress = resumable.Progress.of_folder(run, plain)
     progress.commits = list(
         dict.fromkeys([*progress.commits, provenance.commit()])
     )

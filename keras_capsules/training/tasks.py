@@ -50,6 +50,19 @@ def get(
     return _of_one_object(name, seed, validated, data_dir, per_class)
 
 
+def identity(name: str) -> dict[str, str]:
+    """What tells whether a task still has the same images, for settings.
+
+    Args:
+        name: String, as `get` takes it.
+
+    Returns:
+        Dictionary with the `files` of a folder of images, see
+        `folders.fingerprint`; nothing for tasks by name, which do not change.
+    """
+    return {"files": folders.fingerprint(name)} if is_folder(name) else {}
+
+
 def is_folder(name: str) -> bool:
     """Whether a task is a folder of images.
 

@@ -97,7 +97,10 @@ class Trained:
             ValueError: If there are no such images, or their classes are not
                 those of the network.
         """
-        settings = Settings.from_record(self.record["settings"])
+        plain = self.record["settings"]
+        settings = Settings.from_record(plain)
+        if folder is None and "files" in plain:
+            _check_folder(settings.task, plain["files"])
         if folder is not None:
             data = folders.read_labelled(
                 folder, self.image_shape, self.class_names
@@ -179,6 +182,22 @@ def _of_run(folder):
         tuple(content["class_names"]),
         content,
     )
+
+
+def _check_folder(folder, fingerprint):
+    """Raises if the images are not those that a network was trained on."""
+    problem = ""
+    if not os.path.isdir(folder):
+        problem = "is not here"
+    elif folders.fingerprint(folder) != fingerprint:
+        problem = "has changed since then"
+    if problem:
+        raise ValueError(
+            "The folder of images that the network was trained on "
+            f"{problem}, so nobody knows which images were kept out. Expected "
+            "it as it was, or the path of another folder to test on. Received: "
+            f"task={str(folder)!r} and folder=None"
+        )
 
 
 def _held_out(task, settings, class_names):

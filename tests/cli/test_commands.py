@@ -15,6 +15,7 @@ import keras_capsules_cli
 from keras_capsules import datasets
 from keras_capsules.models import pretrained
 from keras_capsules.training import images
+from keras_capsules.training import resumable
 from keras_capsules.training import running
 from tests.cli.conftest import SIZE
 from tests.cli.conftest import make_folder
@@ -87,9 +88,49 @@ def test_the_same_command_again_goes_on(trained, photos, tmp_path):
     assert "Epoch" not in printed  # all were done
     assert (tmp_path / "bars" / running.MODEL).is_file()
     refused(
-        "There is a run of other settings",
+        f"in {tmp_path / 'bars'}: remove it, or choose another folder. "
+        "Expected seed=0. Received: seed=3",
         *training(photos, tmp_path, "--seed", 3),
     )
+
+
+@on_one_backend
+def test_a_folder_that_changed(trained, photos, tmp_path):
+    folder, _ = trained
+    changed = tmp_path / "photos"
+    shutil.copytree(photos, changed)
+    record = json.loads((folder / running.RECORD).read_text())
+    record["settings"]["task"] = str(changed)
+    shutil.copytree(folder, tmp_path / "bars")
+    (tmp_path / "bars" / running.RECORD).write_text(json.dumps(record))
+    path = tmp_path / "bars" / resumable.PROGRESS
+    progress = json.loads(path.read_text())
+    path.write_text(json.dumps({**progress, "settings": record["settings"]}))
+    code, printed, errors = run("evaluate", tmp_path / "bars")
+    assert code == 0, errors
+    assert "that were not trained on" in printed
+    # What systems leave behind does not count.
+    (changed / "__MACOSX").mkdir()
+    shutil.copy(changed / "lying" / "3.png", changed / "lying" / "._3.png")
+    (changed / "lying" / ".cache").mkdir()
+    shutil.copy(changed / "lying" / "3.png", changed / "lying" / ".cache")
+    code, again, errors = run("evaluate", tmp_path / "bars")
+    assert code == 0, errors
+    assert again.splitlines()[-3:] == printed.splitlines()[-3:]
+    shutil.copy(changed / "lying" / "3.png", changed / "lying" / "99.png")
+    refused("has changed since then", "evaluate", tmp_path / "bars")
+    refused("Expected files=", *training(changed, tmp_path))
+    changed.rename(tmp_path / "elsewhere")
+    refused("is not here", "evaluate", tmp_path / "bars")
+
+
+@on_one_backend
+def test_a_training_that_diverges_is_an_error(photos, tmp_path):
+    command = training(photos, tmp_path, "--learning-rate", 1e30)
+    for _ in range(2):
+        refused("Training diverged in epoch 1, which is not kept", *command)
+    assert not (tmp_path / "bars" / running.RECORD).exists()
+    assert not [*(tmp_path / "bars").glob("weights-*")]
 
 
 @on_one_backend

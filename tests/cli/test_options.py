@@ -154,6 +154,7 @@ def test_help_imports_neither_keras_nor_a_backend():
             "received '3x5x7'",
         ),
         (["predict", "mnist"], "required: IMAGE"),
+        (["train", "conv_net", "digits", "--out=x"], "arguments: --out=x"),
         (["export", "mnist", "there", "--format", "h5"], "choice: 'h5'"),
         (["datasets", "imagenet"], "choice: 'imagenet'"),
     ],
