@@ -175,12 +175,26 @@ def _of_run(folder):
             f"{running.RECORD} and {running.MODEL}. Received: "
             f"{str(folder)!r} without {' and '.join(missing)}"
         )
-    content = json.loads(record.read_text())
-    return Trained(
-        str(folder),
-        keras.saving.load_model(model, compile=False),
-        tuple(content["class_names"]),
-        content,
+    try:
+        content = json.loads(record.read_text())
+        names = tuple(content["class_names"])
+        Settings.from_record(content["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _broken(record, error) from error
+    try:
+        network = keras.saving.load_model(model, compile=False)
+    except Exception as error:  # of several classes, in Keras
+        raise _broken(model, error) from error
+    if len(names) != network.outputs[0].shape[-1]:
+        raise _broken(record, f"names of {len(names)} classes")
+    return Trained(str(folder), network, names, content)
+
+
+def _broken(path, error):
+    return ValueError(
+        "A file of the run is broken: start its training again, with the same "
+        f"command and another --name. Expected {path.name} as it was written. "
+        f"Received: {str(path)!r} ({error})"
     )
 
 

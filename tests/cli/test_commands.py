@@ -249,6 +249,24 @@ def test_evaluations_that_are_refused(trained, tmp_path, monkeypatch):
     refused("keras-capsules[plots]", "evaluate", folder, "--plot", "table.png")
 
 
+@on_one_backend
+def test_runs_that_are_broken(trained, tmp_path):
+    folder, _ = trained
+    run_folder = tmp_path / "bars"
+    shutil.copytree(folder, run_folder)
+    record = json.loads((folder / running.RECORD).read_text())
+    for content in (
+        "{",
+        json.dumps({"class_names": ["a"]}),
+        json.dumps({**record, "class_names": ["lying"]}),
+    ):
+        (run_folder / running.RECORD).write_text(content)
+        refused("Expected record.json as it was", "evaluate", run_folder)
+    shutil.copy(folder / running.RECORD, run_folder)
+    (run_folder / running.MODEL).write_bytes(b"PK")
+    refused("Expected model.keras as it was", "predict", run_folder, "a.png")
+
+
 @pytest.mark.slow
 @on_one_backend
 def test_evaluate_named_weights():
