@@ -273,7 +273,7 @@ def _explore(commands):
         "explore networks in the browser",
         """\
     keras-capsules explore
-    keras-capsules explore --model outputs/train/capsnet-mnist/model.keras
+    keras-capsules explore --model outputs/train/capsnet-mnist
 
 Draw a digit, and bend its pose. Open http://127.0.0.1:7860. The page has three
 tabs:
@@ -298,9 +298,9 @@ Needs Gradio: pip install "keras-capsules[explorer]\"""",
         metavar="PATH",
         action="append",
         default=[],
-        help="a network of your own for grey pictures, a file that "
-        "`model.save` wrote; may be given several times. Load only files that "
-        "you trust",
+        help="a network of your own for grey pictures: the folder of a run, or "
+        "a file that `model.save` wrote; may be given several times. Load only "
+        "files that you trust",
     )
     add(
         "--two-digits",

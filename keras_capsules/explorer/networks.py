@@ -160,7 +160,7 @@ def find(
     """The networks to explore, called once so that they are warm.
 
     Args:
-        paths: Strings, `.keras` files, which come first.
+        paths: Strings, `.keras` files or folders of runs, which come first.
         two_digits: See `of_two_digits`.
 
     Returns:
@@ -209,15 +209,18 @@ def _of_card(card):
 
 
 def of_file(path: str) -> Network:
-    """A network of a `.keras` file.
+    """A network of a `.keras` file, or of a run with the names of its classes.
 
     Args:
-        path: String.
+        path: String, the file or the folder of the run.
 
     Raises:
         ValueError: If it is no such file, takes other inputs than grey pictures
             of one size, or returns other scores than from 0 to 1.
     """
+    if pathlib.Path(path).is_dir():
+        found = trained.load(path)
+        return _checked(Network(path, found.model, found.class_names))
     try:
         model = keras.saving.load_model(path, compile=False)
     except ValueError as error:
@@ -271,4 +274,4 @@ def _checked(network):
             f"{scores.max():.3g}"
         )
     classes = tuple(map(str, range(shapes[1][0])))
-    return dataclasses.replace(network, classes=classes)
+    return dataclasses.replace(network, classes=network.classes or classes)

@@ -9,6 +9,7 @@ from keras_capsules.explorer import drawing
 from keras_capsules.explorer import networks
 from keras_capsules.explorer import samples
 from keras_capsules.models import pretrained
+from keras_capsules.training import trained
 from tests.helpers.testing import on_one_backend
 
 
@@ -148,6 +149,16 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         networks.of_two_digits(small)
     with pytest.raises(ValueError, match="weights='none.h5'"):
         networks.of_two_digits("none.h5")
+
+
+@on_one_backend
+def test_a_run_has_the_names_of_its_classes(tmp_path, monkeypatch):
+    model = models.ConvNet((9, 11, 1), 2, filters=(2,), units=())
+    found = trained.Trained("run", model, ("cat", "owl"), {})
+    monkeypatch.setattr(trained, "load", lambda path: found)
+    network = networks.of_file(str(tmp_path))
+    assert network.classes == ("cat", "owl")
+    assert network.model is model
 
 
 @on_one_backend
