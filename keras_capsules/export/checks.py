@@ -121,6 +121,22 @@ def check_free(path: str, overwrite: bool, older: str, is_older: bool) -> None:
         raise _taken(path, overwrite, older, is_older)
 
 
+def check_file(
+    path: str | os.PathLike[str], suffix: str, overwrite: bool
+) -> str:
+    """Returns the absolute path of a file to make, or raises.
+
+    Args:
+        path: The argument.
+        suffix: What the path has to end in.
+        overwrite: The argument, whether to replace an older file.
+    """
+    path = check_path(path, suffix)
+    check_boolean(overwrite, "overwrite")
+    check_free(path, overwrite, "an older file", os.path.isfile(path))
+    return path
+
+
 @contextlib.contextmanager
 def replacing(
     path: str, overwrite: bool, older: str, is_older: bool

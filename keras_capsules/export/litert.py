@@ -13,7 +13,6 @@ from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
 from keras_capsules.inspection.images import check_images
 from keras_capsules.types import Tensor
-from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_choice
 
 _QUANTIZATIONS = ("float16", "int8")
@@ -105,10 +104,7 @@ def export_litert(
             )
         calibration = check_images(model, calibration, at_least_one=True)
     spec = checks.input_spec(model, batch_size)
-    path = checks.check_path(path, ".tflite")
-    overwrite = check_boolean(overwrite, "overwrite")
-    is_older = os.path.isfile(path)
-    checks.check_free(path, overwrite, "an older file", is_older)
+    path = checks.check_file(path, ".tflite", overwrite)
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)

@@ -12,7 +12,6 @@ import numpy as np
 
 from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
-from keras_capsules.utils.validation import check_boolean
 
 # The packages with which Keras makes ONNX files.
 _CONVERTERS = {"tensorflow": "tf2onnx", "torch": "onnxscript"}
@@ -61,9 +60,7 @@ def export_onnx(
     checks.check_model(model)
     checks.check_backend("ONNX files", ["tensorflow", "torch"])
     spec = checks.input_spec(model, batch_size)
-    path = checks.check_path(path, ".onnx")
-    overwrite = check_boolean(overwrite, "overwrite")
-    checks.check_free(path, overwrite, "an older file", os.path.isfile(path))
+    path = checks.check_file(path, ".onnx", overwrite)
     converter = _CONVERTERS[keras.backend.backend()]
     checks.check_packages("ONNX files", ["onnx", "onnxruntime", converter])
     onnx, runtime = map(importlib.import_module, ("onnx", "onnxruntime"))

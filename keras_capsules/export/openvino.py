@@ -11,7 +11,6 @@ import numpy as np
 
 from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
-from keras_capsules.utils.validation import check_boolean
 
 
 def export_openvino(
@@ -46,12 +45,9 @@ def export_openvino(
     checks.check_model(model)
     checks.check_backend("OpenVINO's files", ["tensorflow"])
     spec = checks.input_spec(model, batch_size)
-    path = checks.check_path(path, ".xml")
+    path = checks.check_file(path, ".xml", overwrite)
     weights = path.removesuffix(".xml") + ".bin"
-    overwrite = check_boolean(overwrite, "overwrite")
-    for each in (path, weights):
-        is_older = os.path.isfile(each)
-        checks.check_free(each, overwrite, "an older file", is_older)
+    checks.check_file(weights, ".bin", overwrite)
     checks.check_packages("OpenVINO's files", ["openvino"])
     openvino = importlib.import_module("openvino")
     with tempfile.TemporaryDirectory() as folder:
