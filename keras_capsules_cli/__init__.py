@@ -53,7 +53,10 @@ def _is_of_users(error):
     if isinstance(error, ImportError):
         is_told = error.name is None  # Python names what it cannot import
     else:
-        is_told = isinstance(error, (ValueError, OSError))
+        # Its sentences say what was received.
+        is_told = isinstance(error, OSError) or (
+            isinstance(error, ValueError) and "Received: " in str(error)
+        )
     step = error.__traceback__
     while step.tb_next:
         step = step.tb_next

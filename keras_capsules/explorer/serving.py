@@ -1,6 +1,7 @@
 """Serves the page of the explorer."""
 
 import importlib.util
+import socket
 from collections.abc import Sequence
 
 
@@ -30,15 +31,26 @@ def serve(
             "'keras-capsules[explorer]'`, or in a clone `pip install "
             "'.[explorer]'`."
         )
+    _check_port(host, port)
     from keras_capsules.explorer import networks
 
     singles, pair = networks.find(paths, two_digits)
     from keras_capsules.explorer import page
 
     print(f"http://{host}:{port}", flush=True)
+    page.launch(page.make(singles, pair), host, port)
+
+
+def _check_port(host, port):
+    """Raises if nothing can be served there, before networks are loaded."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        page.launch(page.make(singles, pair), host, port)
-    except OSError as error:
+        with socket.socket(family) as probe:
+            # As servers do: a connection that has just ended is no hindrance.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
+            probe.listen()
+    except (OSError, OverflowError) as error:
         raise ValueError(
             "The page cannot be served there. Expected a free port and an "
             f"address of this machine. Received: host={host!r}, port={port}"

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow as tf
 
 from keras_capsules.datasets.loading import resized
 
-# Files with other endings are passed over.
+_OF_SYSTEMS = ("__MACOSX", "Thumbs.db", "desktop.ini")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
 
 Path = str | os.PathLike[str]
@@ -93,7 +94,8 @@ def class_folders(folder: Path) -> dict[str, list[pathlib.Path]]:
 
     Args:
         folder: The path of a folder with a subfolder for each class. Hidden
-            files and folders are passed over, and those named `__MACOSX`.
+            files and folders are passed over, and those of systems. A warning
+            names other files that are no images.
 
     Returns:
         The paths of images by the name of the class, both in alphabetical
@@ -108,17 +110,18 @@ def class_folders(folder: Path) -> dict[str, list[pathlib.Path]]:
             "There is no such folder of images. Expected a folder with one "
             f"subfolder for each class. Received: folder={str(folder)!r}"
         )
-    found = {
-        each.name: sorted(
-            path
-            for path in each.rglob("*")
-            if path.suffix.lower() in SUFFIXES
-            and path.is_file()
-            and not any(map(_is_hidden, path.relative_to(folder).parts))
-        )
-        for each in sorted(folder.iterdir())
-        if each.is_dir() and not _is_hidden(each.name)
-    }
+    found: dict[str, list[pathlib.Path]] = {}
+    others: list[pathlib.Path] = []
+    for each in sorted(folder.iterdir()):
+        if not each.is_dir() or _is_hidden(each.name):
+            continue
+        found[each.name] = []
+        for path in sorted(each.rglob("*")):
+            parts = path.relative_to(folder).parts
+            if not path.is_file() or any(map(_is_hidden, parts)):
+                continue
+            is_image = path.suffix.lower() in SUFFIXES
+            (found[each.name] if is_image else others).append(path)
     empty = [name for name, paths in found.items() if not paths]
     if not found or empty:
         raise ValueError(
@@ -127,9 +130,16 @@ def class_folders(folder: Path) -> dict[str, list[pathlib.Path]]:
             f"folder={str(folder)!r} with "
             + (f"no images in {', '.join(empty)}" if empty else "no subfolders")
         )
+    if others:
+        names = ", ".join(path.name for path in others[:3])
+        warnings.warn(
+            f"Files of {folder} are not read, because only those that end in "
+            f"{', '.join(SUFFIXES)} are: {len(others)}, such as {names}",
+            stacklevel=3,
+        )
     return found
 
 
 def _is_hidden(name):
     """Whether a file or folder is of a system or an editor."""
-    return name.startswith(".") or name == "__MACOSX"
+    return name.startswith(".") or name in _OF_SYSTEMS

@@ -1,5 +1,6 @@
 """Networks by name, and the loss that each is trained with."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,14 +37,34 @@ def make(
 
     Returns:
         The network, and its loss.
+
+    Raises:
+        ValueError: If the network has no such options, or an invalid one.
     """
+    network = (_CAPSULES | _BASELINES)[name]
+    _check_options(network, options)
     if name in _BASELINES:
         activation = "sigmoid" if task.is_multiple else "softmax"
         options = {"activation": activation, **options}
-    network = (_CAPSULES | _BASELINES)[name](
-        task.image_shape, task.num_classes, **options
+    return (
+        network(task.image_shape, task.num_classes, **options),
+        _loss(name, task),
     )
-    return network, _loss(name, task)
+
+
+def _check_options(network, options):
+    """Raises if there is an option that the network has not."""
+    known = [*inspect.signature(network).parameters]
+    for name in ("image_shape", "num_classes", "kwargs"):
+        known.remove(name)
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise ValueError(
+            "The network has no such options. The task has the shape of images "
+            "and the number of classes; the policy of the dtype is one of the "
+            f"settings. Expected options of {network.__name__}: "
+            f"{', '.join(known)}. Received: {', '.join(map(repr, unknown))}"
+        )
 
 
 def _loss(name, task):

@@ -6,6 +6,8 @@ import functools
 import json
 import pathlib
 import time
+import zipfile
+import zlib
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -14,12 +16,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_capsules.models import saving
+from keras_capsules.training.averages import averaged
 from keras_capsules.utils import files
 
 PROGRESS = "progress.json"
-# From which the means and variances of averaged weights are measured.
-_BATCHES = 100
 
 
 @dataclasses.dataclass
@@ -51,12 +51,16 @@ class Progress:
             settings: Dictionary of plain values.
 
         Raises:
-            ValueError: If there is a run of other settings.
+            ValueError: If there is a run of other settings, or the file is
+                broken.
         """
         path = pathlib.Path(folder, PROGRESS)
         if not path.exists():
             return cls(settings)
-        progress = cls(**json.loads(path.read_text()))
+        try:
+            progress = cls(**json.loads(path.read_text()))
+        except (TypeError, ValueError) as error:
+            raise broken(path, error) from error
         there, here = progress.settings, json.loads(json.dumps(settings))
         other = [x for x in {**there, **here} if there.get(x) != here.get(x)]
         if other:
@@ -115,10 +119,12 @@ def fit(
     """
     folder = pathlib.Path(folder)
     model.optimizer.build(model.trainable_variables)
-    averaged: Callable[[keras.Model], Any] = contextlib.nullcontext
+    with_averages: Callable[[keras.Model], Any] = contextlib.nullcontext
     if average:
-        averaged = functools.partial(_averaged, examples)
-    keeper = _Keeper(model, validation, progress, folder, patience, averaged)
+        with_averages = functools.partial(averaged, examples)
+    keeper = _Keeper(
+        model, validation, progress, folder, patience, with_averages
+    )
     if progress.epoch:
         read(_state_of(folder, progress.epoch), state(model))
     else:
@@ -253,43 +259,38 @@ def read(path: files.Path, variables: Iterable[keras.Variable]) -> None:
     Args:
         path: The path of the file.
         variables: As many as were written, in the same order.
+
+    Raises:
+        ValueError: If there is no such file, or it is broken.
     """
-    with np.load(path, allow_pickle=False) as arrays:
-        for variable, name in zip(variables, arrays.files, strict=True):
-            variable.assign(arrays[name])
-
-
-@contextlib.contextmanager
-def _averaged(examples, model):
-    """The model with the averages of its weights, and statistics of theirs."""
-    values = [keras.ops.convert_to_numpy(each) for each in model.variables]
     try:
-        model.optimizer.finalize_variable_values(model.trainable_variables)
-        _measure_statistics(model, examples(0))
-        yield
-    finally:
-        for variable, value in zip(model.variables, values, strict=True):
+        with (
+            open(path, "rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
+            values = [arrays[name] for name in arrays.files]
+        for variable, value in zip(variables, values, strict=True):
             variable.assign(value)
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise broken(path, error) from error
 
 
-def _measure_statistics(model, examples):
-    """Replaces moving means and variances by those of some batches.
+def broken(path: files.Path, error: Any) -> ValueError:
+    """The error to raise for a file of a run that cannot be used.
 
-    The moving ones are of other weights than the averaged ones.
+    Args:
+        path: The path of the file.
+        error: What is wrong with it.
     """
-    layers = [
-        layer
-        for _, layer in saving.walk(model)
-        if isinstance(layer, keras.layers.BatchNormalization)
-    ]
-    if not layers:
-        return
-    momenta = [layer.momentum for layer in layers]
-    try:
-        for number, (images, _) in enumerate(examples.take(_BATCHES)):
-            for layer in layers:
-                layer.momentum = number / (number + 1)  # the mean of all so far
-            model(keras.ops.convert_to_tensor(images), training=True)
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+    path = pathlib.Path(path)
+    return ValueError(
+        "A file of the run is broken: start its training again, with the same "
+        f"command and another --name. Expected {path.name} as it was written. "
+        f"Received: {str(path)!r} ({error})"
+    )

@@ -68,10 +68,9 @@ def train(
     ```python
     import tempfile
 
-    from keras_capsules.training import running
-    from keras_capsules.training.settings import Settings
+    from keras_capsules import training
 
-    settings = Settings(
+    settings = training.Settings(
         "conv_net",
         "digits",
         options={"filters": [4], "units": [5]},
@@ -80,10 +79,10 @@ def train(
         batch_size=50,
     )
     folder = tempfile.mkdtemp()
-    record = running.train(settings, folder)
+    record = training.train(settings, folder)
     print(record["validation_error"])
     # The same again finds that everything is done.
-    assert running.train(settings, folder)["epochs"] == 1
+    assert training.train(settings, folder)["epochs"] == 1
     ```
     """
     of_folder = tasks.is_folder(settings.task)

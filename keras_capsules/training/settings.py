@@ -15,6 +15,7 @@ from keras_capsules.utils.validation import check_number
 from keras_capsules.utils.validation import check_sizes
 
 COLOR_MODES = {"grayscale": 1, "rgb": 3}
+_LARGEST_SEED = 2**32 - 1  # of NumPy
 _OF_FOLDERS = ("image_size", "color_mode")
 
 
@@ -83,7 +84,11 @@ class Settings:
         for name in ("per_class", "patience"):
             if getattr(self, name) is not None:
                 check_integer(getattr(self, name), name)
-        check_integer(self.seed, "seed", 0)
+        if check_integer(self.seed, "seed", 0) > _LARGEST_SEED:
+            raise ValueError(
+                "Generators of random numbers take no larger seed. Expected at "
+                f"most {_LARGEST_SEED}. Received: seed={self.seed!r}"
+            )
         check_number(
             self.learning_rate, "learning_rate", 0.0, open_minimum=True
         )

@@ -16,6 +16,7 @@ from keras_capsules import models
 from keras_capsules.models import pretrained
 from keras_capsules.training import folders
 from keras_capsules.training import images
+from keras_capsules.training import resumable
 from keras_capsules.training import running
 from keras_capsules.training.settings import Settings
 
@@ -65,7 +66,7 @@ class Trained:
         """The scores of images in files, which are read as in training.
 
         Args:
-            paths: The paths of images; see `images.read`.
+            paths: The paths of images; JPEG, PNG, GIF or BMP.
 
         Returns:
             Array `(images, classes)`. The scores of capsule networks are
@@ -124,7 +125,7 @@ def load(source: str | os.PathLike[str]) -> Trained:
     """Loads a trained network.
 
     Args:
-        source: The folder of a run, as `running.train` writes it; or the name
+        source: The folder of a run, as `train` writes it; or the name
             of weights of the package, such as `"EfficientCapsNet-mnist"`.
 
     Raises:
@@ -133,9 +134,9 @@ def load(source: str | os.PathLike[str]) -> Trained:
     Example:
 
     ```python
-    from keras_capsules.training import trained
+    from keras_capsules import training
 
-    found = trained.load("EfficientCapsNet-mnist")
+    found = training.load("EfficientCapsNet-mnist")
     print(found.image_shape, found.class_names[:3])
     ```
     """
@@ -180,22 +181,14 @@ def _of_run(folder):
         names = tuple(content["class_names"])
         Settings.from_record(content["settings"])
     except (KeyError, TypeError, ValueError) as error:
-        raise _broken(record, error) from error
+        raise resumable.broken(record, error) from error
     try:
         network = keras.saving.load_model(model, compile=False)
     except Exception as error:  # of several classes, in Keras
-        raise _broken(model, error) from error
+        raise resumable.broken(model, error) from error
     if len(names) != network.outputs[0].shape[-1]:
-        raise _broken(record, f"names of {len(names)} classes")
+        raise resumable.broken(record, f"names of {len(names)} classes")
     return Trained(str(folder), network, names, content)
-
-
-def _broken(path, error):
-    return ValueError(
-        "A file of the run is broken: start its training again, with the same "
-        f"command and another --name. Expected {path.name} as it was written. "
-        f"Received: {str(path)!r} ({error})"
-    )
 
 
 def _check_folder(folder, fingerprint):

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 
@@ -457,6 +458,14 @@ def test_explore_refuses_files_that_are_missing(monkeypatch, tmp_path):
     missing = tmp_path / "missing.keras"
     refused("missing.keras", "explore", "--model", missing)
     refused("no such weights", "explore", "--two-digits", missing.stem)
+
+
+@on_one_backend
+def test_explore_refuses_a_port_at_once(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for port in (taken.getsockname()[1], 70000):
+            refused(f"port={port}", "explore", "--port", port)
 
 
 # datasets

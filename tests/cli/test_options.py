@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from types import SimpleNamespace
 
 import pytest
 
@@ -178,6 +179,13 @@ def test_the_unexpected_has_its_traceback(monkeypatch):
         main(["datasets", "mnist"])
     with pytest.raises(ModuleNotFoundError):
         main(["datasets", "digits"])
+
+
+def test_a_fault_of_ours_has_its_traceback(monkeypatch):
+    """It is no sentence for users: those say what was received."""
+    monkeypatch.setattr(commands, "pathlib", SimpleNamespace(Path=int))
+    with pytest.raises(ValueError, match="invalid literal"):
+        main(["train", "conv_net", "digits"])
 
 
 def test_an_interruption(monkeypatch):

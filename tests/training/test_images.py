@@ -120,7 +120,8 @@ def folder(tmp_path):
             pixels = np.full((3, 2), shade, "uint8")
             written(pixels, place / f"{index}.png")
             shade += 1
-    (tmp_path / "b" / "notes.txt").write_text("no image")
+    (tmp_path / "b" / "Thumbs.db").write_text("no image")
+    (tmp_path / "a" / ".notes.txt").write_text("no image")
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "file.png").touch()
     return tmp_path
@@ -130,6 +131,16 @@ def shades(data):
     """The shades and labels of all examples."""
     pairs = [*data.as_numpy_iterator()]
     return [(round(255 * float(x.max())), int(y)) for x, y in pairs]
+
+
+def test_files_that_are_not_read_are_named(folder):
+    (folder / "a" / "picture.webp").touch()
+    with pytest.warns(UserWarning, match=r"\.bmp.*: 1, such as picture\.webp$"):
+        found = images.class_folders(folder)
+    for name in "bcd":
+        (folder / "b" / f"{name}.txt").touch()
+    with pytest.warns(UserWarning, match=r": 4, such as .*, b\.txt, c\.txt$"):
+        assert images.class_folders(folder) == found
 
 
 def test_a_tenth_of_each_class_is_kept_out(folder):

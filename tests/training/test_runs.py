@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from keras_capsules import models
 from keras_capsules.training import augmentation
+from keras_capsules.training import averages
 from keras_capsules.training import resumable
 from keras_capsules.training import running
 from keras_capsules.training import tasks
@@ -178,7 +179,7 @@ def test_averaged_weights_have_statistics_of_their_own():
     before = [numpy(each) for each in model.variables]
     convolution = model.get_layer("convolution_1")
     normalization = model.get_layer("normalization_1")
-    with resumable._averaged(lambda first: data.batch(16), model):
+    with averages.averaged(lambda first: data.batch(16), model):
         averaged = numpy(convolution.kernel)
         made = numpy(convolution(images))
         np.testing.assert_allclose(
@@ -217,6 +218,12 @@ def test_an_epoch_of_several_passes(tmp_path):
         (["--batch-size", "2000"], "Expected at most 1293. Received: batch_si"),
         (["--options", '{"filters": 0}'], "`filters`.*Received"),
         (["--average", "0.999"], "Expected at most 0.9772 for 200 s"),
+        (["--seed", str(2**32)], "Expected at most 4294967295. Received: seed"),
+        (
+            ["--options", '{"num_classes": 3, "filtres": 5}'],
+            "Expected options of EfficientCapsNet: filters, kernel_sizes.*"
+            "Received: 'num_classes', 'filtres'",
+        ),
     ],
 )
 def test_errors_before_training(tmp_path, arguments, message):
@@ -229,6 +236,26 @@ def test_a_folder_with_another_run(tmp_path):
     assert resumable.Progress.of_folder(tmp_path, {"epochs": 3}).epoch == 0
     with pytest.raises(ValueError, match="run of other settings.*Received"):
         resumable.Progress.of_folder(tmp_path, {"epochs": 4})
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"epoch": 1}'])
+def test_a_broken_file_of_progress(tmp_path, content):
+    (tmp_path / resumable.PROGRESS).write_text(content)
+    with pytest.raises(ValueError, match="is broken.*Expected progress.json"):
+        resumable.Progress.of_folder(tmp_path, {"epochs": 3})
+
+
+def test_a_broken_file_of_variables(tmp_path):
+    path = tmp_path / "state.npz"
+    variables = [keras.Variable(np.ones(each)) for each in (3, 5)]
+    resumable.write(path, variables)
+    whole = path.read_bytes()
+    with pytest.raises(ValueError, match="is broken.*Expected state.npz"):
+        resumable.read(path, variables[:1])
+    for wrong in (b"", b"PK", whole[:-9], whole[:99] + whole[120:]):
+        path.write_bytes(wrong)
+        with pytest.raises(ValueError, match="is broken.*Expected state.npz"):
+            resumable.read(path, variables)
 
 
 def test_the_command_without_folders():
