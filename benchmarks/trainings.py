@@ -42,6 +42,7 @@ _PAIRS = (
     "multi_mnist --no-validation --epochs 14 --learning-rate 0.003 --warmup 1 "
     "--average 0.999"
 )
+_MORE_PAIRS = _PAIRS.replace("--epochs 14", "--epochs 30")
 _PLACES = (
     "affine_mnist --no-validation --epochs 16 --learning-rate 0.003 --warmup 1 "
     "--average 0.999"
@@ -69,6 +70,14 @@ _DEEPER = {
         "padding": "same",
         "filters": [32, 64, 64, 128],
         "conv_strides": [1, 2, 1, 2, 1],
+        "decoder_units": [512, 512],
+    },
+    "multi_mnist-700k": {
+        "kernel_sizes": [5, 3, 3, 3, 3, 3],
+        "padding": "same",
+        "filters": [32, 64, 64, 128, 128],
+        "conv_strides": [1, 2, 1, 2, 1, 1],
+        "num_primary_capsules": 32,
         "decoder_units": [512, 512],
     },
     "cifar10": {
@@ -129,6 +138,9 @@ TRAININGS = {
     """ --options '{"normalization": "batch"}'""",
     "multi_mnist-efficient_capsnet": f"efficient_capsnet {_PAIRS} "
     f"--options '{json.dumps(_DEEPER['multi_mnist'])}'",
+    # After 2 epochs, it was wrong about fewer pairs than the one before.
+    "multi_mnist-efficient_capsnet-700k": f"efficient_capsnet {_MORE_PAIRS} "
+    f"--options '{json.dumps(_DEEPER['multi_mnist-700k'])}'",
     "multi_mnist-conv_net": f"conv_net {_PAIRS} --options "
     """'{"normalization": "batch", "filters": [32, 64, 96, 128], """
     """"units": [107]}'""",
