@@ -72,7 +72,7 @@ _DEEPER = {
         "conv_strides": [1, 2, 1, 2, 1],
         "decoder_units": [512, 512],
     },
-    "multi_mnist-700k": {
+    "multi_mnist-deep": {
         "kernel_sizes": [5, 3, 3, 3, 3, 3],
         "padding": "same",
         "filters": [32, 64, 64, 128, 128],
@@ -139,8 +139,8 @@ TRAININGS = {
     "multi_mnist-efficient_capsnet": f"efficient_capsnet {_PAIRS} "
     f"--options '{json.dumps(_DEEPER['multi_mnist'])}'",
     # After 2 epochs, it was wrong about fewer pairs than the one before.
-    "multi_mnist-efficient_capsnet-700k": f"efficient_capsnet {_MORE_PAIRS} "
-    f"--options '{json.dumps(_DEEPER['multi_mnist-700k'])}'",
+    "multi_mnist-efficient_capsnet-deep": f"efficient_capsnet {_MORE_PAIRS} "
+    f"--options '{json.dumps(_DEEPER['multi_mnist-deep'])}'",
     "multi_mnist-conv_net": f"conv_net {_PAIRS} --options "
     """'{"normalization": "batch", "filters": [32, 64, 96, 128], """
     """"units": [107]}'""",
