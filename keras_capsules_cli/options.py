@@ -42,7 +42,8 @@ def make_parser() -> argparse.ArgumentParser:
         epilog="""\
 From a folder of images, one subfolder for each class, to an exported network:
 
-    keras-capsules train efficient_capsnet photos --image-size 32 --name photos
+    keras-capsules train efficient_capsnet photos --image-size 32 \\
+        --batch-size 16 --epochs 20 --name photos
     keras-capsules evaluate outputs/train/photos --plot confusion.png
     keras-capsules predict outputs/train/photos new.png
     keras-capsules export outputs/train/photos photos_model
