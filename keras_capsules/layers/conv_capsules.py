@@ -81,9 +81,9 @@ class ConvCapsules(GridLayer, LocatedLayer):
         shape = self._check_input_shape(shapes_of(inputs))
         self._check_outputs(outputs, shape[0], self._grid(shape))
         poses, activations, input_mask = self._split(inputs, mask)
-        output_mask = self._mask_of_outputs(mask, shape)
         batch, *size = ops.shape(poses)[: 1 + self.rank]
         windows = Windows(size, self.kernel_size, self.strides, self.padding)
+        output_mask = self._mask_of_outputs(mask, windows.output_size)
         kernel = ops.convert_to_tensor(self.kernel)
         kernel = ops.reshape(kernel, (-1, *kernel.shape[1 + self.rank :]))
         num_inputs = kernel.shape[0]  # [i, d, j, e]

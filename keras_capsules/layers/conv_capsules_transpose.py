@@ -154,9 +154,9 @@ class ConvCapsules2DTranspose(GridLayer):
         shape = self._check_input_shape(shapes_of(inputs))
         self._check_outputs(outputs, shape[0], self._grid(shape))
         poses, activations, _ = self._split(inputs, mask)
-        output_mask = self._mask_of_outputs(mask, shape)
         batch, *size = ops.shape(poses)[:3]
         grid = self._grid((batch, *size))
+        output_mask = self._mask_of_outputs(mask, grid)
         types, rows, dim = poses.shape[3:]
         num_places = math.prod(self.kernel_size)
         # The poses of a window are one long pose, because votes are added up.

@@ -63,13 +63,17 @@ class GridLayer(WindowedLayer, RoutedLayer):
             return mask
         return mask, mask
 
-    def _mask_of_outputs(self, previous_mask, shape):
-        """Booleans for each output position, `[b P]`, or `None`."""
+    def _mask_of_outputs(self, previous_mask, grid):
+        """Booleans for each output position, `[b P]`, or `None`.
+
+        Args:
+            previous_mask: The mask of the inputs, or `None`.
+            grid: Sizes of the output grid, integers or scalar tensors.
+        """
         mask = self._mask_of_grid(previous_mask)
         if mask is None:
             return None
         batch = ops.shape(mask)[0]
-        grid = self._grid(shape)
         mask = ops.expand_dims(
             mask, tuple(range(len(mask.shape), 1 + len(grid)))
         )

@@ -272,6 +272,25 @@ def test_competing_windows_see_some_padding(routing):
     assert_padding_does_not_matter(model, 9, (4, 20))
 
 
+def test_predict_takes_texts_of_several_lengths():
+    """From the second length on, TensorFlow compiles for an unknown one."""
+    model = text_convolution(3, 1, "same")
+    text = np.array([[3, 5, 7, 2]])
+    expected = model.predict(text, verbose=0)
+    for zeros in (1, 6):
+        longer = np.pad(text, [(0, 0), (0, zeros)])
+        assert_all_close(model.predict(longer, verbose=0), expected)
+
+
+def test_transposed_layers_take_masks_of_grids_of_unknown_size():
+    grid, mask = keras.Input((None, None, 2, 4)), keras.Input((None, None))
+    layer = ConvCapsules2DTranspose(3, 4, 4, 2, "same")
+    model = keras.Model([grid, mask], layer(grid, mask=mask > 0))
+    for size in (3, 5):
+        inputs = np.ones((1, size, 4, 2, 4)), np.ones((1, size, 4))
+        assert model.predict(inputs, verbose=0).shape == (1, 2 * size, 8, 3, 4)
+
+
 def without_excluded(length, kernel_size, strides, padding):
     """The number of windows along an axis of this length."""
     covered = kernel_size if padding == "valid" else 1
