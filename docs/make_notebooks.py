@@ -154,6 +154,7 @@ def executed(notebook):
         ).execute()
     # Paths of files that were written are those in the folder.
     run = nbformat.reads(nbformat.writes(run).replace(f"{folder}/", ""), 4)
+    run.metadata = notebook["metadata"]  # without the version of Python
     for cell in run.cells:
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     arguments = options.make_parser().parse_args(argv)
     arguments.argv = argv
-    # Hides what TensorFlow says when it is imported.
+    # Hides some of what TensorFlow says when it is imported.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         getattr(commands, arguments.command)(arguments)

@@ -190,7 +190,7 @@ class Routing(abc.ABC):
         if not isinstance(result, Routed | Iterator):
             raise ValueError(
                 "`route` has to return a Routed, or an iterator of them. "
-                f"Received: {result!r} from routing={self!r}"
+                f"Received: {type(result).__name__} from routing={self!r}"
             )
         return iter([result]) if isinstance(result, Routed) else result
 
@@ -247,7 +247,19 @@ class Routing(abc.ABC):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the options of the constructor, JSON-serializable."""
+        """Returns the options of the constructor, JSON-serializable.
+
+        Raises:
+            NotImplementedError: If a subclass has options and no method of its
+                own. Otherwise they would be lost where a model is saved.
+        """
+        options = [*inspect.signature(type(self)).parameters]
+        if options:
+            raise NotImplementedError(
+                f"{type(self).__name__} has options, which are saved with a "
+                "model. Expected a method `get_config` that returns them as a "
+                f"dictionary. Received: options={options}"
+            )
         return {}
 
     @classmethod
@@ -260,5 +272,9 @@ class Routing(abc.ABC):
         return cls(**config)
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{k}={v!r}" for k, v in self.get_config().items())
+        try:
+            config = self.get_config()
+        except NotImplementedError:
+            config = {}
+        options = ", ".join(f"{k}={v!r}" for k, v in config.items())
         return f"{type(self).__name__}({options})"

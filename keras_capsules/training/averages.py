@@ -1,4 +1,4 @@
-"""Averages of weights, in the place of the weights."""
+"""Averages of weights, and what normalization knows of all images."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,25 +9,26 @@ import keras
 
 from keras_capsules.models import saving
 
-# From which means and variances are measured.
+# The most batches that means and variances are measured from.
 _BATCHES = 100
 
 
 @contextlib.contextmanager
-def averaged(
-    examples: Callable[[int], Any], model: keras.Model
+def as_it_is_used(
+    examples: Callable[[int], Any], steps: int, model: keras.Model
 ) -> Iterator[None]:
-    """The model with the averages of its weights, and statistics of theirs.
+    """The model with averages of its weights, and with statistics of theirs.
 
     Args:
         examples: As that of `resumable.fit`.
-        model: A model whose optimizer averages weights. Afterwards it has its
-            own weights again.
+        steps: Integer, the batches of an epoch.
+        model: A compiled model. If its optimizer averages no weights, it keeps
+            them. Afterwards it is in training again.
     """
     values = [keras.ops.convert_to_numpy(each) for each in model.variables]
     try:
         model.optimizer.finalize_variable_values(model.trainable_variables)
-        _measure_statistics(model, examples(0))
+        _measure_statistics(model, examples(0).take(min(steps, _BATCHES)))
         yield
     finally:
         for variable, value in zip(model.variables, values, strict=True):
@@ -37,7 +38,8 @@ def averaged(
 def _measure_statistics(model, examples):
     """Replaces moving means and variances by those of some batches.
 
-    The moving ones are of other weights than the averaged ones.
+    The moving ones are of earlier weights and, after few steps, still near the
+    values that they began with.
     """
     layers = [
         layer
@@ -48,7 +50,7 @@ def _measure_statistics(model, examples):
         return
     momenta = [layer.momentum for layer in layers]
     try:
-        for number, (images, _) in enumerate(examples.take(_BATCHES)):
+        for number, (images, _) in enumerate(examples):
             for layer in layers:
                 layer.momentum = number / (number + 1)  # the mean of all so far
             model(keras.ops.convert_to_tensor(images), training=True)

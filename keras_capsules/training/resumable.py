@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_capsules.training.averages import averaged
+from keras_capsules.training.averages import as_it_is_used
 from keras_capsules.utils import files
 
 PROGRESS = "progress.json"
@@ -93,14 +93,15 @@ def fit(
     epochs: int,
     steps: int,
     patience: int | None = None,
-    average: bool = False,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
     """Trains a compiled model, from the last epoch that was saved.
 
     At the end, the model has the weights of the best epoch on the validation
     split, or of the last epoch if there is none. The best one has the highest
-    accuracy and, among equals, the least loss.
+    accuracy and, among equals, the least loss. What is validated and kept are
+    the averages of weights, if the optimizer makes some, and means and
+    variances of batch normalization that are measured anew.
 
     Args:
         model: A built, compiled model.
@@ -113,17 +114,17 @@ def fit(
         steps: Integer, the batches of an epoch.
         patience: Integer, after how many epochs that are not better to stop;
             or `None`.
-        average: Boolean, whether the optimizer averages weights. Then these
-            are the weights that are validated and kept.
         callbacks: Further callbacks.
     """
     folder = pathlib.Path(folder)
     model.optimizer.build(model.trainable_variables)
-    with_averages: Callable[[keras.Model], Any] = contextlib.nullcontext
-    if average:
-        with_averages = functools.partial(averaged, examples)
     keeper = _Keeper(
-        model, validation, progress, folder, patience, with_averages
+        model,
+        validation,
+        progress,
+        folder,
+        patience,
+        functools.partial(as_it_is_used, examples, steps),
     )
     if progress.epoch:
         read(_state_of(folder, progress.epoch), state(model))
@@ -144,14 +145,14 @@ def fit(
 class _Keeper(keras.callbacks.Callback):
     """Validates, and keeps what a later run needs, after each epoch."""
 
-    def __init__(self, model, validation, progress, folder, patience, averaged):
+    def __init__(self, model, validation, progress, folder, patience, in_use):
         super().__init__()
         self.trained = model
         self.validation = validation
         self.progress = progress
         self.folder = folder
         self.patience = patience
-        self.averaged = averaged
+        self.in_use = in_use
         self.started = time.monotonic()
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -163,9 +164,9 @@ class _Keeper(keras.callbacks.Callback):
         _check_finite(logs, epoch + 1)
         progress.epoch = epoch + 1
         write(_state_of(self.folder, epoch + 1), state(model))
-        # Averages take a while. Without validation, only the last are needed.
+        # It takes a while. Without validation, only the last one is needed.
         is_needed = self.validation or epoch + 1 == self.params["epochs"]
-        with self.averaged(model) if is_needed else contextlib.nullcontext():
+        with self.in_use(model) if is_needed else contextlib.nullcontext():
             if self.validation is not None:
                 found = model.evaluate(
                     self.validation, verbose=0, return_dict=True

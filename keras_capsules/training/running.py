@@ -176,7 +176,6 @@ def _fit(model, loss, task, settings, progress, folder, tensorboard):
         epochs=settings.epochs,
         steps=steps,
         patience=settings.patience,
-        average=bool(settings.average),
         callbacks=callbacks,
     )
 

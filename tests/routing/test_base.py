@@ -431,9 +431,30 @@ class StopsWithoutCombine(Routing):
 
 def test_route_has_to_return_a_routed():
     layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing=ReturnsTensor())
-    message = "has to return a Routed, or an iterator of them. Received: "
+    message = (
+        r"has to return a Routed, or an iterator of them\. Received: \w+ from "
+        r"routing=ReturnsTensor\(\)"
+    )
     with pytest.raises(ValueError, match=message):
         layer(np.ones((BATCH, INPUTS, DIM), "float32"))
+
+
+class Forgetful(Mean):
+    """Its option would be lost where a model is saved."""
+
+    def __init__(self, power=2):
+        self.power = power
+
+
+def test_options_need_a_configuration():
+    one = Forgetful(3)
+    message = r"Expected a method `get_config`.*options=\['power'\]"
+    with pytest.raises(NotImplementedError, match=message):
+        one.get_config()
+    with pytest.raises(NotImplementedError, match=message):
+        CapsuleLayer(OUTPUTS, OUT_DIM, routing=one).get_config()
+    assert repr(one) == "Forgetful()"
+    assert Mean().get_config() == {}
 
 
 def test_a_stopped_gradient_needs_combine():

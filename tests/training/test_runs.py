@@ -163,13 +163,15 @@ def test_a_few_images_of_each_class():
         tasks.get("coil20", validated=False, per_class=3)
 
 
-def test_averaged_weights_have_statistics_of_their_own():
-    """Means and variances of what the averaged kernels make of images."""
+@pytest.mark.parametrize("average", [True, False])
+def test_weights_have_statistics_of_their_own(average):
+    """Means and variances of what the kernels that are used make of images."""
     generator = np.random.default_rng(3)
     images = generator.uniform(size=(50 * 16, 5, 5, 1)).astype("float32")
     data = tf.data.Dataset.from_tensor_slices((images, images[:, 0, 0, 0]))
     model = models.ConvNet((5, 5, 1), 3, (4,), normalization="batch")
-    model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.5))
+    optimizer = keras.optimizers.SGD(0.1, use_ema=average, ema_momentum=0.5)
+    model.compile(optimizer)
     model.optimizer.build(model.trainable_variables)
     gradients = [keras.ops.ones(x.shape) for x in model.trainable_variables]
     for _ in range(3):
@@ -179,8 +181,8 @@ def test_averaged_weights_have_statistics_of_their_own():
     before = [numpy(each) for each in model.variables]
     convolution = model.get_layer("convolution_1")
     normalization = model.get_layer("normalization_1")
-    with averages.averaged(lambda first: data.batch(16), model):
-        averaged = numpy(convolution.kernel)
+    with averages.as_it_is_used(lambda first: data.batch(16), 50, model):
+        used = numpy(convolution.kernel)
         made = numpy(convolution(images))
         np.testing.assert_allclose(
             numpy(normalization.moving_mean),
@@ -195,7 +197,8 @@ def test_averaged_weights_have_statistics_of_their_own():
             rtol=1e-3,
         )
     # 0.1 less in each step: the mean of 0, 1 and 2 with weights 1, 1 and 2.
-    np.testing.assert_allclose(averaged - before[0], 0.075, atol=1e-6)
+    difference = 0.075 if average else 0.0
+    np.testing.assert_allclose(used - before[0], difference, atol=1e-6)
     assert normalization.momentum == 0.99
     for value, each in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(value, numpy(each))
