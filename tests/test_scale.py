@@ -118,6 +118,28 @@ def kill_the_second(launcher, folder):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
+def test_processes_end_with_the_one_that_began_them(tmp_path):
+    (tmp_path / "waits.py").write_text("import time\ntime.sleep(500)\n")
+    (tmp_path / "begins.py").write_text(
+        "import argparse\n"
+        "from scaling import cluster\n"
+        "options = argparse.Namespace(processes=3, coordinator='here:1')\n"
+        f"cluster.launch({str(tmp_path / 'waits.py')!r}, [], options)\n"
+    )
+    launcher = subprocess.Popen(
+        [sys.executable, tmp_path / "begins.py"],
+        env={**environment(), "PYTHONPATH": str(EXAMPLES)},
+    )
+    deadline = time.monotonic() + LIMIT
+    while len(begun := children(launcher.pid)) < 3:
+        assert launcher.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    launcher.terminate()
+    assert launcher.wait(LIMIT) == 128 + signal.SIGTERM
+    assert not any(pathlib.Path(f"/proc/{each}").exists() for each in begun)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 def test_a_process_is_lost_and_training_goes_on(tmp_path, alone):
     options = ["--processes=2", "--devices=1", "--model-parallel=2"]
     # So long that it is not over before the second process is killed.

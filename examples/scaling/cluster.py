@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import signal
 import socket
 import subprocess
 import sys
@@ -69,8 +70,11 @@ def launch(script, options, arguments):
         arguments: What `add_options` parsed.
 
     Raises:
-        RuntimeError: If one of them fails. Then the others are ended, too.
+        RuntimeError: If one of them fails. Then the others are ended, too, as
+            they are if this process is.
     """
+    # Without this, the signal would end this process alone.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     coordinator = arguments.coordinator or f"127.0.0.1:{_free_port()}"
     started = [
         subprocess.Popen(
