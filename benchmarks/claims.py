@@ -23,6 +23,7 @@ import collections
 import hashlib
 import itertools
 import json
+import math
 import pathlib
 import statistics
 
@@ -540,11 +541,14 @@ def table_of_tasks(found):
 
 
 def spread(values):
-    """Mean and standard deviation, to three digits."""
+    """Mean, to three digits, and standard deviation, with as many decimals."""
+    mean = statistics.mean(values)
+    decimals = 2
+    if mean:
+        decimals = min(3, max(0, 2 - math.floor(math.log10(abs(mean)))))
     if len(values) == 1:
-        return f"{values[0]:.3g}"
-    mean, deviation = statistics.mean(values), statistics.stdev(values)
-    return f"{mean:.3g} ± {deviation:.2g}"
+        return f"{mean:.{decimals}f}"
+    return f"{mean:.{decimals}f} ± {statistics.stdev(values):.{decimals}f}"
 
 
 def table(heads, rows):

@@ -1,9 +1,10 @@
-"""The README's tables of errors and of speed.
+"""The tables of errors and of speed in the README, and of costs of routings.
 
     python benchmarks/readme.py           # or: make results
 
 Reads the records in `benchmarks/results`, and writes the tables between the
-marks in `README.md`, and that of speed also in `docs/performance.md`.
+marks in `README.md`, that of speed also in `docs/performance.md`, and what each
+routing costs on its page in `docs/routings`.
 """
 
 import argparse
@@ -12,11 +13,6 @@ import pathlib
 import evidence
 import harness
 
-# The pages, and the marks of their tables.
-PAGES = {
-    "README.md": ["evidence", "speed"],
-    "docs/performance.md": ["speed"],
-}
 TASKS = evidence.TITLES
 # The network with capsules and the one without that are compared.
 NETWORKS = {"efficient_capsnet": "EfficientCapsNet", "conv_net": "ConvNet"}
@@ -28,6 +24,12 @@ ROUTINGS = [
     "em",
     "variational_bayes",
 ]
+# The pages, and the marks of their tables.
+PAGES = {
+    "README.md": ["evidence", "speed"],
+    "docs/performance.md": ["speed"],
+    **{f"docs/routings/{name}.md": [f"cost of {name}"] for name in ROUTINGS},
+}
 
 
 def main():
@@ -48,12 +50,14 @@ def main():
 def tables():
     """The tables by the names of their marks, in Markdown."""
     groups = evidence.grouped(evidence.read(evidence.RUNS))
+    forms = harness.read("speed", harness.RESULTS)["forms"]
+    mebibytes = harness.read("memory", harness.RESULTS)["step_mib"]
     return {
         "evidence": errors(groups),
-        "speed": speed(
-            harness.read("speed", harness.RESULTS)["forms"],
-            harness.read("memory", harness.RESULTS)["step_mib"],
-        ),
+        "speed": speed(forms, mebibytes),
+        **{
+            f"cost of {name}": cost(name, forms, mebibytes) for name in ROUTINGS
+        },
     }
 
 
@@ -119,6 +123,24 @@ def speed(forms, mebibytes):
             for used in (mebibytes[title][name] for title in titles.values())
         )
         rows.append([f'`"{name}"`', *times, memory])
+    return in_markdown(rows)
+
+
+def cost(name, forms, mebibytes):
+    """What a step of the layer costs that the benchmarks measure.
+
+    Args:
+        name: Of a routing.
+        forms: As that of `speed`.
+        mebibytes: As that of `speed`.
+    """
+    titles = harness.BACKENDS
+    rows = [["one layer, 128 examples", *titles.values()]]
+    for column in ("forward", "with gradients"):
+        times = [forms[each][name]["ours"][column]["median"] for each in titles]
+        rows.append([f"{column}, ms", *(f"{time:.0f}" for time in times)])
+    used = [mebibytes[title][name]["ours"] for title in titles.values()]
+    rows.append(["memory of a step, MiB", *(f"{each:.0f}" for each in used)])
     return in_markdown(rows)
 
 

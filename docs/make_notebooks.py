@@ -16,9 +16,12 @@ import tempfile
 DOCS = pathlib.Path(__file__).resolve().parent
 FOLDER = DOCS.parent / "examples" / "notebooks"
 GUIDES = ["own_arrays", "image_folder", "several_objects", "own_routing"]
+# The package is on no index and has no address yet (`[project.urls]`), so a
+# hosted notebook installs a wheel that was uploaded there.
 INSTALL = (
-    '# In a hosted notebook, first remove the "# " of the next line.\n'
-    '# %pip install -q "keras-capsules[datasets,plots]"'
+    "# In a hosted notebook, upload the wheel that `make release` builds. Put\n"
+    '# its name in the place of WHEEL, and remove the "# " of the next line.\n'
+    '# %pip install -q "WHEEL[datasets,plots]"'
 )
 FENCED = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # What an error or a warning of the code before looks like.

@@ -99,9 +99,9 @@ def test_page(equivariance, tmp_path, monkeypatch):
     text = page.read_text()
     for row in (
         "| R² of | numbers | rotation, ±30° | scale, 0.7 to 1.3 |",
-        "| EfficientCapsNet | 16 | 0.5 | 0.5 |",
-        "| ConvNet | 16 | 0.55 ± 0.071 | 0.55 ± 0.071 |",
-        "| ConvNet | all | 0.75 ± 0 | 0.75 ± 0 |",
+        "| EfficientCapsNet | 16 | 0.500 | 0.500 |",
+        "| ConvNet | 16 | 0.550 ± 0.071 | 0.550 ± 0.071 |",
+        "| ConvNet | all | 0.750 ± 0.000 | 0.750 ± 0.000 |",
     ):
         assert f"\n{row}\n" in text
     results = json.loads((tmp_path / "equivariance.json").read_text())

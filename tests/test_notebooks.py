@@ -135,8 +135,10 @@ def test_links_of_a_notebook_lead_somewhere():
 
 
 @pytest.mark.parametrize("path", [INSPECTION], ids=lambda path: path.stem)
-def test_it_holds_its_pictures(path):
-    for cell in cells(path):
+def test_it_holds_its_pictures(path, maker):
+    first, *rest = cells(path)
+    assert first["source"] == maker.INSTALL
+    for cell in rest:
         last = "".join(cell["source"]).splitlines()[-1]
         kinds = [
             kind

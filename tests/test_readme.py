@@ -71,7 +71,7 @@ def test_tables_are_of_the_records(tmp_path, monkeypatch):
     if not (REPOSITORY / ".git").exists():
         pytest.skip("not in a repository")
     for page in readme.PAGES:
-        (tmp_path / page).parent.mkdir(exist_ok=True)
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(REPOSITORY / page, tmp_path / page)
     monkeypatch.setattr("sys.argv", ["readme", "--root", str(tmp_path)])
     readme.main()

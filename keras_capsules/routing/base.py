@@ -275,6 +275,6 @@ class Routing(abc.ABC):
         try:
             config = self.get_config()
         except NotImplementedError:
-            config = {}
+            return f"{type(self).__name__}(...)"
         options = ", ".join(f"{k}={v!r}" for k, v in config.items())
         return f"{type(self).__name__}({options})"
