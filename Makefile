@@ -28,7 +28,7 @@ help:
 	@echo "make test       the tests, on TensorFlow and on JAX"
 	@echo "make test-torch the tests on PyTorch, in an environment of their own"
 	@echo "make test-lowest the tests, with the lowest supported versions"
-	@echo "make test-slow  the tests that take longest; BACKEND=jax for JAX"
+	@echo "make test-slow  the tests that take longest; BACKEND=jax or torch"
 	@echo "make test-browser the page of the explorer, in Chromium"
 	@echo "make fuzz       10,000 random cases, on TensorFlow"
 	@echo "make lint       check the style and the types of the code"
@@ -68,9 +68,10 @@ test-lowest-tensorflow test-lowest-jax: test-lowest-%: .venv-lowest/ready
 test-lowest-torch: .venv-lowest-torch/ready
 	KERAS_BACKEND=torch .venv-lowest-torch/bin/python $(LOWEST_TESTS)
 
-test-slow: .venv/ready
-	KERAS_BACKEND=$(BACKEND) $(BIN)/python -m pytest -n 2 --dist worksteal \
-	    -m slow
+# PyTorch has an environment of its own.
+test-slow: $(if $(findstring torch,$(BACKEND)),.venv-torch,.venv)/ready
+	KERAS_BACKEND=$(BACKEND) $(<D)/bin/python -m pytest -n 2 \
+	    --dist worksteal -m slow
 
 # Where Chromium is neither found nor installed, the reason is printed.
 test-browser: .venv-browser/ready

@@ -3,6 +3,7 @@
 import pathlib
 import re
 import subprocess
+import tomllib
 
 import pytest
 import yaml
@@ -24,6 +25,7 @@ YAML = sorted(
 )
 PAGES = ["CONTRIBUTING.md", "CODE_OF_CONDUCT.md", "SECURITY.md", "CHANGELOG.md"]
 BACKENDS = ["tensorflow", "jax", "torch"]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
 
 
 def read(path):
@@ -42,7 +44,7 @@ def commands(workflow):
     """The `make` commands of a workflow, for each backend of a job."""
     for job in workflow["jobs"].values():
         matrix = job.get("strategy", {}).get("matrix", {})
-        for step in job["steps"]:
+        for step in job.get("steps", []):
             for command in re.findall(r"make (\S+)", step.get("run", "")):
                 if "${{" not in command:
                     yield command
@@ -80,7 +82,61 @@ def test_the_workflow_does_what_has_to_pass():
         # `make test` is that of two backends.
         parts = ["test-tensorflow", "test-jax"]
         assert {*parts} <= called if command == "test" else command in called
-    assert {"test-torch", "test-lowest"} <= called
+    assert {f"test-lowest-{name}" for name in BACKENDS} <= called
+    for name in ("lowest", "slow"):
+        assert jobs[name]["strategy"]["matrix"]["backend"] == BACKENDS
+    # The newest PyTorch, and not the one of the Makefile.
+    assert jobs["test"]["steps"][-1]["run"].endswith(" TORCH=torch")
+
+
+def test_workflows_prepare_the_data_of_tests():
+    """In CI, a test that lacks its data fails."""
+    data = read(FORGE / "workflows" / "data.yml")
+    (prepare,) = data["jobs"].values()
+    (names,) = re.findall(r"for name in (.*);", str(prepare["steps"]))
+    needed = {
+        name
+        for path in (REPOSITORY / "tests").rglob("test_*.py")
+        for name in re.findall(r'real_data_dir\("(\w+)"\)', path.read_text())
+    }
+    assert needed == set(names.split())
+    *_, kept = prepare["steps"]
+    folder = {"TFDS_DATA_DIR": "${{ github.workspace }}/.tfds"}
+    assert data["env"] == folder
+    found = []
+    for path in (FORGE / "workflows").glob("*.yml"):
+        workflow = read(path)
+        for name, job in workflow["jobs"].items():
+            runs = " ".join(
+                step.get("run", "") for step in job.get("steps", [])
+            )
+            if not re.search("make test-(?!browser)", runs):
+                continue
+            found.append(name)
+            assert "data" in job["needs"], name
+            assert folder in (workflow.get("env"), job.get("env")), name
+            (restored,) = [
+                step["with"]
+                for step in job["steps"]
+                if step.get("uses", "").startswith("actions/cache/restore@")
+            ]
+            assert restored == {**kept["with"], "fail-on-cache-miss": True}
+        if "data" in workflow["jobs"]:
+            used = workflow["jobs"]["data"]["uses"]
+            assert used == "./.github/workflows/data.yml"
+    assert sorted(found) == ["lowest", "sdist", "slow", "test"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted((FORGE / "workflows").glob("*.yml")),
+    ids=lambda path: path.stem,
+)
+def test_no_job_hangs_for_hours(path):
+    jobs = read(path)["jobs"]
+    found = [name for name, job in jobs.items() if "steps" in job]
+    assert found
+    assert [name for name in found if "timeout-minutes" not in jobs[name]] == []
 
 
 @pytest.mark.parametrize("name", ["bug", "figure", "feature"])
@@ -99,6 +155,10 @@ def test_hooks_are_those_of_the_environment():
     entries = " ".join(hook["entry"] for hook in repository["hooks"])
     for tool in (".venv/bin/ruff check", ".venv/bin/ruff format", "/bin/mypy"):
         assert tool in entries
+    # As `make lint`, which checks notebooks, too.
+    for hook in repository["hooks"]:
+        if hook["id"].startswith("ruff"):
+            assert hook["types_or"] == ["python", "pyi", "jupyter"]
 
 
 def test_the_citation_is_of_this_version():
@@ -107,6 +167,32 @@ def test_the_citation_is_of_this_version():
         citation["version"] == keras_capsules.__version__.partition(".dev")[0]
     )
     assert citation["license"] == "Apache-2.0"
+    changes = (REPOSITORY / "CHANGELOG.md").read_text()
+    (date,) = re.findall(
+        rf"^## {citation['version']} \((.*)\)$", changes, re.MULTILINE
+    )
+    released = citation.get("date-released")
+    assert date == ("unreleased" if released is None else str(released))
+
+
+def test_files_of_the_forge_have_the_address():
+    address = PROJECT["urls"].get("Repository")
+    citation = read(REPOSITORY / "CITATION.cff")
+    assert citation.get("repository-code") == address
+    contacts = read(FORGE / "ISSUE_TEMPLATE" / "config.yml").get(
+        "contact_links", []
+    )
+    assert bool(contacts) == (address is not None)
+    for contact in contacts:
+        assert contact["url"].startswith(f"{address.rstrip('/')}/")
+
+
+@pytest.mark.parametrize("name", ["CODE_OF_CONDUCT.md", "SECURITY.md"])
+def test_pages_say_whom_to_write_to(name):
+    text = " ".join((REPOSITORY / name).read_text().split())
+    addresses = [each["email"] for each in PROJECT.get("maintainers", [])]
+    assert [each for each in addresses if each not in text] == []
+    assert bool(addresses) != bool(re.search(r"There is no address", text))
 
 
 @pytest.mark.parametrize("name", PAGES)
