@@ -5,7 +5,6 @@ imports Keras and its backend, which takes seconds: `--help` and mistakes in
 options are answered at once.
 """
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -22,18 +21,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments. Defaults to `None`, those of the process.
 
     Returns:
-        The exit code: 0; 2 for wrong use, which is printed as a sentence; 130
-        if it was interrupted.
+        The exit code: 0; 2 for wrong use, which is printed as a sentence, or as
+        the help if there are no arguments; 130 if it was interrupted.
 
     Raises:
         Exception: Whatever is unexpected, so that Python prints the traceback
             and exits with 1.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
-    arguments = options.make_parser().parse_args(argv)
+    parser = options.make_parser()
+    if not argv:
+        parser.print_help(sys.stderr)
+        return 2
+    arguments = parser.parse_args(argv)
     arguments.argv = argv
-    # Hides some of what TensorFlow says when it is imported.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         getattr(commands, arguments.command)(arguments)
     except KeyboardInterrupt:

@@ -7,7 +7,9 @@ import pathlib
 import shlex
 import sys
 
+from keras_capsules_cli import libraries
 from keras_capsules_cli.options import PROGRAM
+from keras_capsules_cli.training import TASKS
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -16,10 +18,11 @@ def train(arguments: argparse.Namespace) -> None:
     Args:
         arguments: Of the command.
     """
+    libraries.load()
     from keras_capsules.training import running
     from keras_capsules.training.settings import Settings
 
-    arguments.task = os.path.normpath(arguments.task)
+    arguments.task = _normalized(arguments.task)
     settings = Settings.from_record(vars(arguments))
     task = pathlib.Path(settings.task).name
     name = settings.name or f"{settings.network}-{task}"
@@ -41,6 +44,13 @@ def train(arguments: argparse.Namespace) -> None:
     print(folder / running.RECORD)
 
 
+def _normalized(task):
+    """A task, as the path of its folder is usually written."""
+    path = os.path.normpath(task)
+    is_hidden = path in TASKS and path != task  # a folder with such a name
+    return os.path.join(os.curdir, path) if is_hidden else path
+
+
 def recorded(argv: list[str]) -> str:
     """The command without the folders of this machine, for the record.
 
@@ -60,6 +70,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     Args:
         arguments: Of the command.
     """
+    libraries.load()
     from keras_capsules.training import results
     from keras_capsules.training import trained
 
@@ -84,6 +95,7 @@ def predict(arguments: argparse.Namespace) -> None:
     Args:
         arguments: Of the command.
     """
+    libraries.load()
     from keras_capsules.training import trained
 
     network = trained.load(arguments.source)
@@ -94,16 +106,14 @@ def predict(arguments: argparse.Namespace) -> None:
         named = dict(zip(network.class_names, map(float, scores), strict=True))
         best = sorted(named, key=named.__getitem__, reverse=True)
         ordered = {name: round(named[name], 6) for name in best}
-        found.append(
-            {"image": path, "class": best[0], "probabilities": ordered}
-        )
+        found.append({"image": path, "class": best[0], "scores": ordered})
     if arguments.json:
         print(json.dumps(found, indent=2))
         return
     width = max(map(len, network.class_names))
     for each in found:
         print(f"{each['image']}: {each['class']}")
-        for name, score in each["probabilities"].items():
+        for name, score in each["scores"].items():
             print(f"  {name:<{width}}  {score:.3f}")
 
 
@@ -113,6 +123,7 @@ def export(arguments: argparse.Namespace) -> None:
     Args:
         arguments: Of the command.
     """
+    libraries.load()
     from keras_capsules.training import results
     from keras_capsules.training import trained
 
@@ -135,6 +146,7 @@ def explore(arguments: argparse.Namespace) -> None:
         arguments: Of the command.
     """
     print("Loading the networks ...", file=sys.stderr, flush=True)
+    libraries.load()
     from keras_capsules.explorer import serving
 
     serving.serve(
@@ -148,6 +160,7 @@ def datasets(arguments: argparse.Namespace) -> None:
     Args:
         arguments: Of the command.
     """
+    libraries.load()
     from keras_capsules.training import downloads
 
     if arguments.name is None:

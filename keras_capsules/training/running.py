@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-import pathlib
 import platform
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from keras_capsules.training import networks
 from keras_capsules.training import provenance
 from keras_capsules.training import resumable
 from keras_capsules.training import tasks
+from keras_capsules.training.places import run_folder
 from keras_capsules.training.settings import Settings
 from keras_capsules.training.task import Task
 from keras_capsules.utils import files
@@ -93,23 +93,25 @@ def train(
             f"test=True and task={settings.task!r}"
         )
     plain = settings.as_record(of_folder) | tasks.identity(settings.task)
-    run = _prepare(folder)
-    progress = resumable.Progress.of_folder(run, plain)
-    progress.commits = list(
-        dict.fromkeys([*progress.commits, provenance.commit()])
-    )
-    keras.utils.set_random_seed(settings.seed)
-    task = get_task(settings, data_dir)
-    with _dtype_policy(settings.dtype):
-        model, loss = networks.make(settings.network, task, settings.options)
-        _fit(model, loss, task, settings, progress, run, tensorboard)
-        _save(model, run)
-        record = _describe(model, task, progress, settings)
-        if test:
-            record |= _measure_test(model, task, settings)
-    record = {"command": command, **record}
-    with files.replacing(run / RECORD) as path:
-        path.write_text(json.dumps(record, indent=2) + "\n")
+    with run_folder(folder) as run:
+        progress = resumable.Progress.of_folder(run, plain)
+        progress.commits = list(
+            dict.fromkeys([*progress.commits, provenance.commit()])
+        )
+        keras.utils.set_random_seed(settings.seed)
+        task = get_task(settings, data_dir)
+        with _dtype_policy(settings.dtype):
+            model, loss = networks.make(
+                settings.network, task, settings.options
+            )
+            _fit(model, loss, task, settings, progress, run, tensorboard)
+            _save(model, run)
+            record = _describe(model, task, progress, settings)
+            if test:
+                record |= _measure_test(model, task, settings)
+        record = {"command": command, **record}
+        with files.replacing(run / RECORD) as path:
+            path.write_text(json.dumps(record, indent=2) + "\n")
     return record
 
 
@@ -131,16 +133,6 @@ def get_task(
         settings.per_class,
         settings.image_shape,
     )
-
-
-def _prepare(folder: files.Path) -> pathlib.Path:
-    try:
-        return files.prepare_folder(folder)
-    except OSError as error:
-        raise ValueError(
-            "Nothing can be written there. Expected the path of a folder that "
-            f"can be made. Received: folder={str(folder)!r} ({error.strerror})"
-        ) from error
 
 
 @contextlib.contextmanager

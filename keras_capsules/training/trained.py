@@ -69,8 +69,9 @@ class Trained:
             paths: The paths of images; JPEG, PNG, GIF or BMP.
 
         Returns:
-            Array `(images, classes)`. The scores of capsule networks are
-            probabilities of each class by itself, whose sum need not be 1.
+            Array `(images, classes)`. Capsule networks give each class a score
+            of its own, from 0 to 1, so that their sum need not be 1. They
+            are no probabilities until they are calibrated.
 
         Raises:
             ValueError: If an image cannot be read.

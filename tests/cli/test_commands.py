@@ -1,18 +1,14 @@
 """Every command, on images that are made up."""
 
 import json
-import os
 import shutil
 import socket
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 from PIL import Image
 
-import keras_capsules_cli
 from keras_capsules import datasets
 from keras_capsules.models import pretrained
 from keras_capsules.training import images
@@ -166,6 +162,44 @@ def test_trainings_that_are_refused(photos, tmp_path):
 
 
 @on_one_backend
+@pytest.mark.parametrize("further", [["--seed=-1"], ["--batch-size=100"], []])
+def test_a_refused_training_leaves_no_empty_folder(photos, tmp_path, further):
+    """Whether settings do not fit, or images, or the network."""
+    output = tmp_path / "some" / "where"
+    data = photos if further else make_folder(tmp_path / "data", 3)
+    if not further:
+        shutil.rmtree(data / "lying")
+    refused("Received: ", *training(data, output, *further))
+    assert not (tmp_path / "some").exists()
+    # What was there before remains.
+    (output / "bars").mkdir(parents=True)
+    refused("Received: ", *training(data, output, *further))
+    assert [*output.rglob("*")] == [output / "bars"]
+    too_long = output / "new" / ("x" * 300)
+    refused("Nothing can be written", *training(photos, too_long))
+    assert [*output.iterdir()] == [output / "bars"]
+
+
+@on_one_backend
+def test_a_folder_with_the_name_of_a_data_set(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(photos, "mnist")
+    small = ["--options", '{"filters": [3], "units": [5]}', "--epochs", 1]
+    for path in ("./mnist", "mnist/"):
+        code, printed, errors = run(
+            *("train", "conv_net", path, *small, "--batch-size", 9)
+        )
+        assert code == 0, errors
+        assert printed.splitlines()[-1].endswith("conv_net-mnist/record.json")
+        record = json.loads((tmp_path / printed.splitlines()[-1]).read_text())
+        assert record["class_names"] == ["lying", "upright"]
+        assert record["settings"]["task"] == "./mnist"
+    code, printed, errors = run("evaluate", "outputs/train/conv_net-mnist")
+    assert code == 0, errors
+    assert "of 4 images that were not trained on" in printed
+
+
+@on_one_backend
 def test_a_named_data_set_is_tested(tmp_path):
     options = '{"filters": [3], "units": [5]}'
     code, printed, errors = run(
@@ -291,14 +325,15 @@ def test_predict_names_what_is_in_images(trained, photos):
     assert lines[3] == f"{paths[1]}: lying"
     assert lines[1].split()[0] == "upright" and lines[2].split()[0] == "lying"
     found = prediction(folder, paths[0])
+    assert list(found) == ["image", "class", "scores"]
     assert found["image"] == str(paths[0]) and found["class"] == "upright"
-    assert list(found["probabilities"]) == ["upright", "lying"]
+    assert list(found["scores"]) == ["upright", "lying"]
     # The image as training has it.
     model = keras.saving.load_model(folder / running.MODEL)
     image = images.read(paths[0], (*SIZE, 1))
     scores = model.predict(image[None], verbose=0)[0]
     np.testing.assert_allclose(
-        [*found["probabilities"].values()], scores[::-1], atol=2e-6
+        [*found["scores"].values()], scores[::-1], atol=2e-6
     )
 
 
@@ -340,7 +375,7 @@ def test_export_serves_the_same(trained, photos, tmp_path):
     assert printed.strip().endswith(str(destination))
     served = tf.saved_model.load(destination)
     scores = served.serve(images.read(path, (*SIZE, 1))[None])
-    expected = prediction(folder, path)["probabilities"]
+    expected = prediction(folder, path)["scores"]
     np.testing.assert_allclose(
         scores[0], [expected["lying"], expected["upright"]], atol=1e-5
     )
@@ -366,7 +401,7 @@ def test_export_of_what_takes_files_and_names_classes(trained, tmp_path):
     assert label.decode() == expected["class"]
     np.testing.assert_allclose(
         found["scores"][0],
-        [expected["probabilities"][name] for name in ("lying", "upright")],
+        [expected["scores"][name] for name in ("lying", "upright")],
         atol=1e-5,
     )
 
@@ -501,26 +536,3 @@ def test_a_data_set_is_prepared(tmp_path):
     np.savez(file, images=pixels, labels=labels, azimuths=5 * views)
     code, printed, errors = run("datasets", "coil20", "--data-dir", file)
     assert (code, printed) == (0, "coil20 is there: 1,440 images\n"), errors
-
-
-# The process.
-
-
-@on_one_backend
-def test_the_command_in_a_process(trained, tmp_path):
-    """Nothing but JSON is printed for programs."""
-    folder, _ = trained
-    root = keras_capsules_cli.__path__[0] + "/.."
-    script = "import sys, keras_capsules_cli as c; sys.exit(c.main())"
-    path = tmp_path / "bar.png"
-    Image.new("L", SIZE).save(path)
-
-    finished = subprocess.run(
-        [sys.executable, "-c", script, "predict", folder, path, "--json"],
-        capture_output=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": root},
-        text=True,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)[0]["image"] == str(path)

@@ -1,5 +1,6 @@
 """Help, wrong use, and what the parser says twice."""
 
+import argparse
 import dataclasses
 import os
 import pathlib
@@ -20,6 +21,7 @@ from keras_capsules.training.settings import Settings
 from keras_capsules_cli import commands
 from keras_capsules_cli import main
 from keras_capsules_cli import options
+from keras_capsules_cli import training
 from tests.cli.conftest import run
 from tests.helpers.testing import on_one_backend
 
@@ -29,8 +31,8 @@ COMMANDS = ("train", "evaluate", "predict", "export", "explore", "datasets")
 
 
 def test_the_parser_has_the_names_and_defaults_of_the_package():
-    assert options.NETWORKS == networks.NAMES
-    assert options.TASKS == tasks.NAMES
+    assert training.NETWORKS == networks.NAMES
+    assert training.TASKS == tasks.NAMES
     assert options.FORMATS == tuple(results.FORMATS)
     parsed = options.make_parser().parse_args(["train", "capsnet", "digits"])
     assert Settings.from_record(vars(parsed)) == Settings("capsnet", "digits")
@@ -110,6 +112,66 @@ def test_help_names_all_commands():
     for command in COMMANDS:
         assert re.search(rf"^    {command} ", printed, re.M)
         assert callable(getattr(commands, command))
+    for code in (0, 1, 2, 130):
+        assert re.search(rf"\b{code}\b", printed.split("exit code is")[1])
+    assert run() == (2, "", printed)
+
+
+def parsers():
+    """The parser of each command."""
+    (found,) = (
+        action
+        for action in options.make_parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    return found.choices
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_what_each_option_does(command):
+    for action in parsers()[command]._actions:
+        name = action.option_strings[-1:] or action.dest
+        assert len(action.help.split()) >= 3, name
+        if not action.option_strings or action.nargs == 0:
+            continue
+        if action.choices is None and action.dest not in ("name", "host"):
+            # Not the name of the option again.
+            assert action.metavar not in (None, action.dest.upper()), name
+        if action.default in (None, [], {}, 0, False):
+            continue
+        assert "Default: %(default)s" in action.help, name
+
+
+def test_help_of_train_teaches():
+    code, printed, _ = run("train", "--help")
+    assert code == 0
+    text = " ".join(printed.split())
+    for words in (
+        "efficient_capsnet for few parameters, capsnet to begin with",
+        "conv_net to compare",
+        "--batch-size 16",  # of few images, as the page says
+        "--patience N stop after N epochs without a better one. Default: never",
+        "--average MOMENTUM average the weights over steps with this momentum",
+        "--erase PIXELS paint a grey square",
+        "--noise DEVIATION add normal noise of this standard deviation; pixels",
+    ):
+        assert words in text
+    for name in (*training.NETWORKS, *training.TASKS):
+        assert name in text
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_says_how_to_install_extras_in_a_clone(command):
+    _, printed, _ = run(command, "--help")
+    text = " ".join(printed.split())
+    for extra in re.findall(r'pip install "keras-capsules(\[\w+\])"', text):
+        assert f'or in a clone with pip install ".{extra}"' in text
+
+
+def test_help_calls_no_score_a_probability():
+    _, printed, _ = run("predict", "--help")
+    assert "a score of its own, from 0 to 1" in " ".join(printed.split())
+    assert "probability" not in printed
 
 
 def test_help_imports_neither_keras_nor_a_backend():
@@ -129,7 +191,6 @@ def test_help_imports_neither_keras_nor_a_backend():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "arguments are required: COMMAND"),
         (["fly"], "invalid choice: 'fly'"),
         (["train", "resnet", "digits"], "invalid choice: 'resnet'"),
         (["train", "capsnet"], "required: TASK"),
