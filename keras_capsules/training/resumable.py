@@ -10,6 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -161,7 +162,7 @@ class _Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         progress, model = self.progress, self.trained
         logs = {} if logs is None else logs
-        _check_finite(logs, epoch + 1)
+        check_finite(logs, epoch + 1)
         progress.epoch = epoch + 1
         write(_state_of(self.folder, epoch + 1), state(model))
         # It takes a while. Without validation, only the last one is needed.
@@ -172,7 +173,7 @@ class _Keeper(keras.callbacks.Callback):
                     self.validation, verbose=0, return_dict=True
                 )
                 logs.update({f"val_{key}": x for key, x in found.items()})
-                _check_finite(logs, epoch + 1)
+                check_finite(logs, epoch + 1)
             progress.curve.append({key: float(x) for key, x in logs.items()})
             if self._is_best():
                 progress.best_epoch = epoch + 1
@@ -214,8 +215,16 @@ class _Keeper(keras.callbacks.Callback):
                 path.unlink()
 
 
-def _check_finite(logs, epoch):
-    """Raises, so that no weights are kept that are NaN."""
+def check_finite(logs: Mapping[str, float], epoch: int) -> None:
+    """Raises, so that no weights are kept that are NaN.
+
+    Args:
+        logs: The figures of an epoch.
+        epoch: Integer, the number of the epoch, from 1 on.
+
+    Raises:
+        ValueError: If one of the figures is not finite.
+    """
     wrong = {key: x for key, x in logs.items() if not np.isfinite(x)}
     if wrong:
         raise ValueError(
@@ -290,8 +299,11 @@ def broken(path: files.Path, error: Any) -> ValueError:
         error: What is wrong with it.
     """
     path = pathlib.Path(path)
+    # NumPy advises to unpickle what it cannot read, which is not safe.
+    reason = "" if "pickle" in str(error) else f" ({error})"
     return ValueError(
-        "A file of the run is broken: start its training again, with the same "
-        f"command and another --name. Expected {path.name} as it was written. "
-        f"Received: {str(path)!r} ({error})"
+        f"A file of the run is broken: remove the folder {str(path.parent)!r}, "
+        "or choose another one, and train again. "
+        f"Expected {path.name} as it was written. Received: "
+        f"{str(path)!r}{reason}"
     )
