@@ -10,7 +10,6 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from collections.abc import Iterable
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +17,8 @@ import keras
 import numpy as np
 
 from keras_capsules.training.averages import as_it_is_used
+from keras_capsules.training.failures import broken as broken
+from keras_capsules.training.failures import check_finite as check_finite
 from keras_capsules.utils import files
 
 PROGRESS = "progress.json"
@@ -215,25 +216,6 @@ class _Keeper(keras.callbacks.Callback):
                 path.unlink()
 
 
-def check_finite(logs: Mapping[str, float], epoch: int) -> None:
-    """Raises, so that no weights are kept that are NaN.
-
-    Args:
-        logs: The figures of an epoch.
-        epoch: Integer, the number of the epoch, from 1 on.
-
-    Raises:
-        ValueError: If one of the figures is not finite.
-    """
-    wrong = {key: x for key, x in logs.items() if not np.isfinite(x)}
-    if wrong:
-        raise ValueError(
-            f"Training diverged in epoch {epoch}, which is not kept. Expected "
-            "a lower learning_rate, or images and labels without NaN. "
-            f"Received: {', '.join(f'{key}={x}' for key, x in wrong.items())}"
-        )
-
-
 def _state_of(folder, epoch):
     return folder / f"state-{epoch:04}.npz"
 
@@ -289,21 +271,3 @@ def read(path: files.Path, variables: Iterable[keras.Variable]) -> None:
         zlib.error,
     ) as error:
         raise broken(path, error) from error
-
-
-def broken(path: files.Path, error: Any) -> ValueError:
-    """The error to raise for a file of a run that cannot be used.
-
-    Args:
-        path: The path of the file.
-        error: What is wrong with it.
-    """
-    path = pathlib.Path(path)
-    # NumPy advises to unpickle what it cannot read, which is not safe.
-    reason = "" if "pickle" in str(error) else f" ({error})"
-    return ValueError(
-        f"A file of the run is broken: remove the folder {str(path.parent)!r}, "
-        "or choose another one, and train again. "
-        f"Expected {path.name} as it was written. Received: "
-        f"{str(path)!r}{reason}"
-    )
