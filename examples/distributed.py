@@ -260,10 +260,20 @@ def parse(argv):
     add("--epochs", type=positive, default=3)
     add("--batch-size", type=positive, default=32, help="over all devices")
     add("--filters", type=positive, default=32)
-    add("--capsules", type=positive, default=14, help="types of primary ones")
+    add(
+        "--capsules",
+        type=positive,
+        default=14,
+        help="types of primary capsules",
+    )
     add("--routing", default="dynamic")
     add("--seed", type=options.at_least(0), default=0)
-    add("--model-parallel", type=positive, default=1, help="devices a model")
+    add(
+        "--model-parallel",
+        type=positive,
+        default=1,
+        help="devices for one model",
+    )
     add("--output", default="outputs/distributed")
     cluster.add_options(parser)
     return parser.parse_args(argv)

@@ -19,7 +19,7 @@ from scaling import options
 def add_options(parser):
     """Adds the options of a process and of those that it works with."""
     add, positive = parser.add_argument, options.at_least(1)
-    add("--processes", type=positive, default=1, help="how many work together")
+    add("--processes", type=positive, default=1, help="how many train together")
     add("--process", type=int, help="number of this one; else all start here")
     add("--coordinator", help="address of process 0, host:port")
     add("--cluster", action="store_true", help="ask Slurm, Open MPI or a TPU")
