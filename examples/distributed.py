@@ -29,17 +29,19 @@ wrote: each process reads files of its own.
 After each epoch, process 0 writes the state of the training into the folder
 `--output`, which all processes must see. Killed, and started again with the
 same command, the training goes on from there; the number of processes and
-devices may be another.
+devices may be another. With more `--epochs`, a training that is finished goes
+on, too. An epoch whose loss is NaN is not saved.
 """
 
 import argparse
-import pathlib
 import sys
 
 import jax
 import keras
 import numpy as np
 from scaling import cluster
+from scaling import going_on
+from scaling import options
 from scaling import records
 
 from keras_capsules import MarginLoss
@@ -49,8 +51,10 @@ from keras_capsules.training import resumable
 from keras_capsules.utils import files
 
 SIZE, CELLS, SCALE = 16, 6, 2
-# Where a run happens does not change its result.
+# Where a run happens does not change its result, nor how long it is the epochs
+# before its end. What there is of data is a setting, where it lies is none.
 PLACES = {
+    "epochs",
     "processes",
     "process",
     "coordinator",
@@ -67,9 +71,9 @@ def main(argv=None):
     arguments = parse(argv)
     cluster.check(arguments)
     if cluster.is_launcher(arguments):
-        options = sys.argv[1:] if argv is None else argv
+        given = sys.argv[1:] if argv is None else argv
         try:
-            cluster.launch(__file__, options, arguments)
+            cluster.launch(__file__, given, arguments)
         except RuntimeError as error:
             raise SystemExit(
                 f"{error}. Run the same command again: it goes on from the "
@@ -82,6 +86,7 @@ def main(argv=None):
         for key, value in vars(arguments).items()
         if key not in PLACES
     }
+    settings["data"] = identity(arguments)
     folder = files.prepare_folder(arguments.output)
     progress = resumable.Progress.of_folder(folder, settings)
     cluster.check_same(
@@ -126,11 +131,8 @@ def train(arguments, progress, folder):
         model.compile("adam", MarginLoss(), metrics=["accuracy"])
         model.optimizer.build(model.trainable_variables)
         say_what_is_where(model, mesh)
-        if progress.epoch:
-            path = state_file(folder, progress.epoch)
-            resumable.read(path, resumable.state(model))
-            say(f"Going on after epoch {progress.epoch}.")
-        for epoch in range(progress.epoch, arguments.epochs):
+
+        def fit_epoch(epoch):
             history = model.fit(
                 data.batches(epoch),
                 initial_epoch=epoch,
@@ -138,21 +140,29 @@ def train(arguments, progress, folder):
                 steps_per_epoch=data.steps,
                 shuffle=False,  # they are in random order
                 verbose=2 if jax.process_index() == 0 else 0,
-            )
-            logs = {key: x[0] for key, x in history.history.items()}
-            progress.curve.append({key: float(x) for key, x in logs.items()})
-            progress.epoch = epoch + 1
-            save(model, progress, folder)
+            ).history
+            return {key: figures[0] for key, figures in history.items()}
+
+        going_on.train(
+            model, fit_epoch, progress, folder, arguments.epochs, gathered, say
+        )
     finally:
         keras.distribution.set_distribution(None)
-    say(f"Loss {progress.curve[-1]['loss']:.5f}, saved in {folder}.")
+    say(f"Loss {progress.curve[-1]['loss']:.5f}.")
     return progress
+
+
+def identity(arguments):
+    """Which data a run is trained on."""
+    if arguments.data is None:
+        return "patterns"
+    return records.identity(records.contents_of(arguments.data))
 
 
 def source(arguments, mesh):
     """The examples of this process."""
     size, (part, parts) = arguments.batch_size, cluster.share(mesh)
-    if size < 1 or size % mesh.shape[0]:
+    if size % mesh.shape[0]:
         raise ValueError(
             f"Expected a multiple of {mesh.shape[0]}, the number of devices "
             f"that share a batch. Received: batch_size={size}"
@@ -222,23 +232,15 @@ def say_what_is_where(model, mesh):
     )
 
 
-def save(model, progress, folder):
-    """Writes the state of the training, in process 0."""
+def gathered(model):
+    """The state of the training in process 0, which writes it; else `None`."""
     is_first = jax.process_index() == 0
     arrays = []
     for variable in resumable.state(model):
         array = cluster.gathered(variable)
         if is_first:
             arrays.append(array)
-    if is_first:
-        resumable.write(state_file(folder, progress.epoch), arrays)
-        # From now on, a later run goes on from here.
-        progress.write(folder)
-        state_file(folder, progress.epoch - 1).unlink(missing_ok=True)
-
-
-def state_file(folder, epoch):
-    return pathlib.Path(folder, f"state-{epoch:04}.npz")
+    return arrays if is_first else None
 
 
 def say(text):
@@ -251,17 +253,27 @@ def parse(argv):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
-    add("--classes", type=int, default=1000)
-    add("--steps", type=int, default=100, help="of an epoch")
+    add, positive = parser.add_argument, options.at_least(1)
+    add("--classes", type=positive, default=1000)
+    add("--steps", type=positive, default=100, help="of an epoch")
     add("--data", help="folder of images to train on instead")
-    add("--epochs", type=int, default=3)
-    add("--batch-size", type=int, default=32, help="over all devices")
-    add("--filters", type=int, default=32)
-    add("--capsules", type=int, default=14, help="types of primary capsules")
+    add("--epochs", type=positive, default=3)
+    add("--batch-size", type=positive, default=32, help="over all devices")
+    add("--filters", type=positive, default=32)
+    add(
+        "--capsules",
+        type=positive,
+        default=14,
+        help="types of primary capsules",
+    )
     add("--routing", default="dynamic")
-    add("--seed", type=int, default=0)
-    add("--model-parallel", type=int, default=1, help="devices for one model")
+    add("--seed", type=options.at_least(0), default=0)
+    add(
+        "--model-parallel",
+        type=positive,
+        default=1,
+        help="devices for one model",
+    )
     add("--output", default="outputs/distributed")
     cluster.add_options(parser)
     return parser.parse_args(argv)

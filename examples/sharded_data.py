@@ -11,12 +11,16 @@ however many there are.
 
 After each epoch it prints the share of the time in which training waited for
 images. If that is more than a few per cent, the network is faster than the
-input: `--processes` and `--process` read the files of one process of several,
-and `examples/distributed.py --data FOLDER` trains on several machines, each of
-which reads its own.
+input. `examples/distributed.py --data FOLDER` trains one network on several
+machines, each of which reads files of its own.
+
+`--processes 4 --process 2` measures what one of four machines would wait: it
+reads the files of that one only, and trains a network of its own on them, into
+a folder of its own.
 
 Killed, and started again, training goes on after the last epoch that it
-finished.
+finished. With more `--epochs`, a training that is finished goes on, too. An
+epoch whose loss is NaN is not saved.
 """
 
 import argparse
@@ -25,6 +29,8 @@ import time
 
 import keras
 import numpy as np
+from scaling import going_on
+from scaling import options
 from scaling import records
 
 from keras_capsules import MarginLoss
@@ -40,11 +46,6 @@ def main(argv=None):
     arguments = parse(argv)
     folder = pathlib.Path(arguments.folder)
     if arguments.write is not None:
-        if min(arguments.write, arguments.shards) < 1:
-            raise ValueError(
-                "Expected positive integers. Received: "
-                f"write={arguments.write}, shards={arguments.shards}"
-            )
         contents = records.write(
             folder,
             moved_digits(arguments.write, arguments.seed),
@@ -79,11 +80,16 @@ def train(arguments, folder):
         )
     contents = records.contents_of(folder)
     steps = records.steps(contents, arguments.batch_size, parts)
-    output = files.prepare_folder(arguments.output)
+    output = pathlib.Path(arguments.output)
+    if parts > 1:
+        output /= f"process-{part}-of-{parts}"
+    files.prepare_folder(output)
+    # Not `epochs`: it does not change those before.
     settings = {
         key: getattr(arguments, key)
-        for key in ("batch_size", "epochs", "process", "processes", "seed")
+        for key in ("batch_size", "process", "processes", "seed")
     }
+    settings["data"] = records.identity(contents)
     progress = resumable.Progress.of_folder(output, settings)
     keras.utils.set_random_seed(arguments.seed)
     model = EfficientCapsNet(
@@ -94,27 +100,20 @@ def train(arguments, folder):
     )
     model.compile("adam", MarginLoss(), metrics=["accuracy"])
     model.optimizer.build(model.trainable_variables)
-    if progress.epoch:
-        path = state_file(output, progress.epoch)
-        resumable.read(path, resumable.state(model))
-        print(f"Going on after epoch {progress.epoch}.")
-    for epoch in range(progress.epoch, arguments.epochs):
+
+    def fit_epoch(epoch):
         batches = records.read(
             folder, arguments.batch_size, part, parts, epoch, arguments.seed
         ).take(steps)
         logs = fit_and_measure(model, batches)
-        progress.curve.append(logs)
-        progress.epoch = epoch + 1
-        path = state_file(output, progress.epoch)
-        resumable.write(path, resumable.state(model))
-        # From now on, a later run goes on from here.
-        progress.write(output)
-        state_file(output, epoch).unlink(missing_ok=True)
         print(
             f"Epoch {epoch + 1}: {steps} steps, loss {logs['loss']:.4f}, "
             f"accuracy {logs['accuracy']:.1%}. Waited for images "
             f"{logs['waiting']:.1%} of {logs['seconds']:.1f} s."
         )
+        return logs
+
+    going_on.train(model, fit_epoch, progress, output, arguments.epochs)
     return progress
 
 
@@ -143,24 +142,20 @@ def fit_and_measure(model, batches):
     }
 
 
-def state_file(folder, epoch):
-    return pathlib.Path(folder, f"state-{epoch:04}.npz")
-
-
 def parse(argv):
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add, positive = parser.add_argument, options.at_least(1)
     add("--folder", default="outputs/images", help="of the images")
-    add("--write", type=int, metavar="NUMBER", help="of images, then end")
-    add("--shards", type=int, default=16, help="files to write them into")
-    add("--epochs", type=int, default=3)
-    add("--batch-size", type=int, default=64)
-    add("--processes", type=int, default=1, help="that share out the files")
-    add("--process", type=int, default=0, help="number of this one")
-    add("--seed", type=int, default=0)
+    add("--write", type=positive, metavar="NUMBER", help="of images, then end")
+    add("--shards", type=positive, default=16, help="files to write them into")
+    add("--epochs", type=positive, default=3)
+    add("--batch-size", type=positive, default=64)
+    add("--processes", type=positive, default=1, help="that share the files")
+    add("--process", type=int, default=0, help="read the files of this one")
+    add("--seed", type=options.at_least(0), default=0)
     add("--output", default="outputs/sharded_data")
     return parser.parse_args(argv)
 

@@ -252,11 +252,30 @@ def test_no_pictures_without_a_decoder(tmp_path):
 # Errors and documentation.
 
 
-@pytest.mark.parametrize("value", ["batch", 0, -1, 1.5, None, True])
+@pytest.mark.parametrize(
+    "value", ["batch", 0, -1, 1.5, None, True, np.array([1, 2])]
+)
 def test_bad_frequency(value):
     message = invalid("frequency", "'epoch' or a positive integer")
     with pytest.raises(ValueError, match=message):
         CapsuleHealth(networks.images(3), frequency=value)
+
+
+def test_bad_log_dir(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    for value, problem in (
+        (5, "no path"),
+        (b"logs", "no path"),
+        (file, "is a file"),
+        (str(file / "logs"), "'.*file' is a file"),
+    ):
+        message = invalid("log_dir", "the path of a folder, or None")
+        with pytest.raises(ValueError, match=f"{message}.*{problem}"):
+            CapsuleHealth(networks.images(3), log_dir=value)
+    folder = tmp_path / "some" / "logs"
+    callback = CapsuleHealth(networks.images(3), log_dir=folder)
+    assert callback.log_dir == folder and not folder.exists()
 
 
 def test_bad_batch_size():

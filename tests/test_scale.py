@@ -1,13 +1,16 @@
 """`examples/distributed.py` and `examples/sharded_data.py`."""
 
+import itertools
 import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -158,7 +161,7 @@ def test_a_process_is_lost_and_training_goes_on(tmp_path, alone):
     # A connection broke, or JAX noticed the silence first and ended it.
     assert "Process 0 cannot go on" in errors or "task died" in errors, errors
 
-    # As if the command had had as few epochs.
+    # As few epochs are asked for as are quickly done.
     path = tmp_path / "progress.json"
     progress = json.loads(path.read_text())
     assert progress["epoch"] >= 1
@@ -166,8 +169,6 @@ def test_a_process_is_lost_and_training_goes_on(tmp_path, alone):
         alone[: progress["epoch"]], rel=1e-5
     )
     last = progress["epoch"] + 1
-    progress["settings"]["epochs"] = last
-    path.write_text(json.dumps(progress))
     finished = run(tmp_path, "--devices=1", f"--epochs={last}")
     assert finished.returncode == 0, finished.stderr
     assert f"Going on after epoch {last - 1}." in finished.stdout
@@ -191,7 +192,6 @@ def test_a_process_is_lost_and_training_goes_on(tmp_path, alone):
             "jax",
             "Expected --coordinator host:port",
         ),
-        (["--devices=0"], "jax", "positive integer. Received: devices=0"),
         (
             ["--cluster", "--processes=2"],
             "jax",
@@ -209,6 +209,74 @@ def test_options_that_contradict(options, backend, message, tmp_path, records):
     cluster.add_options(parser)
     with pytest.raises(ValueError, match=message):
         cluster.check(parser.parse_args(options))
+
+
+@pytest.mark.parametrize(
+    ("processes", "devices", "model_parallel", "expected"),
+    [
+        (2, 2, 1, [(0, 2), (1, 2)]),
+        (2, 2, 2, [(0, 2), (1, 2)]),
+        (2, 1, 2, [(0, 1), (0, 1)]),
+        (4, 1, 2, [(0, 2), (0, 2), (1, 2), (1, 2)]),
+        (2, 3, 6, [(0, 1), (0, 1)]),
+        (3, 2, 3, None),
+        (2, 3, 2, None),
+    ],
+)
+def test_which_part_of_a_batch(
+    processes, devices, model_parallel, expected, records, monkeypatch
+):
+    """A copy of the model needs one part, whoever has its devices."""
+    import jax
+    from scaling import cluster
+
+    shape = (processes * devices // model_parallel, model_parallel)
+    mesh = types.SimpleNamespace(shape=shape)
+    monkeypatch.setattr(jax, "process_count", lambda: processes)
+    monkeypatch.setattr(jax, "local_device_count", lambda: devices)
+    found = []
+    for number in range(processes):
+        monkeypatch.setattr(jax, "process_index", lambda number=number: number)
+        if expected is None:
+            message = (
+                f"divisor or a multiple of {devices}, .* Received: "
+                f"model_parallel={model_parallel}"
+            )
+            with pytest.raises(ValueError, match=message):
+                cluster.share(mesh)
+        else:
+            found.append(cluster.share(mesh))
+    assert found == (expected or [])
+
+
+def test_a_run_goes_on_with_its_data_only(records, tmp_path, monkeypatch):
+    import distributed
+
+    for name in ("join", "check_same"):
+        monkeypatch.setattr(distributed.cluster, name, lambda *_: None)
+    # Trains an epoch.
+    monkeypatch.setattr(
+        distributed,
+        "train",
+        lambda _, progress, folder: progress.write(folder),
+    )
+    for folder, seed in (("images", 3), ("others", 4)):
+        records.write(tmp_path / folder, numbered(9, seed), 2, 9)
+    for first, second in (
+        ([], ["--data", str(tmp_path / "images")]),
+        (
+            ["--data", str(tmp_path / "images")],
+            ["--data", str(tmp_path / "others")],
+        ),
+    ):
+        output = ["--output", str(tmp_path / f"run-{len(first)}")]
+        distributed.main([*first, *output])
+        # More epochs and other places change nothing of the epochs before.
+        distributed.main([*first, *output, "--epochs=9", "--timeout=7"])
+        with pytest.raises(ValueError, match="other settings.* Expected data="):
+            distributed.main([*second, *output])
+    shutil.move(tmp_path / "images", tmp_path / "moved")
+    distributed.main(["--data", str(tmp_path / "moved"), *output])
 
 
 @pytest.mark.slow
@@ -231,9 +299,9 @@ def test_runs_that_cannot_be(options, backend, message, tmp_path):
 # examples/scaling/records.py
 
 
-def numbered(number):
+def numbered(number, first=0):
     """Images that tell their numbers."""
-    for each in range(number):
+    for each in range(first, first + number):
         image = np.full((3, 2, 1), each, "uint8")
         image[0, 0] = each // 2
         yield image, each % 5
@@ -280,6 +348,21 @@ def test_orders(records, folder):
     assert first != read(records, folder, epoch=1, seed=1)
     assert first != list(range(47))
     assert sorted(read(records, folder, shuffle=1)) == list(range(47))
+    # Also that of the first epoch with the first seed.
+    assert read(records, folder) == read(records, folder)
+
+
+def test_orders_do_not_depend_on_the_global_seed(records, folder):
+    import tensorflow as tf
+
+    orders = []
+    try:
+        for seed in (1, 2):
+            tf.random.set_seed(seed)
+            orders.append(read(records, folder, shuffle=9))
+    finally:
+        tf.random.set_seed(None)
+    assert orders[0] == orders[1]
 
 
 def test_steps(records, folder):
@@ -305,6 +388,36 @@ def test_wrong_folders(records, folder, tmp_path):
 def test_too_few_images_leave_no_folder(records, tmp_path):
     with pytest.raises(ValueError, match="of 6 files. Received: 5 images"):
         records.write(tmp_path / "images", numbered(5), 6, 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "message"),
+    [
+        (np.zeros((3, 3, 1), "uint8"), 0, "image 2 of shape .3, 3, 1."),
+        (np.zeros((3, 2), "uint8"), 0, "image 2 of dtype uint8 and shape"),
+        (np.zeros((3, 2, 5), "uint8"), 0, "with 1 to 4 channels"),
+        (np.zeros((3, 2, 1)), 0, "image 2 of dtype float64"),
+        (np.zeros((3, 2, 1), "uint8"), 5, "0 to 4. Received: label 5 of image"),
+        (np.zeros((3, 2, 1), "uint8"), -1, "Received: label -1 of image 2"),
+        (np.zeros((3, 2, 1), "uint8"), 0.5, "Received: label 0.5 of image 2"),
+        (np.zeros((3, 2, 1), "uint8"), [0], "Received: label .0. of image 2"),
+    ],
+)
+def test_images_that_training_cannot_read(
+    image, label, message, records, tmp_path
+):
+    examples = [*numbered(2), (image, label), *numbered(2)]
+    with pytest.raises(ValueError, match=message):
+        records.write(tmp_path / "images", examples, 2, 5)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["shards", "num_classes"])
+def test_numbers_of_files_and_classes(name, records, tmp_path):
+    numbers = {"shards": 2, "num_classes": 5, name: 0}
+    with pytest.raises(ValueError, match=f"positive integer. Rec.*{name}=0"):
+        records.write(tmp_path / "images", numbered(5), **numbers)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -335,12 +448,16 @@ def test_training_on_files(sharded_data, tmp_path, capsys):
         assert logs["seconds"] > 0
         assert f"{logs['waiting']:.1%} of {logs['seconds']:.1f} s" in printed
     assert "Epoch 2: 3 steps" in printed
-    # As if it had been killed in the second epoch.
-    path = tmp_path / "run" / "progress.json"
+    # Networks of other processes are kept elsewhere.
+    path = tmp_path / "run" / "process-1-of-2" / "progress.json"
     state = json.loads(path.read_text())
     assert [x.name for x in path.parent.glob("*.npz")] == ["state-0002.npz"]
     with pytest.raises(ValueError, match="There is a run of other settings"):
         sharded_data.main([*options, "--seed=1"])
+    # As many images, but others.
+    sharded_data.main([*images, "--write=50", "--shards=4", "--seed=1"])
+    with pytest.raises(ValueError, match="of other settings.*Expected data="):
+        sharded_data.main(options)
     assert json.loads(path.read_text()) == state
 
 
@@ -367,11 +484,75 @@ def test_training_on_files_goes_on(sharded_data, tmp_path, monkeypatch, capsys):
     assert losses == pytest.approx([x["loss"] for x in expected.curve], 1e-5)
 
 
+def test_epochs_that_are_kept(sharded_data, tmp_path, monkeypatch, capsys):
+    """A finished training goes on, unless it diverged."""
+    images = ["--folder", str(tmp_path / "images")]
+    sharded_data.main([*images, "--write=40", "--shards=2"])
+    options = [*images, "--batch-size=8"]
+    expected = sharded_data.main(
+        [*options, "--epochs=2", f"--output={tmp_path / 'whole'}"]
+    )
+    run = tmp_path / "run"
+    options.append(f"--output={run}")
+    sharded_data.main([*options, "--epochs=1"])
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert before.keys() == {"progress.json", "state-0001.npz"}
+    fit = sharded_data.fit_and_measure
+    monkeypatch.setattr(
+        sharded_data,
+        "fit_and_measure",
+        lambda *arguments: {**fit(*arguments), "loss": float("nan")},
+    )
+    message = "diverged in epoch 2, which is not kept.* Received: loss=nan"
+    with pytest.raises(ValueError, match=message):
+        sharded_data.main([*options, "--epochs=2"])
+    assert before == {path.name: path.read_bytes() for path in run.iterdir()}
+    monkeypatch.undo()
+    progress = sharded_data.main([*options, "--epochs=2"])
+    losses = [each["loss"] for each in progress.curve]
+    assert losses == pytest.approx([x["loss"] for x in expected.curve], 1e-5)
+    # Fewer epochs than there are change nothing.
+    assert sharded_data.main([*options, "--epochs=1"]) == progress
+    assert f"2 epochs are done, saved in {run}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("script", "option"),
+    [
+        *itertools.product(
+            ("distributed", "sharded_data"),
+            [
+                *("--epochs=0", "--epochs=many", "--batch-size=0"),
+                *("--batch-size=-4", "--processes=0", "--seed=-1"),
+            ],
+        ),
+        *itertools.product(
+            ("distributed",),
+            [
+                *("--steps=0", "--classes=0", "--filters=0", "--devices=0"),
+                *("--model-parallel=0", "--timeout=0"),
+            ],
+        ),
+        *itertools.product(("sharded_data",), ["--write=0", "--shards=0"]),
+    ],
+)
+def test_options_that_are_no_numbers(script, option, records, capsys):
+    name, value = option.split("=")
+    module = __import__(script)
+    with pytest.raises(SystemExit) as ended:
+        module.main([option])
+    assert ended.value.code == 2
+    least = 0 if name == "--seed" else 1
+    message = (
+        f"argument {name}: Expected an integer of at least {least}. "
+        f"Received: '{value}'"
+    )
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--write=0"], "Expected positive integers. Received: write=0"),
-        (["--write=3", "--shards=0"], "Received: write=3, shards=0"),
         (["--process=1"], "Expected a number of a process from 0 to 0"),
         ([], "There are no images"),
     ],

@@ -13,29 +13,28 @@ import keras
 import numpy as np
 from jax.experimental import multihost_utils
 
+from scaling import options
+
 
 def add_options(parser):
     """Adds the options of a process and of those that it works with."""
-    add = parser.add_argument
-    add("--processes", type=int, default=1, help="how many train together")
+    add, positive = parser.add_argument, options.at_least(1)
+    add("--processes", type=positive, default=1, help="how many train together")
     add("--process", type=int, help="number of this one; else all start here")
     add("--coordinator", help="address of process 0, host:port")
     add("--cluster", action="store_true", help="ask Slurm, Open MPI or a TPU")
-    add("--devices", type=int, help="of a CPU, for each process")
+    add("--devices", type=positive, help="of a CPU, for each process")
     add(
-        "--timeout", type=int, default=100, help="seconds until one counts lost"
+        "--timeout",
+        type=positive,
+        default=100,
+        help="seconds until one counts as lost",
     )
 
 
 def check(arguments):
     """Raises if the options of the processes contradict each other."""
     number, process = arguments.processes, arguments.process
-    for name in ("processes", "devices", "timeout"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise ValueError(
-                f"Expected a positive integer. Received: {name}={value}"
-            )
     if arguments.cluster and (number > 1 or process is not None):
         raise ValueError(
             "With --cluster, the scheduler knows the processes. Expected "
@@ -170,7 +169,19 @@ def share(mesh):
 
     Returns:
         The number of the part, and how many there are.
+
+    Raises:
+        ValueError: If a process has devices of several copies, but not all
+            devices of each. It would need other examples for each of them.
     """
+    local, model_parallel = jax.local_device_count(), mesh.shape[1]
+    if local % model_parallel and model_parallel % local:
+        raise ValueError(
+            "Processes would hold parts of several copies of the model. "
+            f"Expected a divisor or a multiple of {local}, the number of "
+            "devices of a process. Received: "
+            f"model_parallel={model_parallel}"
+        )
     number = jax.process_count()
     parts = min(number, mesh.shape[0])
     return jax.process_index() * parts // number, parts

@@ -1,8 +1,11 @@
 """Images in TFRecord files, for data sets that are larger than memory."""
 
+import hashlib
 import json
+import numbers
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 
 from keras_capsules.utils import files
@@ -20,14 +23,25 @@ def write(folder, examples, shards, num_classes):
     Args:
         folder: The folder to make. What is there is replaced once all is
             written.
-        examples: Iterable of images, `uint8` of shape `(height, width,
-            channels)`, and integer labels.
-        shards: Integer, the number of files.
-        num_classes: Integer.
+        examples: Iterable of images, `uint8` of one shape `(height, width,
+            channels)` with 1 to 4 channels, and integer labels from 0 to
+            `num_classes - 1`.
+        shards: Positive integer, the number of files.
+        num_classes: Positive integer.
 
     Returns:
         The contents, a dictionary.
+
+    Raises:
+        ValueError: If an argument is not as described, or there are fewer
+            images than files. Then nothing is written.
     """
+    for name, value in (("shards", shards), ("num_classes", num_classes)):
+        if not isinstance(value, numbers.Integral) or value < 1:
+            raise ValueError(
+                f"Expected a positive integer. Received: {name}={value!r}"
+            )
+    found = hashlib.sha256()
     with files.replacing(folder) as fresh:
         fresh.mkdir()
         names = [_name(number, shards) for number in range(shards)]
@@ -35,9 +49,13 @@ def write(folder, examples, shards, num_classes):
         writers = [tf.io.TFRecordWriter(str(fresh / each)) for each in names]
         try:
             for number, (image, label) in enumerate(examples):
+                image = np.asarray(image)
+                _check(number, image, label, shape, num_classes)
                 shape = list(image.shape)
                 place = number % shards
-                writers[place].write(_serialized(image, label))
+                record = _serialized(image, label)
+                found.update(record)
+                writers[place].write(record)
                 sizes[place] += 1
         finally:
             for each in writers:
@@ -48,13 +66,44 @@ def write(folder, examples, shards, num_classes):
                 f"Received: {sum(sizes)} images"
             )
         contents = {
-            "num_classes": num_classes,
+            "num_classes": int(num_classes),
             "image_shape": shape,
+            "sha256": found.hexdigest(),
             "files": dict(zip(names, sizes, strict=True)),
         }
         path = fresh / CONTENTS
         path.write_text(json.dumps(contents, indent=1) + "\n")
     return contents
+
+
+def _check(number, image, label, shape, num_classes):
+    """Raises if training could not read an image."""
+    if (
+        image.dtype != "uint8"
+        or image.ndim != 3
+        or not 1 <= image.shape[-1] <= 4
+        or not image.size
+    ):
+        raise ValueError(
+            "Expected images of dtype uint8 and shape (height, width, "
+            f"channels), with 1 to 4 channels. Received: image {number} of "
+            f"dtype {image.dtype} and shape {image.shape}"
+        )
+    if shape is not None and list(image.shape) != shape:
+        raise ValueError(
+            f"Expected all images to have the shape {tuple(shape)} of the "
+            f"first one. Received: image {number} of shape {image.shape}"
+        )
+    label = np.asarray(label)
+    if (
+        label.shape != ()
+        or not np.issubdtype(label.dtype, np.integer)
+        or not 0 <= label < num_classes
+    ):
+        raise ValueError(
+            f"Expected integer labels from 0 to {num_classes - 1}. Received: "
+            f"label {label} of image {number}"
+        )
 
 
 def _name(number, shards):
@@ -97,6 +146,12 @@ def contents_of(folder):
     return contents
 
 
+def identity(contents):
+    """A short text that is another one for other images."""
+    text = json.dumps(contents, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def steps(contents, batch_size, parts):
     """How many whole batches there are for each of some processes."""
     number = min(sum(part.values()) for part in _parts(contents, parts))
@@ -130,8 +185,9 @@ def read(folder, batch_size, part=0, parts=1, epoch=0, seed=0, shuffle=10_000):
         batch_size: Integer. The last batch may be smaller.
         part: Integer, which of the `parts` to read.
         parts: Integer, among how many processes the files are shared out.
-        epoch: Integer, which order. It is the same whenever it is read.
-        seed: Integer, of the orders of all epochs.
+        epoch: Integer of at least 0, which order. It is the same whenever it
+            is read, whatever `tf.random.set_seed` was called with.
+        seed: Integer of at least 0, of the orders of all epochs.
         shuffle: Integer, from how many images the next one is drawn.
 
     Returns:
@@ -142,17 +198,15 @@ def read(folder, batch_size, part=0, parts=1, epoch=0, seed=0, shuffle=10_000):
         str(pathlib.Path(folder, name))
         for name in _parts(contents, parts)[part]
     ]
-    # Not `reshuffle_each_iteration`, so that a run can go on at any epoch.
-    order = seed + 1_000_003 * epoch
+    names = np.random.default_rng([seed, epoch]).permutation(names)
     data = tf.data.Dataset.from_tensor_slices(names)
-    data = data.shuffle(len(names), seed=order)
     data = data.interleave(
         tf.data.TFRecordDataset,
         cycle_length=min(4, len(names)),
         num_parallel_calls=tf.data.AUTOTUNE,
         deterministic=True,
     )
-    data = data.shuffle(shuffle, seed=order)
+    data = _shuffled(data, shuffle, seed, epoch)
 
     def decode(record):
         example = tf.io.parse_single_example(record, _FEATURES)
@@ -162,3 +216,20 @@ def read(folder, batch_size, part=0, parts=1, epoch=0, seed=0, shuffle=10_000):
 
     data = data.map(decode, tf.data.AUTOTUNE, deterministic=True)
     return data.batch(batch_size).prefetch(tf.data.AUTOTUNE)
+
+
+def _shuffled(data, size, seed, epoch):
+    """What `data.shuffle(size)` does, in an order of these numbers alone.
+
+    The method mixes TensorFlow's global seed into the one that it is given.
+    """
+    shuffled = tf.raw_ops.ShuffleDataset(
+        input_dataset=tf.data.experimental.to_variant(data),
+        buffer_size=size,
+        seed=seed,
+        seed2=epoch + 1,  # if both are 0, the order is another one each time
+        output_types=[tf.string],
+        output_shapes=[[]],
+        reshuffle_each_iteration=False,
+    )
+    return tf.data.experimental.from_variant(shuffled, data.element_spec)

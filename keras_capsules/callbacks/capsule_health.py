@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_capsules.callbacks.event_files import check_log_dir
 from keras_capsules.callbacks.event_files import event_writer
 from keras_capsules.callbacks.training_problems import CONSEQUENCES
 from keras_capsules.callbacks.training_problems import FARTHEST
@@ -141,7 +142,7 @@ class CapsuleHealth(keras.callbacks.Callback):
         super().__init__()
         self.images, self.labels = images, labels
         self.frequency = _check_frequency(frequency)
-        self.log_dir = log_dir
+        self.log_dir = check_log_dir(log_dir)
         self.batch_size = check_integer(batch_size, "batch_size")
         # Problems not to warn of: known, or consequences of known ones.
         self._silent: set[str] = set()
@@ -283,9 +284,10 @@ def _figures(health: Health) -> list[tuple[str, str, float]]:
 
 def _check_frequency(value):
     is_integer = isinstance(value, numbers.Integral)
-    if value == "epoch" or (
-        is_integer and not isinstance(value, bool) and value > 0
-    ):
+    if is_integer and not isinstance(value, bool) and value > 0:
+        return value
+    # An array is compared number by number.
+    if isinstance(value, str) and value == "epoch":
         return value
     raise ValueError(
         "Invalid value for argument `frequency`. Expected 'epoch' or a "

@@ -5,8 +5,10 @@ TensorFlow is imported here alone, in one function. Its `tf.summary.scalar` and
 """
 
 import os
+import pathlib
 from collections.abc import Callable
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +17,31 @@ Writer = Callable[[int, Mapping[str, float], Mapping[str, np.ndarray]], None]
 
 # Of TensorBoard's plugins, and the classes of their data.
 _SCALARS, _IMAGES = ("scalars", 1), ("images", 3)
+
+
+def check_log_dir(value: Any) -> str | os.PathLike[str] | None:
+    """Returns `value`, or raises if no folder can be made there.
+
+    Args:
+        value: The argument `log_dir`: the path of a folder, or `None`.
+    """
+    if value is None:
+        return None
+    problem = ""
+    if not isinstance(value, (str, os.PathLike)):
+        problem = "no path"
+    else:
+        path = pathlib.Path(value)
+        there = [each for each in (path, *path.parents) if each.exists()]
+        if there and not there[0].is_dir():
+            problem = f"{str(there[0])!r} is a file"
+    if problem:
+        raise ValueError(
+            "Invalid value for argument `log_dir`. Expected the path of a "
+            f"folder, or None. Received: log_dir={value!r} ({problem})"
+        )
+    folder: str | os.PathLike[str] = value
+    return folder
 
 
 def event_writer(log_dir: str | os.PathLike[str]) -> Writer:

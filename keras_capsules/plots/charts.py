@@ -8,6 +8,9 @@ import numpy as np
 
 from keras_capsules.inspection import Equivariance
 from keras_capsules.plots import canvas
+from keras_capsules.plots.arguments import check_classes
+from keras_capsules.plots.arguments import check_results
+from keras_capsules.plots.arguments import runs_of
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_boolean
 
@@ -26,7 +29,7 @@ def equivariance(
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If there are no results.
+        ValueError: If `results` is not as described, or empty.
 
     Example:
 
@@ -42,6 +45,7 @@ def equivariance(
     figure = plots.equivariance({"untrained": {"rotation": found}})
     ```
     """
+    check_results(results)
     factors = list(dict.fromkeys(x for row in results.values() for x in row))
     if not factors:
         raise ValueError(
@@ -90,7 +94,7 @@ def training_curves(history: Any) -> Any:
         and accuracy. Dashed lines are of the validation data.
 
     Raises:
-        ValueError: If there is no epoch.
+        ValueError: If `history` is not as described, or has no epoch.
 
     Example:
 
@@ -101,7 +105,7 @@ def training_curves(history: Any) -> Any:
     figure = plots.training_curves(history)
     ```
     """
-    runs = _runs(history)
+    runs = runs_of(history)
     names = [
         *dict.fromkeys(
             key.removeprefix("val_") for run in runs.values() for key in run
@@ -193,7 +197,7 @@ def confusion(
         )
     if predictions.ndim == 2:
         predictions = predictions.argmax(axis=1)
-    _check_classes(labels, predictions)
+    check_classes(labels, predictions)
     classes = max(classes, 1 + int(max(labels.max(), predictions.max())))
     if class_names is not None and not isinstance(class_names, str):
         classes = max(classes, len(class_names))
@@ -231,40 +235,3 @@ def confusion(
     bar = figure.colorbar(shown, ax=axis, fraction=0.046)
     bar.set_label("share of the right class")
     return figure
-
-
-def _runs(history):
-    """Dictionaries of lists, by the names of runs."""
-    history = getattr(history, "history", history)
-    if not isinstance(history, Mapping):
-        raise ValueError(
-            "Expected what `fit` returned, its history, or a dictionary of "
-            f"them. Received: history={history!r}"
-        )
-    runs = {
-        name: getattr(each, "history", each) for name, each in history.items()
-    }
-    if not all(isinstance(each, Mapping) for each in runs.values()):
-        runs = {"": history}
-    return runs
-
-
-def _check_classes(labels, predictions):
-    """Raises if these are not as many classes as images."""
-    for name, each in (("labels", labels), ("predictions", predictions)):
-        if (
-            each.ndim != 1
-            or not each.size
-            or not np.issubdtype(each.dtype, np.integer)
-            or each.min() < 0
-        ):
-            raise ValueError(
-                f"Expected `{name}` to be classes, integers of at least 0, one "
-                f"for each image. Received: {name} of shape {each.shape} and "
-                f"dtype {each.dtype}"
-            )
-    if len(labels) != len(predictions):
-        raise ValueError(
-            "Expected as many predictions as labels. Received: "
-            f"{len(labels)} labels and {len(predictions)} predictions"
-        )

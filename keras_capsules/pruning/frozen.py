@@ -16,11 +16,12 @@ from keras_capsules.inspection.graph import as_array
 from keras_capsules.inspection.images import check_images
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.layers.conv_capsules import ConvCapsules
+from keras_capsules.pruning.coupling import check_finite
+from keras_capsules.pruning.coupling import mean_coupling
 from keras_capsules.pruning.rebuild import Changes
 from keras_capsules.pruning.rebuild import check_not_quantized
 from keras_capsules.pruning.rebuild import rebuild
 from keras_capsules.pruning.rebuild import routing_options
-from keras_capsules.pruning.sample import sample
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import FixedRouting
 from keras_capsules.routing import SelfAttentionRouting
@@ -43,16 +44,18 @@ class FrozenLayer(NamedTuple):
         name: The name of the layer.
         dependence: The share of its vote that an input capsule gives to other
             output capsules than it does on average, from 0 (the coupling is the
-            same for all images) to 1.
+            same for all images) to 1. `None` if the layer cannot be frozen.
         change: By how much the scores change on average, if the coupling of
-            this layer alone is fixed.
+            this layer alone is fixed. `None` if the layer cannot be frozen.
         frozen: Whether the routing of this layer was replaced.
+        reason: Why not; `None` if it was.
     """
 
     name: str
-    dependence: float
-    change: float
+    dependence: float | None
+    change: float | None
     frozen: bool
+    reason: str | None = None
 
 
 class Frozen(NamedTuple):
@@ -90,11 +93,13 @@ def freeze_routing(
 
     ```
     dependence = mean over images and i of d_i
-    d_i = (sum over j of |c_ij - mean of c_ij|) / 2
+    d_i = (sum over j of |c_ij - mean of c_ij over the other images|) / 2
     ```
 
-    for input capsules i and output capsules j. In a convolution, the mean is
-    also over windows; capsules in its padding do not count. The coupling of
+    for input capsules i and output capsules j. The image itself does not count
+    in the mean, so that few images do not look alike because they are few. In a
+    convolution, the mean is also over windows; capsules in its padding do not
+    count. The coupling of
     `DynamicRouting(num_iterations=1)` is always the same, and the new network
     computes the same as the old one. The trained `coupling_bias` of
     `SelfAttentionRouting` becomes part of the fixed coupling. Layers in a
@@ -107,12 +112,14 @@ def freeze_routing(
     Args:
         model: A `CapsuleNetwork`, or another functional or Sequential model
             with class scores as its only output. It stays as it is.
-        images: Images of the shape that the model takes, some hundreds.
+        images: Images of the shape that the model takes, some hundreds; at
+            least two.
         layers: Optional sequence of names of `CapsuleLayer`s and
             `ConvCapsules2D`s and the like, with `DynamicRouting` or
             `SelfAttentionRouting`. The poses of other routings are no
-            activation of a sum of votes. Defaults to `None`, all layers that
-            route and do not have a `FixedRouting` yet.
+            activation of a sum of votes. Defaults to `None`, all layers for
+            which this is so and which do not have a `FixedRouting` yet. Other
+            layers then keep their routing, and the result says why.
         limit: Number from 0 to 1. Layers whose coupling depends more than this
             on the input keep their routing. Defaults to `0.1`.
         batch_size: Positive integer. Defaults to `128`.
@@ -125,8 +132,9 @@ def freeze_routing(
         `model` is no `CapsuleNetwork`.
 
     Raises:
-        ValueError: If an argument is not as described, or a layer cannot be
-            frozen; the message says why.
+        ValueError: If an argument is not as described, scores or coupling are
+            not finite, or none of the layers, or one of those that are named,
+            can be frozen; the message says why.
 
     Example:
 
@@ -143,14 +151,15 @@ def freeze_routing(
     scores = frozen.model.predict(images, verbose=0)  # (20, 3)
     ```
     """
-    images = check_images(model, images, at_least_one=True)
+    images = _check_images(model, images)
     limit = check_number(limit, "limit", minimum=0, maximum=1)
     batch_size = check_integer(batch_size, "batch_size")
     verbose = int(check_boolean(verbose, "verbose"))
     check_not_quantized(model)
     graph = Graph(model)
-    calls = _find(graph, layers)
+    calls, reasons = _find(graph, layers)
     before = _scores(model, images, batch_size)
+    check_finite(before, "scores that are not finite")
 
     def frozen(couplings):
         """A network with these couplings, and the change of its scores."""
@@ -159,20 +168,42 @@ def freeze_routing(
         return new, float(np.abs(difference).mean())
 
     found, couplings = [], {}
-    for name, call in calls.items():
-        coupling, dependence = _measure(
-            model, call, images, batch_size, verbose
+    for name, reason in reasons.items():
+        if reason is not None:
+            found.append(FrozenLayer(name, None, None, False, reason))
+            continue
+        coupling, dependence = mean_coupling(
+            model, calls[name], images, batch_size, verbose
         )
         _, change = frozen({name: coupling})
         if dependence <= limit:
             couplings[name] = coupling
-        found.append(FrozenLayer(name, dependence, change, name in couplings))
+        else:
+            reason = (
+                "Its coupling depends on the input by more than limit="
+                f"{limit:g}."
+            )
+        found.append(
+            FrozenLayer(name, dependence, change, reason is None, reason)
+        )
     new, change = frozen(couplings)
     return Frozen(new, tuple(found), change)
 
 
-def _find(graph: Graph, names: Any) -> dict[str, Call]:
-    """The calls of the layers to freeze, by their names."""
+def _check_images(model, images):
+    """Returns images as an array, or raises if there are too few."""
+    images = check_images(model, images, at_least_one=True)
+    if len(images) < 2:
+        raise ValueError(
+            "One image does not say how much coupling depends on the image. "
+            "Expected at least two images, better some hundreds. Received: "
+            f"images.shape={images.shape}"
+        )
+    return images
+
+
+def _find(graph: Graph, names: Any) -> tuple[dict[str, Call], dict[str, Any]]:
+    """The calls of layers with routing, and why they cannot be frozen."""
     routed = {
         call.name: call
         for call in graph.calls
@@ -185,25 +216,30 @@ def _find(graph: Graph, names: Any) -> dict[str, Call]:
             "CapsuleLayer or ConvCapsules. Received: a network with the layers "
             f"{[call.name for call in graph.calls]}"
         )
-    if names is None:
-        names = list(routed)
-    is_list = isinstance(names, (list, tuple)) and len(names) > 0
-    if not is_list or any(name not in routed for name in names):
+    wanted = list(routed) if names is None else names
+    is_list = isinstance(wanted, (list, tuple)) and len(wanted) > 0
+    if not is_list or any(name not in routed for name in wanted):
         raise ValueError(
             "Invalid value for argument `layers`. Expected names of layers "
             f"with routing, of {list(routed)}. Received: layers={names!r}"
         )
-    for name in names:
-        _check(graph, routed[name])
-    return {name: call for name, call in routed.items() if name in names}
+    reasons = {
+        name: _reason_against(graph, call)
+        for name, call in routed.items()
+        if name in wanted
+    }
+    against = [reason for reason in reasons.values() if reason is not None]
+    if against and (names is not None or len(against) == len(reasons)):
+        raise ValueError(against[0])
+    return routed, reasons
 
 
-def _check(graph, call):
-    """Raises if a layer cannot be frozen."""
+def _reason_against(graph, call):
+    """Why a layer cannot be frozen, or `None`."""
     routing = call.layer.routing
     if type(routing) not in _ACTIVATIONS:
         kinds = ", ".join(each.__name__ for each in _ACTIVATIONS)
-        raise ValueError(
+        return (
             "The poses of this routing are no activation of a sum of votes "
             "with the coupling as weights, or it also makes activations. "
             f"Expected `layers`, names of layers with {kinds}. Received: the "
@@ -211,31 +247,12 @@ def _check(graph, call):
         )
     same = [each for each in graph.calls if each.layer is call.layer]
     if len(same) > 1 or "/" in call.name:
-        raise ValueError(
+        return (
             "Layers can be frozen that are called once, and are no part of a "
             "model within the model. Received: the layer "
             f"{call.name!r}, which is called {len(same)} times"
         )
-
-
-def _measure(model, call, images, batch_size, verbose):
-    """The mean coupling `[i, j]`, and how much the coupling varies."""
-
-    def batches():
-        return sample(model, call, images, batch_size, verbose)
-
-    total, count = 0.0, 0.0
-    for batch in batches():
-        counts = batch.counts[..., None]
-        total = total + np.sum(batch.coupling * counts, 0, "float64")
-        count = count + counts.sum(axis=0)
-    # Places that are padding in all windows stay at 0.
-    mean = total / np.maximum(count, 1)
-    variation = 0.0
-    for batch in batches():
-        differences = np.abs(batch.coupling - mean).sum(axis=2) / 2
-        variation += float(np.sum(differences * batch.counts))
-    return mean, variation / float(np.sum(count))
+    return None
 
 
 def _changes(model, graph, calls, couplings):

@@ -17,6 +17,8 @@ import keras
 import numpy as np
 
 from keras_capsules.training.averages import as_it_is_used
+from keras_capsules.training.failures import broken as broken
+from keras_capsules.training.failures import check_finite as check_finite
 from keras_capsules.utils import files
 
 PROGRESS = "progress.json"
@@ -161,7 +163,7 @@ class _Keeper(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         progress, model = self.progress, self.trained
         logs = {} if logs is None else logs
-        _check_finite(logs, epoch + 1)
+        check_finite(logs, epoch + 1)
         progress.epoch = epoch + 1
         write(_state_of(self.folder, epoch + 1), state(model))
         # It takes a while. Without validation, only the last one is needed.
@@ -172,7 +174,7 @@ class _Keeper(keras.callbacks.Callback):
                     self.validation, verbose=0, return_dict=True
                 )
                 logs.update({f"val_{key}": x for key, x in found.items()})
-                _check_finite(logs, epoch + 1)
+                check_finite(logs, epoch + 1)
             progress.curve.append({key: float(x) for key, x in logs.items()})
             if self._is_best():
                 progress.best_epoch = epoch + 1
@@ -212,17 +214,6 @@ class _Keeper(keras.callbacks.Callback):
         for path in self.folder.glob("*.npz"):
             if path not in needed:
                 path.unlink()
-
-
-def _check_finite(logs, epoch):
-    """Raises, so that no weights are kept that are NaN."""
-    wrong = {key: x for key, x in logs.items() if not np.isfinite(x)}
-    if wrong:
-        raise ValueError(
-            f"Training diverged in epoch {epoch}, which is not kept. Expected "
-            "a lower learning_rate, or images and labels without NaN. "
-            f"Received: {', '.join(f'{key}={x}' for key, x in wrong.items())}"
-        )
 
 
 def _state_of(folder, epoch):
@@ -280,18 +271,3 @@ def read(path: files.Path, variables: Iterable[keras.Variable]) -> None:
         zlib.error,
     ) as error:
         raise broken(path, error) from error
-
-
-def broken(path: files.Path, error: Any) -> ValueError:
-    """The error to raise for a file of a run that cannot be used.
-
-    Args:
-        path: The path of the file.
-        error: What is wrong with it.
-    """
-    path = pathlib.Path(path)
-    return ValueError(
-        "A file of the run is broken: start its training again, with the same "
-        f"command and another --name. Expected {path.name} as it was written. "
-        f"Received: {str(path)!r} ({error})"
-    )

@@ -332,6 +332,25 @@ IMAGES = uniform(3, 7, 5, 1)
         (plots.training_curves, ({},), r"at least one epoch.*history={}"),
         (plots.training_curves, ([1],), r"what `fit` returned.*history=\[1\]"),
         (
+            plots.training_curves,
+            ({"loss": 0.5},),
+            "the number of each epoch. Received: history with 'loss': 0.5",
+        ),
+        (plots.training_curves, ({"loss": ["a"]},), r"'loss': \['a'\]"),
+        (plots.training_curves, ({"one": {3: [0.5]}},), r"with 3: \[0.5\]"),
+        (
+            plots.training_curves,
+            ({"loss": [1, 2], "run": {"loss": [1.0]}},),
+            r"not both. Received: history with the keys \['loss', 'run'\]",
+        ),
+        (plots.equivariance, ([1],), r"names of networks.*results=\[1\]"),
+        (plots.equivariance, ({"a": 1},), "names of networks.*results={'a'"),
+        (
+            plots.equivariance,
+            ({"a": {"rotation": 0.5}},),
+            "results of `inspection.equivariance`.*'rotation': 0.5",
+        ),
+        (
             plots.confusion,
             ([0.5], [0]),
             r"`labels` to be classes.*shape \(1,\) and dtype float64",

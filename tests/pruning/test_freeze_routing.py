@@ -17,6 +17,7 @@ from keras_capsules.models import CapsuleNetwork
 from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import FixedRouting
 from keras_capsules.routing import SelfAttentionRouting
+from keras_capsules.routing import SelfRouting
 from tests.helpers import networks
 from tests.helpers.pruning import CLASSES
 from tests.helpers.pruning import ROUTINGS
@@ -49,7 +50,11 @@ def expected_capsules(model, name, x):
     _, coupling = call(layer, [poses], return_coupling=True)
     poses = poses.reshape(len(x), -1, poses.shape[-1])
     mean = coupling.mean(axis=0)
-    dependence = np.mean(np.abs(coupling - mean).sum(axis=2) / 2)
+    differences = [
+        np.abs(each - np.delete(coupling, number, axis=0).mean(axis=0))
+        for number, each in enumerate(coupling)
+    ]
+    dependence = np.mean(np.sum(differences, axis=2) / 2)
     votes = np.einsum("bid,idje->bije", poses, numpy(layer.kernel))
     function = squash
     if isinstance(layer.routing, SelfAttentionRouting):
@@ -73,6 +78,7 @@ def test_equals_the_mean_coupling(name, tmp_path):
     assert_close(outputs_of(new, "class_capsules", x), [exact])
     (found,) = result.layers
     assert found.name == "class_capsules" and found.frozen
+    assert found.reason is None
     assert found.dependence == pytest.approx(dependence, rel=1e-4)
     change = np.abs(predict(new, x) - predict(model, x)).mean()
     assert found.change == pytest.approx(change, rel=1e-3)
@@ -95,13 +101,42 @@ def test_uniform_coupling_changes_nothing():
     assert_close([predict(result.model, x)], [predict(model, x)], 1e-6)
 
 
+def test_few_images_depend_as_much_as_many():
+    """Alone, an image would be like the mean of itself."""
+    model = network(ROUTINGS["dynamic"])
+    x = np.random.default_rng(3).uniform(size=(60, *SHAPE)).astype("float32")
+
+    def dependence(some):
+        (found,) = pruning.freeze_routing(model, some, limit=1).layers
+        return found.dependence
+
+    many = dependence(x)
+    few = np.mean([dependence(x[k : k + 3]) for k in range(0, 60, 3)])
+    assert many < few < 1.5 * many
+    # Of two images, each is compared with the other.
+    _, coupling = call(
+        model.get_layer("class_capsules"),
+        inputs_of(model, "class_capsules", x[:2]),
+        return_coupling=True,
+    )
+    difference = np.abs(coupling[0] - coupling[1]).sum(axis=1).mean() / 2
+    assert dependence(x[:2]) == pytest.approx(difference, rel=1e-4)
+    message = (
+        "One image does not say.* at least two images.* Received: "
+        r"images.shape=\(1, 5, 4, 1\)"
+    )
+    with pytest.raises(ValueError, match=message):
+        dependence(x[:1])
+
+
 def test_the_limit():
     model, x = network(ROUTINGS["dynamic"]), images()
     (found,) = pruning.freeze_routing(model, x, limit=1).layers
     below, above = 0.9 * found.dependence, 1.1 * found.dependence
     assert pruning.freeze_routing(model, x, limit=above).layers == (found,)
     result = pruning.freeze_routing(model, x, limit=below)
-    assert result.layers == (found._replace(frozen=False),)
+    reason = f"Its coupling depends on the input by more than limit={below:g}."
+    assert result.layers == (found._replace(frozen=False, reason=reason),)
     assert result.change == 0.0
     np.testing.assert_array_equal(predict(result.model, x), predict(model, x))
 
@@ -150,6 +185,7 @@ def test_convolutions(padding):
     )
     coupling = coupling.reshape(len(x), *coupling.shape[1:3], 2, 2, 3, 4)
     total, count, places = np.zeros((2, 2, 3, 4)), np.zeros((2, 2, 1, 1)), []
+    of_images = np.zeros((len(x), *total.shape))
     for row in range(coupling.shape[1]):
         for column in range(coupling.shape[2]):
             for down in range(2):
@@ -159,16 +195,28 @@ def test_convolutions(padding):
                         place = (slice(None), row, column, down, right)
                         places.append((place, (down, right)))
                         total[down, right] += coupling[place].sum(axis=0)
+                        of_images[:, down, right] += coupling[place]
                         count[down, right] += len(x)
     mean = total / count
+
+    def mean_without(image):
+        return (total - of_images[image]) / (count - count / len(x))
+
     assert_close(
         [numpy(layer.routing_weights["coupling"])], [mean.reshape(12, 4).T]
     )
-    dependence = np.mean(
-        [
-            np.abs(coupling[place] - mean[which]).sum(axis=2).mean() / 2
-            for place, which in places
-        ]
+    # Every image is compared with the others.
+    dependence = (
+        np.mean(
+            [
+                np.abs(coupling[place][image] - mean_without(image)[which]).sum(
+                    1
+                )
+                for place, which in places
+                for image in range(len(x))
+            ]
+        )
+        / 2
     )
     assert found.dependence == pytest.approx(dependence, rel=1e-4)
     assert result.model.get_layer("classes").routing.get_config() == (
@@ -189,6 +237,33 @@ def test_several_layers():
     # What is frozen is not frozen again.
     again = pruning.freeze_routing(alone.model, x, limit=1)
     assert [each.name for each in again.layers] == ["second"]
+
+
+def mixed():
+    """Only the first of the layers with routing can be frozen."""
+    inputs = keras.Input(SHAPE)
+    x = PrimaryCapsules(3, 2, kernel_size=2, name="first")(inputs)
+    x = CapsuleLayer(4, 3, routing=DynamicRouting(2), name="second")(x)
+    x = CapsuleLayer(CLASSES, 2, routing="self_routing", name="classes")(x)
+    return set_weights(CapsuleNetwork(inputs, x), 1.0)
+
+
+def test_layers_that_cannot_be_frozen_keep_their_routing():
+    model, x = mixed(), images()
+    result = pruning.freeze_routing(model, x, limit=1)
+    second, classes = result.layers
+    assert second.name == "second" and second.frozen
+    assert (classes.name, classes.frozen) == ("classes", False)
+    assert classes.dependence is None and classes.change is None
+    assert "are no activation of a sum of votes" in classes.reason
+    assert isinstance(result.model.get_layer("second").routing, FixedRouting)
+    assert isinstance(result.model.get_layer("classes").routing, SelfRouting)
+    assert result.change == pytest.approx(second.change)
+    alone = pruning.freeze_routing(model, x, ["second"], limit=1)
+    assert alone.layers == (second,)
+    # If it is named, it is an error.
+    with pytest.raises(ValueError, match="no activation.* layer 'classes'"):
+        pruning.freeze_routing(model, x, ["second", "classes"])
 
 
 def test_trains():
@@ -284,6 +359,30 @@ def test_invalid_arguments(name, value, expected):
         pruning.freeze_routing(model, images(), **{name: value})
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_images_that_are_not_finite(value):
+    broken = images()
+    broken[2, 0, 0, 0] = value
+    message = (
+        "Coupling has to be finite to be averaged.* without NaN.* Received: "
+        "scores that are not finite"
+    )
+    with pytest.raises(ValueError, match=message):
+        pruning.freeze_routing(network(ROUTINGS["dynamic"]), broken)
+
+
+def test_coupling_that_is_not_finite():
+    """Scores may be finite all the same."""
+    inputs = keras.Input((7, 2))
+    x = CapsuleLayer(5, 3, name="first")(inputs)
+    x = keras.layers.Lambda(keras.ops.nan_to_num)(x)
+    model = keras.Model(inputs, CapsuleLength()(CapsuleLayer(3, 2)(x)))
+    x = np.ones((2, 7, 2), "float32")
+    x[1, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="coupling that is not .*'first'"):
+        pruning.freeze_routing(model, x)
+
+
 def test_nothing_to_freeze():
     for model, names in (
         (networks.make("ConvNet"), r"\['convolution"),
@@ -304,4 +403,7 @@ def test_layers_that_are_called_twice():
     x = np.ones((2, 7, 2), "float32")
     message = "Received: the layer 'twice', which is called 2 times"
     with pytest.raises(ValueError, match=message):
-        pruning.freeze_routing(model, x)
+        pruning.freeze_routing(model, x, ["twice"])
+    twice, other = pruning.freeze_routing(model, x, limit=1).layers
+    assert not twice.frozen and message in twice.reason
+    assert other.frozen

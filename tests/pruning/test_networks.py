@@ -1,5 +1,8 @@
 """Pruned networks are ordinary ones, of the same class where possible."""
 
+import pathlib
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -33,6 +36,7 @@ from tests.helpers.testing import numpy
 from tests.helpers.testing import only_tensorflow
 from tests.helpers.testing import slow_on_jax
 
+ROOT = pathlib.Path(__file__).parents[2]
 PAPER = EMRouting(2, inverse_temperature=1.0, min_variance=1.0)
 
 # Networks, the options that prune them, and arguments of the pruned one.
@@ -117,6 +121,27 @@ def test_the_same_class(case, tmp_path):
             assert one is not other
             np.testing.assert_array_equal(numpy(one), numpy(other))
     check_saving(new, x, tmp_path)
+
+
+@pytest.mark.parametrize("column", ["type", "capsule", "freeze"])
+def test_the_table_of_networks(column):
+    """In the reference: which networks can be made smaller."""
+    text = (ROOT / "docs" / "api" / "pruning.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", text, re.MULTILINE)
+    names = {name for name in networks.NAMES if "Caps" in name}
+    assert {name for name, _ in rows} == names
+    for name, cells in rows:
+        model, x = networks.make(name), networks.images()
+        try:
+            if column == "freeze":
+                pruning.freeze_routing(model, x)
+            else:
+                pruning.prune(model, x, 0.5, column)
+            found = "yes"
+        except ValueError:
+            found = "no"
+        said = cells.split(" | ")[["type", "capsule", "freeze"].index(column)]
+        assert said == found, name
 
 
 def test_options_stay():

@@ -257,8 +257,21 @@ def test_a_broken_file_of_variables(tmp_path):
         resumable.read(path, variables[:1])
     for wrong in (b"", b"PK", whole[:-9], whole[:99] + whole[120:]):
         path.write_bytes(wrong)
-        with pytest.raises(ValueError, match="is broken.*Expected state.npz"):
+        with pytest.raises(
+            ValueError, match="is broken.*Expected state.npz"
+        ) as raised:
             resumable.read(path, variables)
+        message = str(raised.value)
+        assert f"remove the folder {str(tmp_path)!r}, or choose" in message
+        # Neither an option of one command nor NumPy's unsafe advice.
+        assert "--name" not in message and "pickle" not in message
+
+
+def test_figures_that_are_not_finite():
+    resumable.check_finite({"loss": 0.5, "accuracy": 0.0}, 3)
+    message = "diverged in epoch 3, which is not kept.* Received: loss=nan$"
+    with pytest.raises(ValueError, match=message):
+        resumable.check_finite({"loss": np.nan, "accuracy": 0.5}, 3)
 
 
 def test_the_command_without_folders():
