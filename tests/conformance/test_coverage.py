@@ -13,6 +13,7 @@ from keras_capsules import distribution
 from keras_capsules import export
 from keras_capsules import plots
 from keras_capsules import pruning
+from keras_capsules import training
 from keras_capsules.layers import CapsuleLayer
 from tests.conformance.layers import LAYERS
 from tests.conformance.objects import ACTIVATIONS
@@ -79,6 +80,11 @@ IGNORED = {
         value: "tests/plots"
         for value in vars(plots).values()
         if inspect.isfunction(value)
+    },
+    **{
+        value: "tests/training and tests/cli"
+        for value in vars(training).values()
+        if inspect.isfunction(value) or inspect.isclass(value)
     },
     keras_capsules.models.CapsuleNetwork: "takes layers, not options",
     keras_capsules.layers.PoseScores: "outputs of two dtypes; in a network",
