@@ -59,7 +59,9 @@ def _check_scale(model, images):
         axis = layer.axis % values.ndim
         others = tuple(x for x in range(values.ndim) if x != axis)
         found = float(values.var(axis=others, dtype="float64").mean())
-        usual = float(np.mean(keras.ops.convert_to_numpy(layer.moving_variance)))
+        usual = float(
+            np.mean(keras.ops.convert_to_numpy(layer.moving_variance))
+        )
         if not usual / _FACTOR <= found <= usual * _FACTOR:
             raise ValueError(
                 "The images for calibration are on another scale than those "

@@ -26,26 +26,13 @@ def in_float32(runtime: str, model: keras.Model) -> keras.Model:
     """
     if not _in_16_bits(model):
         return model
-    copies: list[tuple[Any, Any]] = []
-
-    def copied(layer: Any) -> Any:
-        copy = type(layer).from_config(_as_float32(layer.get_config()))
-        if isinstance(layer, keras.layers.Layer):  # no operation
-            copies.append((layer, copy))
-        return copy
-
+    copies: dict[int, tuple[Any, Any]] = {}
     try:
-        # Without losses and metrics, which need not be copied.
-        plain = keras.Model(model.input, model.output)
         with _policy("float32"):
-            made = keras.models.clone_model(
-                plain,
-                input_tensors=keras.tree.map_structure(_input, plain.input),
-                clone_function=copied,
-                recursive=True,
-            )
-        for layer, copy in copies:
-            copy.set_weights(layer.get_weights())
+            made = _copy(model, copies)
+        for layer, copy in copies.values():
+            if isinstance(layer, keras.layers.Layer) and not _has_graph(layer):
+                copy.set_weights(layer.get_weights())
             if isinstance(copy, keras.layers.Normalization):
                 copy.finalize_state()
     except Exception as error:
@@ -53,6 +40,40 @@ def in_float32(runtime: str, model: keras.Model) -> keras.Model:
     if _in_16_bits(made):
         raise _refused(runtime, model)
     return made
+
+
+def _copy(model: Any, copies: dict[int, tuple[Any, Any]]) -> keras.Model:
+    """The same graph of new layers, which are added to `copies`."""
+
+    def copied(layer: Any) -> Any:
+        if id(layer) not in copies:
+            if _has_graph(layer):
+                copy = _copy(layer, copies)
+            else:
+                config = _as_float32(layer.get_config())
+                copy = type(layer).from_config(config)
+            copies[id(layer)] = layer, copy
+        return copies[id(layer)][1]
+
+    # Without losses and metrics, which need not be copied. The `input` of a
+    # Sequential model is that of a model around it.
+    plain = (
+        keras.Model(model.inputs[0], model.outputs[0])
+        if isinstance(model, keras.Sequential)
+        else keras.Model(model.input, model.output)
+    )
+    return keras.models.clone_model(
+        plain,
+        input_tensors=keras.tree.map_structure(_input, plain.input),
+        clone_function=copied,
+    )
+
+
+def _has_graph(layer: Any) -> bool:
+    """Whether this is a functional or a Sequential model."""
+    return isinstance(layer, keras.Model) and bool(
+        getattr(layer, "inputs", None)
+    )
 
 
 def _refused(runtime, model):
