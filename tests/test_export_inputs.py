@@ -174,6 +174,20 @@ def test_own_networks_of_16_bits(tmp_path):
     assert model.layers[-1].compute_dtype == "bfloat16"  # as it was
 
 
+def test_a_network_of_16_bits_is_calibrated(tmp_path):
+    """Also one that takes images of 16 bits."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((8, 8, 1), dtype="bfloat16")
+    x = keras.layers.Conv2D(8, 3, dtype="bfloat16")(inputs)
+    x = keras.layers.GlobalAveragePooling2D(dtype="bfloat16")(x)
+    model = keras.Sequential(keras.Model(inputs, x).layers)
+    path = export_litert(model, tmp_path / "a.tflite", "int8", IMAGES)
+    found = litert(path)(IMAGES)
+    assert found.dtype == np.float32
+    expected = scores_of(model, IMAGES).astype("float32")
+    np.testing.assert_allclose(found, expected, atol=0.02)
+
+
 def test_a_network_that_cannot_be_copied_in_float32(tmp_path):
     class Own(keras.Model):
         def __init__(self):

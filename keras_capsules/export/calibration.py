@@ -68,8 +68,8 @@ def _check_scale(model, images):
                 f"of the training: before the layer {layer.name!r} their "
                 f"variance is {found:.2g}, and that of the training was "
                 f"{usual:.2g}. Expected `calibration` to be images as for "
-                "`model.predict`. Received: calibration from "
-                f"{images.min():.4g} to {images.max():.4g}"
+                "`model.predict`. Received: calibration.min()="
+                f"{images.min():.4g}, calibration.max()={images.max():.4g}"
             )
 
 

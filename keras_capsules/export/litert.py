@@ -102,18 +102,18 @@ def export_litert(
     checks.check_backend("LiteRT files", ["tensorflow"])
     if quantization is not None:
         check_choice(quantization, "quantization", _QUANTIZATIONS)
-    if calibration is not None:
-        if quantization != "int8":
-            raise ValueError(
-                "Images for calibration are for int8. Expected "
-                "quantization='int8', or calibration=None. Received: "
-                f"quantization={quantization!r}"
-            )
-        calibration = check_calibration(model, calibration)
+    if calibration is not None and quantization != "int8":
+        raise ValueError(
+            "Images for calibration are for int8. Expected "
+            "quantization='int8', or calibration=None. Received: "
+            f"quantization={quantization!r}"
+        )
     checks.input_spec(model, batch_size)
     path = checks.check_file(path, ".tflite", overwrite)
     model = in_float32("LiteRT", model)
     spec = checks.input_spec(model, batch_size)
+    if calibration is not None:
+        calibration = check_calibration(model, calibration)
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)
