@@ -126,6 +126,11 @@ def ask(port, process, pixels, scores, clients, requests):
             answer = send(port, pixels[index])
             times.append(1000 * (time.perf_counter() - begun))
             difference = np.abs(answer["scores"] - scores[index]).max()
+            if not np.isfinite(difference):
+                raise ValueError(
+                    "Expected scores that are numbers. Received: for image "
+                    f"{index} the answer {answer}"
+                )
             largest = max(largest, float(difference))
             wrong += answer["label"] != str(scores[index].argmax())
             with lock:
@@ -134,12 +139,14 @@ def ask(port, process, pixels, scores, clients, requests):
     watcher = threading.Thread(target=watch)
     watcher.start()
     begun = time.perf_counter()
-    with concurrent.futures.ThreadPoolExecutor(clients) as pool:
-        futures = [pool.submit(client) for _ in range(clients)]
-        results = [each.result() for each in futures]
-    seconds = time.perf_counter() - begun
-    done.set()
-    watcher.join()
+    try:
+        with concurrent.futures.ThreadPoolExecutor(clients) as pool:
+            futures = [pool.submit(client) for _ in range(clients)]
+            results = [each.result() for each in futures]
+        seconds = time.perf_counter() - begun
+    finally:
+        done.set()
+        watcher.join()
     times = sorted(each for result in results for each in result[0])
     after = [mib for count, mib in memory[1:] if count >= WARM * requests]
     after.append(resident_mib(process))

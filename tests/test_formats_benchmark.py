@@ -8,12 +8,17 @@ import json
 import pathlib
 import sys
 import threading
+import urllib.error
+import urllib.request
 
 import keras
 import numpy as np
 import pytest
 
+from keras_capsules import datasets
 from keras_capsules.export import export_onnx
+from keras_capsules.export import export_saved_model
+from keras_capsules.routing import FixedRouting
 from tests.helpers.capsnet import small
 from tests.helpers.testing import import_or_skip
 
@@ -48,9 +53,73 @@ def test_every_network_and_routing_is_there(formats):
         for name, each in vars(models).items()
         if isinstance(each, type) and issubclass(each, keras.Model)
     } - {"CapsuleNetwork"}
-    # Fixed coupling is what freezing makes of another routing.
     routings = {name.split(", ")[1] for name in names if ", " in name}
-    assert routings == set(routing.ROUTINGS) - {"fixed"}
+    # Fixed coupling is what freezing makes of another routing.
+    assert routings == {*routing.ROUTINGS, "fixed"}
+
+
+NAMES = [
+    "EfficientCapsNet, MNIST",
+    "EfficientCapsNet, MNIST, half of the types pruned",
+    "ConvNet, MNIST",
+    "CapsNet, dynamic",
+    "CapsNet, self_attention",
+    "CapsNet, inverted_attention",
+    "CapsNet, fixed",
+    "MatrixCapsNet, em",
+    "MatrixCapsNet, variational_bayes",
+    "MatrixCapsNet, self_routing",
+    "EfficientCapsNet",
+    "DeepCaps",
+    "InvertedAttentionCapsNet",
+    "ConvNet",
+    "SqueezeExcitationNet",
+]
+
+
+def test_these_are_all_cases(formats):
+    assert [*formats.TRAINED, *formats.UNTRAINED] == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_case_can_be_made(formats, name, monkeypatch):
+    images = np.random.default_rng(1).uniform(size=(600, 28, 28, 1))
+    given = images.astype("float32"), np.arange(600) % 10
+    monkeypatch.setattr(datasets, "load_arrays", lambda *_: given)
+    model = {**formats.TRAINED, **formats.UNTRAINED}[name]()
+    assert model.input_shape == (None, 28, 28, 1)
+    assert model.output_shape == (None, 10)
+    if name == "CapsNet, fixed":
+        layer = model.get_layer("class_capsules")
+        assert isinstance(layer.routing, FixedRouting)
+
+
+UNSUPPORTED = """Traceback (most recent call last):
+    raise ValueError('Unsupported Ops in the model before optimization\n' +
+ValueError: Unsupported Ops in the model before optimization
+Cholesky, Qr
+"""
+
+
+def test_what_tensorflow_js_lacks_is_a_cell(formats, monkeypatch):
+    images = np.random.default_rng(1).uniform(size=(600, 28, 28, 1))
+    given = images.astype("float32"), np.arange(600) % 10
+    monkeypatch.setattr(datasets, "load_arrays", lambda *_: given)
+
+    def call(*_):
+        raise RuntimeError(f"tensorflowjs_converter failed:\n{UNSUPPORTED}")
+
+    monkeypatch.setattr(formats, "_call", call)
+    arguments = "ConvNet", ["TensorFlow.js"], "runtimes", 8, 0
+    assert formats.measure(*arguments) == {
+        "TensorFlow.js": {
+            "cannot": "TensorFlow.js has no operator Cholesky, Qr"
+        }
+    }
+    # Anything else is a fault of the environment.
+    monkeypatch.setattr(sys.modules[__name__], "UNSUPPORTED", "No such file")
+    with pytest.raises(RuntimeError, match="No such file"):
+        formats.measure(*arguments)
 
 
 def test_what_is_compared(formats):
@@ -148,6 +217,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         scores = [total / 1000, 0.0]
         if total == 4:
             scores = [0.0, 0.5]
+        if total == 99:
+            scores = [np.nan, 0.5]
         label = str(int(np.argmax(scores)))
         answer = json.dumps({"label": label, "scores": scores}).encode()
         self.send_response(200)
@@ -185,3 +256,95 @@ def test_answers_are_counted_and_compared(serving):
     assert found["other_labels"] == 4  # the fourth of five, in 23 requests
     memory = found["resident_mib"]
     assert 0 < memory["before"] <= memory["most"]
+
+
+def test_scores_that_are_no_numbers_are_noticed(serving):
+    pixels = np.array([1, 2, 99], "uint8").reshape(3, 1, 1, 1)
+    scores = np.stack([pixels.ravel() / 1000, np.zeros(3)], axis=-1)
+
+    class Process:
+        pid = "self"
+
+    before = threading.active_count()
+    with server() as port:
+        with pytest.raises(ValueError, match="numbers. Received: for image 2 "):
+            serving.ask(port, Process, pixels, scores, 2, 9)
+    assert threading.active_count() == before  # none reads the memory
+
+
+# The server of examples/serve_http.py, in the environment of the runtimes.
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    runtimes = ROOT / ".venv-formats"
+    if not (runtimes / "bin" / "uvicorn").exists():
+        pytest.skip("`make .venv-formats/ready` has not been called")
+    inputs = keras.Input((4, 4, 1))
+    x = keras.layers.GlobalAveragePooling2D()(inputs)
+    # No number for a black image.
+    outputs = keras.layers.Concatenate()([x / x, 2 * x])
+    path = export_saved_model(
+        keras.Model(inputs, outputs),
+        tmp_path_factory.mktemp("served") / "model",
+        preprocess=True,
+        class_names=["one", "two"],
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / "benchmarks")
+        patch.setenv("LARGEST_IMAGE", "5000")
+        module = importlib.import_module("serving")
+        with module.serving(runtimes, path) as (port, _):
+            yield f"http://127.0.0.1:{port}/predict"
+
+
+def post(address, pixels, shape):
+    """The status and the text of an answer."""
+    headers = {} if shape is None else {"Image-Shape": shape}
+    request = urllib.request.Request(address, bytes(pixels), headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_images_are_served(address):
+    status, text = post(address, [51] * 16, "4,4,1")
+    assert status == 200
+    found = json.loads(text)
+    assert found["label"] == "one"
+    np.testing.assert_allclose(found["scores"], [1, 0.4], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("number", "shape"),
+    [
+        (16, None),
+        (16, ""),
+        (16, "4,4"),
+        (16, "4,4,1,1"),
+        (16, "1,4,4,1"),
+        (48, "4,4,3"),
+        (16, "-1,4,1"),
+        (16, "4,4,x"),
+        (15, "4,4,1"),
+        (0, "0,4,1"),
+        (0, "4,4,1"),
+    ],
+)
+def test_wrong_requests_are_answered_with_400(address, number, shape):
+    status, text = post(address, [51] * number, shape)
+    assert status == 400
+    assert text.startswith("Expected an image and its shape in the header")
+
+
+def test_large_bodies_are_not_read(address):
+    assert post(address, bytes(4900), "70,70,1")[0] == 500  # black
+    status, text = post(address, bytes(5041), "71,71,1")
+    assert (status, text) == (413, "Expected at most 5000 bytes.")
+
+
+def test_scores_that_are_no_numbers_are_not_served(address):
+    answer = post(address, [0] * 16, "4,4,1")
+    assert answer == (500, "The scores are not finite.")

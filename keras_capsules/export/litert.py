@@ -11,7 +11,8 @@ import numpy as np
 
 from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
-from keras_capsules.inspection.images import check_images
+from keras_capsules.export.calibration import check_calibration
+from keras_capsules.export.precision import in_float32
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_choice
 
@@ -37,7 +38,8 @@ def export_litert(
 ) -> str:
     """Writes a model as a LiteRT file, with LiteRT's own operators only.
 
-    The file takes and returns float32, whatever its weights are kept in:
+    The file takes and returns float32, or the integers that the model takes,
+    whatever its weights are kept in:
 
     | `quantization` | weights | activations | size |
     |---|---|---|---|
@@ -52,15 +54,20 @@ def export_litert(
     ranges of 8 bits. Norms, squashes and softmaxes are computed in float32,
     because squashes divide by lengths that int8 would round to zero.
 
+    A model that was trained in 16 bits is made again in float32, with the same
+    weights.
+
     Args:
         model: A built `keras.Model` with one input, on the TensorFlow backend.
         path: String or path-like, the file to make, which ends in `.tflite`.
         quantization: `None`, `"float16"` or `"int8"`. Defaults to `None`.
         calibration: Optional images of the shape that the model takes, for
             `"int8"`: a hundred or more of the training set, whose ranges of
-            activations are fixed. Use it for devices that have no
-            floating-point units for products; elsewhere the file without
-            calibration is nearer to the model.
+            activations are fixed. They have to be finite, and on the scale of
+            those that the model takes: it is checked only if the model has
+            batch normalizations, or the images are integers. Use it for
+            devices that have no floating-point units for products; elsewhere
+            the file without calibration is nearer to the model.
         batch_size: Optional positive integer, the size of each batch. A fixed
             size is faster, because LiteRT's fastest kernels need it. Defaults
             to `None`, any size.
@@ -95,16 +102,18 @@ def export_litert(
     checks.check_backend("LiteRT files", ["tensorflow"])
     if quantization is not None:
         check_choice(quantization, "quantization", _QUANTIZATIONS)
-    if calibration is not None:
-        if quantization != "int8":
-            raise ValueError(
-                "Images for calibration are for int8. Expected "
-                "quantization='int8', or calibration=None. Received: "
-                f"quantization={quantization!r}"
-            )
-        calibration = check_images(model, calibration, at_least_one=True)
-    spec = checks.input_spec(model, batch_size)
+    if calibration is not None and quantization != "int8":
+        raise ValueError(
+            "Images for calibration are for int8. Expected "
+            "quantization='int8', or calibration=None. Received: "
+            f"quantization={quantization!r}"
+        )
+    checks.input_spec(model, batch_size)
     path = checks.check_file(path, ".tflite", overwrite)
+    model = in_float32("LiteRT", model)
+    spec = checks.input_spec(model, batch_size)
+    if calibration is not None:
+        calibration = check_calibration(model, calibration)
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)
@@ -154,7 +163,7 @@ def _calibrated(converter, content, images, size):
             batch = np.take(
                 images, range(start, start + size), axis=0, mode="wrap"
             )
-            yield [batch.astype("float32")]
+            yield [batch]
 
     converter.representative_dataset = batches
     debugger = tf.lite.experimental

@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
+from keras_capsules.export.precision import in_float32
 
 # The packages with which Keras makes ONNX files.
 _CONVERTERS = {"tensorflow": "tf2onnx", "torch": "onnxscript"}
@@ -26,7 +27,8 @@ def export_onnx(
     """Writes a model as an ONNX file, which takes batches of any size.
 
     Needs the packages of the extra `formats`. The file is loaded and run once
-    in ONNX Runtime before it is put in its place.
+    in ONNX Runtime before it is put in its place. A model that was trained in
+    16 bits is made again in float32, with the same weights.
 
     Args:
         model: A built `keras.Model` with one input, on the TensorFlow or the
@@ -59,11 +61,13 @@ def export_onnx(
     """
     checks.check_model(model)
     checks.check_backend("ONNX files", ["tensorflow", "torch"])
-    spec = checks.input_spec(model, batch_size)
+    checks.input_spec(model, batch_size)
     path = checks.check_file(path, ".onnx", overwrite)
     converter = _CONVERTERS[keras.backend.backend()]
     checks.check_packages("ONNX files", ["onnx", "onnxruntime", converter])
     onnx, runtime = map(importlib.import_module, ("onnx", "onnxruntime"))
+    model = in_float32("ONNX", model)
+    spec = checks.input_spec(model, batch_size)
     images = np.zeros((batch_size or 1, *spec.shape[1:]), spec.dtype)
     # Keras makes no ONNX file of a loaded model before it was called.
     model(images, training=False)

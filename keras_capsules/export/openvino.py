@@ -1,9 +1,11 @@
 """Export for Intel's processors: OpenVINO's two files."""
 
+import contextlib
 import importlib
 import os
 import pathlib
 import re
+import shutil
 import tempfile
 
 import keras
@@ -11,6 +13,7 @@ import numpy as np
 
 from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
+from keras_capsules.export.precision import in_float32
 
 
 def export_openvino(
@@ -22,7 +25,8 @@ def export_openvino(
     """Writes a model as OpenVINO's two files, its graph and its weights.
 
     Needs the packages of the extra `formats`. The model is compiled and run
-    once before its files are put in their place.
+    once before its files are put in their place. A model that was trained in 16
+    bits is made again in float32, with the same weights.
 
     Args:
         model: A built `keras.Model` with one input, on the TensorFlow backend.
@@ -30,8 +34,9 @@ def export_openvino(
             The weights are put beside it, in a file that ends in `.bin`.
         batch_size: Optional positive integer, the size of each batch. Defaults
             to `None`, any size.
-        overwrite: Boolean, whether to replace files that exist there. Defaults
-            to `False`.
+        overwrite: Boolean, whether to replace files that exist there. A file
+            of weights is replaced only if that of its graph is beside it.
+            Defaults to `False`.
 
     Returns:
         The path of the graph as a string.
@@ -44,11 +49,14 @@ def export_openvino(
     """
     checks.check_model(model)
     checks.check_backend("OpenVINO's files", ["tensorflow"])
-    spec = checks.input_spec(model, batch_size)
+    checks.input_spec(model, batch_size)
     path = checks.check_file(path, ".xml", overwrite)
     weights = path.removesuffix(".xml") + ".bin"
-    checks.check_file(weights, ".bin", overwrite)
+    is_export = os.path.isfile(weights) and os.path.isfile(path)
+    checks.check_free(weights, overwrite, "one beside its .xml", is_export)
     checks.check_packages("OpenVINO's files", ["openvino"])
+    model = in_float32("OpenVINO", model)
+    spec = checks.input_spec(model, batch_size)
     openvino = importlib.import_module("openvino")
     with tempfile.TemporaryDirectory() as folder:
         file = pathlib.Path(folder, "model.xml")
@@ -68,8 +76,34 @@ def export_openvino(
             raise
         images = np.zeros((batch_size or 1, *spec.shape[1:]), spec.dtype)
         compiled(images)
-        # The graph last: with it, the export is there.
-        content = file.with_suffix(".bin").read_bytes()
-        checks.write_file(weights, content, overwrite)
-        checks.write_file(path, file.read_bytes(), overwrite)
+        _write(file, path, weights, overwrite)
     return path
+
+
+def _write(file, path, weights, overwrite):
+    """Puts both files in their place, or neither."""
+    older = "an older file"
+    folder = pathlib.Path(path).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    is_placed = False
+    with tempfile.TemporaryDirectory(
+        ".partial", f".{folder.name}.", folder
+    ) as scratch:
+        kept = pathlib.Path(scratch, "kept")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.copy2(weights, kept, follow_symlinks=False)
+        try:
+            # The graph last: with it, the export is there.
+            with checks.replacing(
+                path, overwrite, older, os.path.isfile(path)
+            ) as graph:
+                graph.write_bytes(file.read_bytes())
+                content = file.with_suffix(".bin").read_bytes()
+                checks.write_file(weights, content, overwrite)
+                is_placed = True
+        except BaseException:
+            if is_placed and os.path.lexists(kept):
+                os.replace(kept, weights)
+            elif is_placed:
+                os.remove(weights)
+            raise
