@@ -263,14 +263,14 @@ def measure(name, formats, runtimes, number, repeats):
             except ValueError as error:
                 found[form] = {"cannot": str(error)}
                 continue
-            run = functools.partial(_run, runtimes, runtime, path, images)
+            call = functools.partial(run, runtimes, runtime, path, images)
             found[form] = {
                 "bytes": size_of(path),
-                **compare(run(), scores, labels if is_trained else None),
+                **compare(call(), scores, labels if is_trained else None),
             }
             if is_trained and repeats:
                 found[form]["latency_ms"] = {
-                    threads: run(threads=number, repeats=repeats)[1]
+                    threads: call(threads=number, repeats=repeats)[1]
                     for threads, number in (("one", 1), ("default", None))
                 }
     return found
@@ -299,7 +299,7 @@ def compare(outcome, scores, labels=None):
     return found
 
 
-def _run(runtimes, runtime, path, images, threads=None, repeats=0):
+def run(runtimes, runtime, path, images, threads=None, repeats=0):
     """The scores of a runtime, or how long it takes, in its own process."""
     folder = pathlib.Path(runtimes)
     is_javascript = runtime == "tfjs"

@@ -25,6 +25,7 @@ OF_EVIDENCE = {
     "equivariance",
     "readme",
     "formats",
+    "pruning",
     "serving",
 }
 SMALL = ["--backends=tensorflow", "--batch=2", "--inputs=20", "--outputs=2"]

@@ -159,7 +159,7 @@ def test_a_file_runs_in_its_own_process(formats, tmp_path, monkeypatch):
         return call([sys.executable, *command[1:]], *arguments)
 
     monkeypatch.setattr(formats, "_call", with_this_python)
-    run = functools.partial(formats._run, tmp_path, "onnx", path, images)
+    run = functools.partial(formats.run, tmp_path, "onnx", path, images)
     scores, times = run()
     expected = model.predict(images, verbose=0)
     np.testing.assert_allclose(scores.reshape(11, 3), expected, atol=1e-5)
@@ -348,3 +348,27 @@ def test_large_bodies_are_not_read(address):
 def test_scores_that_are_no_numbers_are_not_served(address):
     answer = post(address, [0] * 16, "4,4,1")
     assert answer == (500, "The scores are not finite.")
+
+
+def test_table_of_pruned_networks(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    pruning = importlib.import_module("pruning")
+    row = {
+        "capsules": 8,
+        "parameters": 98765,
+        "error": 0.47,
+        "error_tuned": 0.4,
+        "kilobytes": 146,
+        "error_int8": 0.41,
+        "milliseconds": 0.31,
+    }
+    (tmp_path / "pruning.json").write_text(json.dumps({"networks": [row]}))
+    page = tmp_path / "page.md"
+    page.write_text(pruning.formats.PAGE.read_text())
+    options = ["--redraw", f"--output={tmp_path}", f"--page={page}"]
+    monkeypatch.setattr("sys.argv", ["pruning", *options])
+    pruning.main()
+    expected = "| 8 | 98,765 | 0.47 | 0.4 | 146 | 0.41 | 0.31 |\n"
+    assert expected in page.read_text()
+    scores = np.eye(3)[[0, 1, 1, 2]]
+    assert pruning.percent(scores, np.array([0, 1, 2, 2])) == 25.0
