@@ -174,7 +174,6 @@ tabs:
                  one, and where in the picture its support comes from. Sixteen
                  sliders add to the numbers of its pose, which is decoded anew.
     Two digits   One on top of the other, each decoded from its own capsule.
-                 Needs the weights "multi_mnist", or --two-digits.
     Compare      Two networks side by side on the same drawing.
 
 Networks are those whose weights the package has, and your own. A drawing is
@@ -197,8 +196,9 @@ pip install ".[explorer]".""",
     add(
         "--two-digits",
         metavar="PATH",
-        help="weights of EfficientCapsNet.multi_mnist(), as `save_weights` "
-        "writes them, or a .keras file for pictures of 36 by 36",
+        help="your own for two digits: weights of "
+        "EfficientCapsNet.multi_mnist(), as `save_weights` writes them, or a "
+        ".keras file for pictures of 36 by 36",
     )
     add(
         "--host",

@@ -165,7 +165,8 @@ def find(
 
     Returns:
         List of `Network`: the files, and the weights that the package has for
-        grey pictures. And the `Network` of two digits, or `None`.
+        grey pictures. And the `Network` of two digits: the file, or the weights
+        that the package has for them, or `None`.
 
     Raises:
         ValueError: As `of_file` and `of_two_digits`.
@@ -176,15 +177,12 @@ def find(
         for card in sorted(pretrained.cards(), key=lambda x: x.name != "mnist")
         if card.options["image_shape"][-1] == 1
     ]
-    shipped = [_of_card(card) for card in cards]
-    pairs = [
-        network
-        for card, network in zip(cards, shipped, strict=True)
-        if card.name == TWO_DIGITS and network.pose_size
-    ]
+    shipped = [_of_card(card) for card in cards if card.name != TWO_DIGITS]
     if two_digits is not None:
-        pairs = [of_two_digits(two_digits)]
-    pair = pairs[0] if pairs else None
+        pair = of_two_digits(two_digits)
+    else:
+        known = (_of_card(card) for card in cards if card.name == TWO_DIGITS)
+        pair = next(known, None)
     singles = [*own, *shipped]
     for network in filter(None, [*singles, pair]):
         network.warm_up()

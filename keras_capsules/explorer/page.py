@@ -48,12 +48,6 @@ def make(
                 _two_digits(pair)
         with gr.Tab("Compare"):
             _compare(singles)
-        if pair is None:
-            gr.Markdown(
-                "A tab for two digits on top of each other appears once the "
-                'package has the weights `EfficientCapsNet(weights="multi_mnist'
-                '")`, or with `--two-digits PATH`.'
-            )
     return page
 
 

@@ -41,16 +41,13 @@ def explorer(chromium, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("networks")
     models.ConvNet().save(folder / "conv_net.keras")
-    pair = folder / "pair.weights.h5"
-    models.EfficientCapsNet.multi_mnist().save_weights(pair)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     printed = folder / "printed.txt"
     command = [
         *(sys.executable, "tests/browser/offline.py", "examples/explorer.py"),
-        *("--port", str(port), "--two-digits", str(pair)),
-        *("--model", str(folder / "conv_net.keras")),
+        *("--port", str(port), "--model", str(folder / "conv_net.keras")),
     ]
     with printed.open("w") as file:
         process = subprocess.Popen(
