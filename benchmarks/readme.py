@@ -17,9 +17,7 @@ TASKS = evidence.TITLES
 # The network with capsules and the one without that are compared.
 NETWORKS = {"efficient_capsnet": "EfficientCapsNet", "conv_net": "ConvNet"}
 # Where the name of a row is not that of the task and the network.
-ROWS = {
-    ("multi_mnist", "efficient_capsnet"): "multi_mnist-efficient_capsnet-deep"
-}
+ROWS = {("multi_mnist", name): f"multi_mnist-{name}-deep" for name in NETWORKS}
 ROUTINGS = [
     "dynamic",
     "self_attention",

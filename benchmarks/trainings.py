@@ -144,6 +144,10 @@ TRAININGS = {
     "multi_mnist-conv_net": f"conv_net {_PAIRS} --options "
     """'{"normalization": "batch", "filters": [32, 64, 96, 128], """
     """"units": [107]}'""",
+    # As many parameters and epochs as the deeper network.
+    "multi_mnist-conv_net-deep": f"conv_net {_MORE_PAIRS} --options "
+    """'{"normalization": "batch", "filters": [32, 64, 128, 192], """
+    """"units": [185]}'""",
     "affine_mnist-efficient_capsnet": f"efficient_capsnet {_PLACES}",
     "affine_mnist-conv_net": f"conv_net {_PLACES} --options "
     """'{"normalization": "batch", "units": [64]}'""",
