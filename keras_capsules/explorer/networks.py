@@ -179,10 +179,10 @@ def find(
     ]
     shipped = [_of_card(card) for card in cards if card.name != TWO_DIGITS]
     if two_digits is not None:
-        pair = of_two_digits(two_digits)
+        pairs = [of_two_digits(two_digits)]
     else:
-        known = (_of_card(card) for card in cards if card.name == TWO_DIGITS)
-        pair = next(known, None)
+        pairs = [_of_card(card) for card in cards if card.name == TWO_DIGITS]
+    pair = pairs[0] if pairs else None
     singles = [*own, *shipped]
     for network in filter(None, [*singles, pair]):
         network.warm_up()
