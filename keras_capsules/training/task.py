@@ -24,7 +24,9 @@ class Task:
             trained on.
         test: Function that returns a data set of single examples; or `None` if
             there are none.
-        is_multiple: Boolean, whether there are several objects in an image.
+        num_objects: Positive integer, the objects in an image. If there are
+            several, the answer is as many classes, those with the highest
+            scores. Defaults to `1`.
         class_names: Names of the classes. Defaults to `()`.
     """
 
@@ -34,11 +36,16 @@ class Task:
     train: Callable[[int, int], tf.data.Dataset]
     validation: tf.data.Dataset | None
     test: Callable[[], tf.data.Dataset] | None
-    is_multiple: bool = False
+    num_objects: int = 1
     class_names: tuple[str, ...] = ()
+
+    @property
+    def is_multiple(self) -> bool:
+        """Whether there are several objects in an image."""
+        return self.num_objects > 1
 
     def metric(self) -> keras.metrics.Metric:
         """Counts right answers."""
         if self.is_multiple:
-            return ExactMatchAccuracy(name="accuracy")
+            return ExactMatchAccuracy(top_k=self.num_objects, name="accuracy")
         return keras.metrics.SparseCategoricalAccuracy(name="accuracy")

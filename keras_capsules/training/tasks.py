@@ -130,7 +130,7 @@ def _of_two_digits(name, seed, validated, data_dir):
         load("validation") if validated else None,
         # The published test set has 1,000 pairs for each image.
         lambda: load("test", pairs_per_image=10),
-        is_multiple=True,
+        num_objects=2,
         class_names=_DIGITS,
     )
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from keras_capsules.training import results
+from keras_capsules.training.task import Task
 from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
@@ -30,3 +31,16 @@ def test_numbers_of_many_classes_are_aligned():
     lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].startswith(" 1 a") and lines[11].startswith("11 k")
+
+
+def test_two_objects_are_the_two_highest_scores():
+    """As in the paper of MultiMNIST, whatever the scores are."""
+    task = Task((36, 36, 1), 3, 4, None, None, None, num_objects=2)
+    assert task.is_multiple
+    metric = task.metric()
+    metric.update_state(
+        np.array([[1.0, 0, 1], [1, 1, 0]]),
+        np.array([[0.2, 0.1, 0.9], [0.2, 0.6, 0.7]]),
+    )
+    assert float(metric.result()) == 0.5
+    assert not Task((8, 8, 1), 3, 4, None, None, None).is_multiple
