@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_capsules.models import CapsuleNetwork
 from keras_capsules.training import networks
 from keras_capsules.training import provenance
 from keras_capsules.training import resumable
@@ -154,6 +155,7 @@ def _fit(model, loss, task, settings, progress, folder, tensorboard):
             f"{examples}. Received: batch_size={settings.batch_size}"
         )
     all_steps = steps * settings.epochs
+    draws = isinstance(model, CapsuleNetwork)
     _check_average(settings.average, all_steps)
     _compile(model, loss, task, settings, all_steps)
     callbacks = [keras.callbacks.TerminateOnNaN()]
@@ -161,7 +163,7 @@ def _fit(model, loss, task, settings, progress, folder, tensorboard):
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     resumable.fit(
         model,
-        lambda first: _batches(task, settings, first, all_steps),
+        lambda first: _batches(task, settings, draws, first, all_steps),
         _evaluated(task.validation, settings),
         progress,
         folder,
@@ -205,8 +207,16 @@ def _compile(model, loss, task, settings, steps):
     model.compile(optimizer, loss, metrics=[task.metric()])
 
 
-def _batches(task, settings, first, steps):
-    """Batches from number `first` on to the end of the training."""
+def _batches(task, settings, draws, first, steps):
+    """Batches from number `first` on to the end of the training.
+
+    Args:
+        task: A `Task`.
+        settings: A `Settings`.
+        draws: Boolean, whether the network takes the images of each object.
+        first: Integer.
+        steps: Integer, the batches of the training.
+    """
     size = settings.batch_size
     examples = task.train(first * size, steps * size)
     data = examples.batch(size, drop_remainder=True).enumerate(first)
@@ -214,7 +224,7 @@ def _batches(task, settings, first, steps):
     def change(step, example):
         images, labels = example
         if isinstance(labels, dict):  # has images of each object
-            return images, labels
+            return images, labels if draws else labels["scores"]
         return settings.augmentation(images, settings.seed, step), labels
 
     return data.map(change, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)

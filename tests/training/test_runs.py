@@ -21,6 +21,7 @@ from keras_capsules.training import resumable
 from keras_capsules.training import running
 from keras_capsules.training import tasks
 from keras_capsules.training.settings import Settings
+from keras_capsules.training.task import Task
 from keras_capsules_cli import commands
 from keras_capsules_cli import options
 from tests.helpers.testing import numpy
@@ -232,6 +233,33 @@ def test_an_epoch_of_several_passes(tmp_path):
 def test_errors_before_training(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         train([*COMMAND[:2], *arguments], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        ("conv_net", {"filters": [4], "units": [5]}),
+        ("efficient_capsnet", {**SMALL, "filters": [4], "kernel_sizes": 3}),
+    ],
+)
+def test_two_objects(network, options, tmp_path, monkeypatch):
+    """Only a decoder takes the images of each object."""
+    labels = {
+        "scores": np.eye(3)[[0, 1, 2, 0, 1]] + np.eye(3)[[1, 2, 0, 2, 0]],
+        "targets": np.ones((5, 2, 9, 9, 1), "float32"),
+        "target_classes": np.array([[0, 1], [1, 2], [2, 0], [0, 2], [1, 0]]),
+    }
+    images = np.ones((5, 9, 9, 1), "float32")
+    data = tf.data.Dataset.from_tensor_slices((images, labels)).repeat()
+    pairs = Task(
+        *((9, 9, 1), 3, 20, lambda first, last: data.take(last - first)),
+        *(None, None, 2, ("a", "b", "c")),
+    )
+    monkeypatch.setattr(running, "get_task", lambda *_: pairs)
+    arguments = ["--no-validation", "--epochs", "1", "--batch-size", "10"]
+    arguments += ["--options", json.dumps(options)]
+    record = train([network, "multi_mnist", *arguments], tmp_path)
+    assert record["epochs"] == 1 and np.isfinite(record["curve"][0]["loss"])
 
 
 def test_a_folder_with_another_run(tmp_path):
