@@ -55,8 +55,8 @@ _CIFAR10 = (
     "cifar10 --no-validation --epochs 45 --learning-rate 0.003 --warmup 2 "
     "--weight-decay 0.02 --average 0.999 --flip --shift 4"
 )
-# Deeper than the paper's network, and with maps that shrink earlier: about as
-# many parameters, and less to compute.
+# Deeper than the paper's network, and with maps that shrink earlier, which is
+# less to compute. There are about as many parameters, and more for MultiMNIST.
 _DEEPER = {
     "fashion_mnist": {
         "kernel_sizes": 3,

@@ -197,8 +197,8 @@ pip install ".[explorer]".""",
         "--two-digits",
         metavar="PATH",
         help="your own for two digits: weights of "
-        "EfficientCapsNet.multi_mnist(), as `save_weights` writes them, or a "
-        ".keras file for pictures of 36 by 36",
+        "EfficientCapsNet.multi_mnist(), the paper's network, as "
+        "`save_weights` writes them, or a .keras file for pictures of 36 by 36",
     )
     add(
         "--host",
