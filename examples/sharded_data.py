@@ -119,8 +119,7 @@ def train(arguments, folder):
 
 def fit_and_measure(model, batches):
     """Trains for an epoch, and measures how long it waits for batches."""
-    model.reset_metrics()
-    waited, images = 0.0, iter(batches)
+    waited, images, sums, steps = 0.0, iter(batches), {}, 0
     started = first_step = time.perf_counter()
     while True:
         before = time.perf_counter()
@@ -132,11 +131,15 @@ def fit_and_measure(model, batches):
         if first_step != started:
             waited += time.perf_counter() - before
         logs = model.train_on_batch(*map(np.asarray, batch), return_dict=True)
+        # They are of this batch alone; all batches have the same size.
+        for key, value in logs.items():
+            sums[key] = sums.get(key, 0.0) + float(value)
+        steps += 1
         if first_step == started:
             first_step = time.perf_counter()
     seconds = time.perf_counter() - first_step
     return {
-        **{key: float(x) for key, x in logs.items()},
+        **{key: total / steps for key, total in sums.items()},
         "waiting": waited / seconds,
         "seconds": seconds,
     }
@@ -148,7 +151,11 @@ def parse(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add, positive = parser.add_argument, options.at_least(1)
-    add("--folder", default="outputs/images", help="of the images")
+    add(
+        "--folder",
+        default="outputs/images",
+        help="of the images; --write replaces it",
+    )
     add("--write", type=positive, metavar="NUMBER", help="of images, then end")
     add("--shards", type=positive, default=16, help="files to write them into")
     add("--epochs", type=positive, default=3)

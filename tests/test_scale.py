@@ -561,3 +561,22 @@ def test_options_of_files(options, message, sharded_data, tmp_path):
     with pytest.raises(ValueError, match=message):
         sharded_data.main([f"--folder={tmp_path / 'images'}", *options])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_other_files_are_not_lost(records, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ValueError, match="would be lost.*has contents.json"):
+        records.write(tmp_path, [], 1, 3)
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_figures_of_an_epoch_are_those_of_all_batches(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES)
+    from sharded_data import fit_and_measure
+
+    class Model:
+        def train_on_batch(self, x, y, return_dict):
+            return {"loss": float(x.sum())}
+
+    batches = [(np.full(2, each), np.zeros(2)) for each in (1.0, 2.0, 6.0)]
+    assert fit_and_measure(Model(), batches)["loss"] == 6.0

@@ -21,8 +21,8 @@ def write(folder, examples, shards, num_classes):
     """Writes images as PNG, one at a time, into several files.
 
     Args:
-        folder: The folder to make. What is there is replaced once all is
-            written.
+        folder: The folder to make. An older one that this function wrote is
+            replaced once all is written.
         examples: Iterable of images, `uint8` of one shape `(height, width,
             channels)` with 1 to 4 channels, and integer labels from 0 to
             `num_classes - 1`.
@@ -33,9 +33,18 @@ def write(folder, examples, shards, num_classes):
         The contents, a dictionary.
 
     Raises:
-        ValueError: If an argument is not as described, or there are fewer
-            images than files. Then nothing is written.
+        ValueError: If an argument is not as described, there are fewer images
+            than files, or there is something else in the folder. Then nothing
+            is written.
     """
+    folder = pathlib.Path(folder)
+    if folder.exists() and not (folder / CONTENTS).exists():
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise ValueError(
+                "There is something else in the folder, which would be lost. "
+                f"Expected a folder that is new, empty, or has {CONTENTS}. "
+                f"Received: folder={str(folder)!r}"
+            )
     for name, value in (("shards", shards), ("num_classes", num_classes)):
         if not isinstance(value, numbers.Integral) or value < 1:
             raise ValueError(
