@@ -19,6 +19,7 @@ import tempfile
 import evidence
 import formats
 import harness
+import readme
 
 FRACTIONS = [0.0, 0.25, 0.5, 0.625, 0.75]
 HEADS = {
@@ -120,14 +121,8 @@ def percent(scores, labels):
 
 def table(rows):
     """A row for each network, in Markdown."""
-    lines = [
-        f"| {' | '.join(HEADS.values())} |",
-        "|---" * len(HEADS) + "|",
-    ]
-    lines += [
-        f"| {' | '.join(f'{row[key]:,}' for key in HEADS)} |" for row in rows
-    ]
-    return "\n".join(lines)
+    cells = [[f"{row[key]:,}" for key in HEADS] for row in rows]
+    return readme.in_markdown([[*HEADS.values()], *cells])
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """Networks of 16 bits, computed in 32 bits for other runtimes."""
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+
+from keras_capsules.utils.policies import dtype_policy
 
 _BITS_16 = ("float16", "bfloat16")
 
@@ -28,7 +29,8 @@ def in_float32(runtime: str, model: keras.Model) -> keras.Model:
         return model
     copies: dict[int, tuple[Any, Any]] = {}
     try:
-        with _policy("float32"):
+        # For layers that make layers by themselves.
+        with dtype_policy("float32"):
             made = _copy(model, copies)
         for layer, copy in copies.values():
             if isinstance(layer, keras.layers.Layer) and not _has_graph(layer):
@@ -122,14 +124,3 @@ def _as_float32(config: Any) -> Any:
         else _as_float32(each)
         for name, each in config.items()
     }
-
-
-@contextlib.contextmanager
-def _policy(name: str) -> Iterator[None]:
-    """Sets Keras's policy, for layers that make layers by themselves."""
-    former = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(former)

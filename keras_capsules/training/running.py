@@ -1,11 +1,9 @@
 """Trains a network on a task, and writes down how well it does."""
 
-import contextlib
 import json
 import math
 import os
 import platform
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -20,6 +18,7 @@ from keras_capsules.training.places import run_folder
 from keras_capsules.training.settings import Settings
 from keras_capsules.training.task import Task
 from keras_capsules.utils import files
+from keras_capsules.utils.policies import dtype_policy
 from keras_capsules.version import __version__
 
 RECORD, MODEL, WEIGHTS = "record.json", "model.keras", "model.weights.h5"
@@ -101,7 +100,7 @@ def train(
         )
         keras.utils.set_random_seed(settings.seed)
         task = get_task(settings, data_dir)
-        with _dtype_policy(settings.dtype):
+        with dtype_policy(settings.dtype):
             model, loss = networks.make(
                 settings.network, task, settings.options
             )
@@ -134,16 +133,6 @@ def get_task(
         settings.per_class,
         settings.image_shape,
     )
-
-
-@contextlib.contextmanager
-def _dtype_policy(name: str) -> Iterator[None]:
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _fit(model, loss, task, settings, progress, folder, tensorboard):
