@@ -8,23 +8,17 @@ sure they are of digits whose quadrants are swapped; and how well scores tell
 how often they are right. Nothing is chosen by these figures. TensorFlow makes
 the gradients of the attacks.
 
-Keeps the weights beside the records, without decoders and with kernels in 16
-bits. The networks can then be measured again without training.
-
-Reads the records of those that were trained on few images, and on other tasks
-than MNIST. Writes `claims.json`
-to `benchmarks/results`, pictures to `docs`, and tables between the marks of
-`docs/claims.md`.
+Reads the records and the weights, see `benchmarks/recorded.py`, and the records
+of networks that were trained on few images and on other tasks than MNIST.
+Writes `claims.json` to `benchmarks/results`, pictures to `docs`, and tables
+between the marks of `docs/claims.md`.
 
     python benchmarks/claims.py --redraw       # writes tables and pictures only
 """
 
 import collections
-import hashlib
 import itertools
-import json
 import math
-import pathlib
 import statistics
 
 import evidence
@@ -32,15 +26,11 @@ import harness
 import matplotlib.pyplot as plt
 import numpy as np
 import tensorflow as tf
-import trainings
-from weights import assign
-from weights import compact
+from recorded import measured
+from recorded import of_families
+from recorded import parser_of
 
-from keras_capsules import datasets
 from keras_capsules.training import augmentation
-from keras_capsules.training import networks
-from keras_capsules.training import tasks
-from keras_capsules.utils import files
 
 PAGE = harness.ROOT / "docs" / "claims.md"
 FAMILIES = evidence.FAMILIES
@@ -69,122 +59,6 @@ def main():
         draw_few(few, folder)
     if others:
         draw_tasks(others, folder)
-
-
-def parser_of(description, page, images):
-    """A parser of the options of a benchmark of trained networks.
-
-    Args:
-        description: Of the benchmark.
-        page: Path of the page with its tables.
-        images: Integer, how many test images by default.
-    """
-    parser = harness.parser(description, images=images, data_dir="")
-    add = parser.add_argument
-    add("--runs", type=pathlib.Path, default=pathlib.Path("outputs/runs"))
-    add("--records", type=pathlib.Path, default=evidence.RUNS)
-    add("--page", type=pathlib.Path, default=page)
-    return parser
-
-
-def measured(benchmark, measure, arguments):
-    """The results of a benchmark, which measures all networks unless redrawn.
-
-    Args:
-        benchmark: Its name, that of the file of results.
-        measure: Function of a model, test images and their labels. It returns
-            a dictionary.
-        arguments: Those of a `parser_of`.
-
-    Returns:
-        Dictionary of what `measure` returns and of the networks' records, by
-        the name of the record.
-    """
-    if not arguments.redraw:
-        images, labels = datasets.load_arrays(
-            "mnist", "test", data_dir=arguments.data_dir or None
-        )
-        images, labels = images[: arguments.images], labels[: arguments.images]
-        found = {}
-        for name, record, model in trained(arguments):
-            print(name, flush=True)
-            found[name] = {
-                "network": record["network"],
-                "parameters": record["parameters"],
-                "seed": record["seed"],
-                "commits": record["commits"],
-                **measure(model, images, labels),
-            }
-        harness.write(benchmark, {"networks": found}, arguments.output)
-    return harness.read(benchmark, arguments.output)["networks"]
-
-
-def trained(arguments):
-    """Names, records and models of the networks that learned all of MNIST.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    found = []
-    for network in FAMILIES:
-        for seed in trainings.SEEDS["mnist"]:
-            name = f"mnist-{network}-seed{seed}"
-            record = arguments.records / f"{name}.json"
-            if not record.exists():
-                continue
-            record = json.loads(record.read_text())
-            weights = arguments.records / f"{name}.npz"
-            if not weights.exists():
-                keep(arguments.runs / name, record, weights)
-            model = make(record)
-            with np.load(weights, allow_pickle=False) as arrays:
-                check(name, arrays, record)
-                assign(getattr(model, "encoder", model), arrays)
-            found.append((name, record, model))
-    if not found:
-        raise ValueError(
-            "No networks are recorded: run benchmarks/trainings.py. Expected "
-            "mnist-conv_net-seed0.json or others. Received: "
-            f"records={arguments.records.name!r}"
-        )
-    return found
-
-
-def keep(run, record, path):
-    """Keeps the weights of a run, if it is that of the record."""
-    own = run / "record.json"
-    if not own.exists() or json.loads(own.read_text()) != record:
-        raise ValueError(
-            "A network is recorded, but its weights are not there: train it "
-            f"again, or remove its record. Expected {run.name} with the same "
-            f"record, or {path.name}. Received: runs={run.parent.name!r}"
-        )
-    model = make(record)
-    model.load_weights(run / "model.weights.h5")
-    arrays = compact(getattr(model, "encoder", model))
-    with files.replacing(path) as fresh:
-        np.savez(fresh, record=digest(record), **arrays)
-
-
-def check(name, arrays, record):
-    """Refuses weights that were kept for another record."""
-    if str(arrays["record"]) != digest(record):
-        raise ValueError(
-            "Weights that were kept are those of another record: remove them. "
-            f"Expected those of {name}.json. Received: {name}.npz"
-        )
-
-
-def digest(record):
-    text = json.dumps(record, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def make(record):
-    """The network of a record."""
-    task = tasks.Task((28, 28, 1), 10, 0, None, None, None)
-    options = record["settings"]["options"]
-    return networks.make(record["network"], task, options)[0]
 
 
 def measure(model, images, labels):
@@ -420,14 +294,6 @@ TITLES = {
     "fgsm": ("FGSM, pixels changed by at most", "largest change"),
     "pgd": ("FGSM or PGD, pixels changed by at most", "largest change"),
 }
-
-
-def of_families(found):
-    """The results of all seeds, by the name of the network."""
-    groups = collections.defaultdict(list)
-    for each in found.values():
-        groups[FAMILIES[each["network"]]].append(each)
-    return {name: groups[name] for name in FAMILIES.values() if name in groups}
 
 
 def tables(found):

@@ -10,22 +10,29 @@ also from all features that their scores are computed of. The form of the
 read-out was found on three of these networks, and its penalty is chosen within
 the images that it is fitted on. Nothing else is chosen by these figures.
 
-Reads the records and the weights that `benchmarks/claims.py` keeps. Writes
+Reads the records and the weights, see `benchmarks/recorded.py`. Writes
 `equivariance.json` to `benchmarks/results`, and a table between the marks of
 `docs/inspection.md`.
 
     python benchmarks/equivariance.py --redraw       # writes the table only
 """
 
-import claims
 import evidence
 import harness
 import numpy as np
+import recorded
+from claims import spread
+from claims import table as table_of
 
 from keras_capsules import inspection
 from keras_capsules.models import CapsuleNetwork
 
 PAGE = harness.ROOT / "docs" / "inspection.md"
+# Titles, by the part of the records' names, see `recorded.recorded`.
+KINDS = {
+    "": "All 60,000 images, 16 epochs (`CapsNet`: 12)",
+    "-few1000": "10,000 images, 10 epochs",
+}
 NUMBERS = 16  # of a pose, and of the components of other features
 TRANSFORMS = {
     "rotation": ("rotation, ±30°", np.linspace(-30, 30, 7)),
@@ -37,11 +44,12 @@ TRANSFORMS = {
 
 
 def main():
-    arguments = claims.parser_of(__doc__, PAGE, images=1000).parse_args()
-    found = claims.measured(
+    arguments = recorded.parser_of(__doc__, PAGE, images=1000).parse_args()
+    found = recorded.measured(
         "equivariance",
         lambda model, images, _: {"r2": measure(model, images)},
         arguments,
+        kinds=KINDS,
     )
     text = arguments.page.read_text()
     text = evidence.put(text, "equivariance", "\n".join(table(found)).strip())
@@ -70,16 +78,27 @@ def read_out(model, images, components=None):
 
 
 def table(found):
-    """Lines of Markdown."""
-    rows = {}
-    for family, runs in claims.of_families(found).items():
-        for numbers in runs[0]["r2"]:
-            rows[f"{family} | {numbers}"] = [
-                claims.spread([run["r2"][numbers][name][0] for run in runs])
-                for name in TRANSFORMS
-            ]
+    """Lines of Markdown: a table for each kind of training."""
     titles = [title for title, _ in TRANSFORMS.values()]
-    return claims.table(["R² of", "numbers", *titles], rows)
+    for kind, title in KINDS.items():
+        rows = {}
+        chosen = {
+            name: run for name, run in found.items() if kind_of(name) == kind
+        }
+        for family, runs in recorded.of_families(chosen).items():
+            for numbers in runs[0]["r2"]:
+                rows[f"{family} | {numbers}"] = [
+                    spread([run["r2"][numbers][name][0] for run in runs])
+                    for name in TRANSFORMS
+                ]
+        if rows:
+            yield f"{title}:\n"
+            yield from table_of(["R² of", "numbers", *titles], rows)
+
+
+def kind_of(name):
+    """The key of `KINDS` that the name of a record holds."""
+    return next((each for each in KINDS if each and each in name), "")
 
 
 if __name__ == "__main__":

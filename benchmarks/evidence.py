@@ -53,6 +53,7 @@ FAMILIES = {
     "efficient_capsnet": "EfficientCapsNet",
     "conv_net": "ConvNet",
     "squeeze_excitation_net": "SqueezeExcitationNet",
+    "capsnet": "CapsNet",
 }
 TITLES = {
     "mnist": "MNIST",

@@ -147,12 +147,23 @@ def test_calibration(claims):
 
 
 def test_networks_that_are_recorded_can_be_measured_again(claims):
-    """From a clone: no run is there, only what is kept."""
-    arguments = argparse.Namespace(
-        records=claims.evidence.RUNS, runs=ROOT / "none"
-    )
-    names = [name for name, _, _ in claims.trained(arguments)]
-    assert "mnist-efficient_capsnet-seed0" in names
+    """From a clone: no run is there, only what is kept, or its figures."""
+    recorded = importlib.import_module("recorded")
+    equivariance = importlib.import_module("equivariance")
+    runs = claims.evidence.RUNS
+    arguments = argparse.Namespace(records=runs, runs=ROOT / "none")
+    for benchmark, kinds in (
+        ("claims", ("",)),
+        ("equivariance", equivariance.KINDS),
+    ):
+        earlier = claims.harness.read(benchmark, runs.parent)["networks"]
+        found = recorded.recorded(runs, kinds)
+        assert "mnist-efficient_capsnet-seed0" in found
+        for name, record in found.items():
+            if recorded.is_gone(name, record, arguments):
+                recorded.earlier_of(earlier, name, record)
+            else:
+                recorded.load(name, record, arguments)
 
 
 def test_page_and_picture(claims, tmp_path, monkeypatch):
@@ -246,6 +257,20 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
     claims.main()
     again = json.loads((tmp_path / "claims.json").read_text())
     assert again["networks"] == results["networks"]
+    # Figures of networks that are too large to be kept stay, if they are of
+    # the same records.
+    with monkeypatch.context() as patch:
+        patch.setattr("recorded.LARGEST", 1000)
+        patch.setattr("recorded.load", None)
+        claims.main()
+        kept = json.loads((tmp_path / "claims.json").read_text())
+        assert kept["networks"] == results["networks"]
+        first = tmp_path / "records" / "mnist-conv_net-seed0.json"
+        text = first.read_text()
+        first.write_text(text.replace("1234", "5678"))
+        with pytest.raises(ValueError, match="not measured while.*another rec"):
+            claims.main()
+        first.write_text(text)
     # Runs of other settings than the record's are not taken for it.
     other = tmp_path / "runs" / "mnist-conv_net-seed1"
     other.mkdir(parents=True)

@@ -60,21 +60,26 @@ def test_page(equivariance, tmp_path, monkeypatch):
         datasets, "load_arrays", lambda *_, **__: (IMAGES, labels)
     )
     figures = {"16": [0.5, 0.6], "all": [0.75, 0.75]}
+    every_kind = ["", "", "", "-few1000"]
     records = [
         {"network": network, "parameters": 7, "seed": seed, "commits": []}
         for network, seed in (
             ("efficient_capsnet", 0),
             ("conv_net", 0),
             ("conv_net", 1),
+            ("capsnet", 1),
         )
     ]
     monkeypatch.setattr(
-        equivariance.claims,
-        "trained",
-        lambda arguments: [
-            (f"mnist-{each['network']}-seed{each['seed']}", each, each)
-            for each in records
-        ],
+        equivariance.recorded,
+        "recorded",
+        lambda folder, kinds: {
+            f"mnist-{each['network']}{kind}-seed{each['seed']}": each
+            for kind, each in zip(every_kind, records, strict=True)
+        },
+    )
+    monkeypatch.setattr(
+        equivariance.recorded, "load", lambda name, record, arguments: record
     )
 
     def measure(model, images):
@@ -102,6 +107,8 @@ def test_page(equivariance, tmp_path, monkeypatch):
         "| EfficientCapsNet | 16 | 0.500 | 0.500 |",
         "| ConvNet | 16 | 0.550 ± 0.071 | 0.550 ± 0.071 |",
         "| ConvNet | all | 0.750 ± 0.000 | 0.750 ± 0.000 |",
+        "10,000 images, 10 epochs:",
+        "| CapsNet | 16 | 0.600 | 0.600 |",
     ):
         assert f"\n{row}\n" in text
     results = json.loads((tmp_path / "equivariance.json").read_text())
