@@ -1,18 +1,26 @@
-"""How small a trained network becomes, and what that costs.
+"""How small and quick trained networks become, and what that costs.
 
     python benchmarks/pruning.py
-    python benchmarks/pruning.py --redraw            # writes the table only
+    python benchmarks/pruning.py --networks CapsNet  # the others stay
+    python benchmarks/pruning.py --redraw            # writes the tables only
 
-Removes primary capsules of `EfficientCapsNet(weights="mnist")`, which were
-ranked on 2,000 training images, and measures the error on the 10,000 test
+Removes primary capsules, which were ranked on 2,000 training images, or fixes
+the coupling at its mean over them, and measures the error on the 10,000 test
 images: as it is then, after fine-tuning on the 60,000 training images, and of
 a LiteRT file with weights of 8 bits, which runs in a process without this
-package. The fractions and the fine-tuning are not chosen by these figures.
+package. What is removed and the fine-tuning are not chosen by these figures.
 
-Needs the environment of `make formats`. Writes `pruning.json` to
-`benchmarks/results`, and the table between the marks of `docs/formats.md`.
+The networks are `EfficientCapsNet(weights="mnist")`, and the `CapsNet`, in the
+folder `--run`, that `benchmarks/trainings.py mnist-capsnet --seeds 0` trained.
+Both are measured without their decoder, which makes no scores.
+
+Needs the environment of `make formats`. Writes `pruning.json` and
+`pruning-capsnet.json` to `benchmarks/results`, and the tables between the marks
+of `docs/formats.md`.
 """
 
+import json
+import math
 import pathlib
 import tempfile
 
@@ -21,49 +29,76 @@ import formats
 import harness
 import readme
 
-FRACTIONS = [0.0, 0.25, 0.5, 0.625, 0.75]
+# What is done to each network: arguments of `changed`.
+CASES = {
+    "EfficientCapsNet": [
+        {"fraction": x} for x in (0.0, 0.25, 0.5, 0.625, 0.75)
+    ],
+    "CapsNet": [
+        {},
+        {"freeze": True},
+        {"fraction": 0.95, "unit": "capsule"},
+        {"fraction": 0.5},
+        {"fraction": 0.875},
+        {"fraction": 0.9375},
+        {"fraction": 0.9375, "freeze": True},
+    ],
+}
 HEADS = {
     "capsules": "primary capsules",
+    "routing": "routing",
     "parameters": "parameters",
     "error": "test error, %",
     "error_tuned": "fine-tuned",
     "kilobytes": "int8, KB",
     "error_int8": "int8, test error, %",
     "milliseconds": "int8, ms an image, one thread",
+    "times": "times as quick",
 }
+EPOCHS = {"EfficientCapsNet": 2, "CapsNet": 1}  # of fine-tuning
+FILES = {"EfficientCapsNet": "pruning", "CapsNet": "pruning-capsnet"}
+MARKS = {"EfficientCapsNet": "pruned", "CapsNet": "pruned CapsNet"}
 
 
 def main():
-    parser = harness.parser(__doc__, epochs=2, repeats=200)
+    parser = harness.parser(__doc__, repeats=200)
     add = parser.add_argument
+    add("--networks", nargs="+", choices=CASES, default=[*CASES])
+    add("--run", default="outputs/runs/mnist-capsnet-seed0")
     add("--runtimes", type=pathlib.Path, default=harness.ROOT / ".venv-formats")
     add("--page", type=pathlib.Path, default=formats.PAGE)
     options = parser.parse_args()
-    if not options.redraw:
-        formats.check_runtimes(options.runtimes)
-        rows = []
-        for fraction in FRACTIONS:
-            row = harness.call(
-                measure,
-                fraction,
-                options.epochs,
-                str(options.runtimes.absolute()),
-                options.repeats,
-            )
-            print(row, flush=True)
-            rows.append(row)
-        harness.write("pruning", {"networks": rows}, options.output)
-    rows = harness.read("pruning", options.output)["networks"]
-    text = evidence.put(options.page.read_text(), "pruned", table(rows))
+    text = options.page.read_text()
+    for network in options.networks:
+        if not options.redraw:
+            formats.check_runtimes(options.runtimes)
+            rows = []
+            for case in CASES[network]:
+                row = harness.call(
+                    measure,
+                    network,
+                    case,
+                    options.run,
+                    EPOCHS[network],
+                    str(options.runtimes.absolute()),
+                    options.repeats,
+                )
+                print(row, flush=True)
+                rows.append(row)
+            harness.write(FILES[network], {"networks": rows}, options.output)
+        rows = harness.read(FILES[network], options.output)["networks"]
+        text = evidence.put(text, MARKS[network], table(rows))
     harness.write_text(options.page, text)
 
 
-def measure(fraction, epochs, runtimes, repeats):
-    """The figures of the network without a part of its capsules.
+def measure(network, case, run, epochs, runtimes, repeats):
+    """The figures of a network that is pruned, frozen or both.
 
     Args:
-        fraction: Number from 0 to 1, the part of the capsules to remove.
-        epochs: Integer, for how many to fine-tune.
+        network: Key of `CASES`.
+        case: Dictionary of arguments of `changed`.
+        run: Path of the folder in which a `CapsNet` was trained.
+        epochs: Integer, for how many to fine-tune what was changed.
         runtimes: Path of the environment that runs the file.
         repeats: Integer, how often to measure the time.
     """
@@ -71,16 +106,17 @@ def measure(fraction, epochs, runtimes, repeats):
 
     from keras_capsules import MarginLoss
     from keras_capsules import datasets
-    from keras_capsules import pruning
     from keras_capsules.export import export_litert
     from keras_capsules.models import EfficientCapsNet
 
     keras.utils.set_random_seed(0)
     images, labels = datasets.load_arrays("mnist", "train")
     test_images, test_labels = datasets.load_arrays("mnist", "test")
-    model = EfficientCapsNet(weights="mnist", decoder_units=None)
-    if fraction:
-        model = pruning.prune(model, images[:2000], fraction).model
+    if network == "CapsNet":
+        model = of_run(pathlib.Path(run))
+    else:
+        model = EfficientCapsNet(weights="mnist", decoder_units=None)
+    model = changed(model, images[:2000], **case)
 
     def error():
         scores = model.predict(test_images, batch_size=250, verbose=0)
@@ -88,7 +124,7 @@ def measure(fraction, epochs, runtimes, repeats):
 
     before = error()
     after = before
-    if fraction:
+    if any(case.values()):
         steps = epochs * len(images) // 64
         rate = keras.optimizers.schedules.CosineDecay(5e-4, steps)
         model.compile(keras.optimizers.Adam(rate), MarginLoss())
@@ -103,7 +139,8 @@ def measure(fraction, epochs, runtimes, repeats):
         size = formats.size_of(path)
     scores = scores.reshape(len(test_images), -1)
     return {
-        "capsules": model.get_layer("primary_capsules").num_capsules,
+        "capsules": number_of(model),
+        "routing": routing_of(model),
         "parameters": model.count_params(),
         "error": before,
         "error_tuned": after,
@@ -111,6 +148,45 @@ def measure(fraction, epochs, runtimes, repeats):
         "error_int8": percent(scores, test_labels),
         "milliseconds": times["1"],
     }
+
+
+def of_run(run):
+    """The `CapsNet` of a run, without its decoder."""
+    from keras_capsules.models import CapsNet
+
+    record = json.loads((run / "record.json").read_text())
+    options = record["settings"]["options"]
+    whole = CapsNet(**options)
+    whole.load_weights(run / "model.weights.h5")
+    model = CapsNet(**{**options, "decoder_units": None})
+    model.encoder.set_weights(whole.encoder.get_weights())
+    return model
+
+
+def changed(model, images, fraction=0.0, unit="type", freeze=False):
+    """A model with fewer primary capsules, or with fixed coupling."""
+    from keras_capsules import pruning
+
+    if fraction:
+        model = pruning.prune(model, images, fraction, unit).model
+    if freeze:
+        model = pruning.freeze_routing(model, images, limit=1).model
+    return model
+
+
+def number_of(model):
+    """How many capsules the layer of class capsules takes."""
+    shape = model.get_layer("class_capsules").input.shape
+    return math.prod(shape[1:-1])
+
+
+def routing_of(model):
+    """The name of the routing of the class capsules."""
+    from keras_capsules.routing import ROUTINGS
+
+    kind = type(model.get_layer("class_capsules").routing)
+    names = {each: name for name, each in ROUTINGS.items()}
+    return names.get(kind, "fixed").replace("_", " ")
 
 
 def percent(scores, labels):
@@ -121,8 +197,18 @@ def percent(scores, labels):
 
 def table(rows):
     """A row for each network, in Markdown."""
-    cells = [[f"{row[key]:,}" for key in HEADS] for row in rows]
-    return readme.in_markdown([[*HEADS.values()], *cells])
+    first = rows[0]["milliseconds"]
+    rows = [
+        {**row, "times": round(first / row["milliseconds"], 1)} for row in rows
+    ]
+    # Earlier results do not say how a network routes.
+    heads = [key for key in HEADS if key in rows[0]]
+    cells = [[readable(row[key]) for key in heads] for row in rows]
+    return readme.in_markdown([[HEADS[key] for key in heads], *cells])
+
+
+def readable(value):
+    return value if isinstance(value, str) else f"{value:,}"
 
 
 if __name__ == "__main__":

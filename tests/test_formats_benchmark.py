@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from keras_capsules import datasets
+from keras_capsules import models
 from keras_capsules.export import export_onnx
 from keras_capsules.export import export_saved_model
 from keras_capsules.routing import FixedRouting
@@ -362,13 +363,57 @@ def test_table_of_pruned_networks(monkeypatch, tmp_path):
         "error_int8": 0.41,
         "milliseconds": 0.31,
     }
-    (tmp_path / "pruning.json").write_text(json.dumps({"networks": [row]}))
+    second = {**row, "capsules": 36, "routing": "fixed", "milliseconds": 0.1}
+    for name, rows in (
+        ("pruning", [row]),
+        ("pruning-capsnet", [{**row, "routing": "dynamic"}, second]),
+    ):
+        path = tmp_path / f"{name}.json"
+        path.write_text(json.dumps({"networks": rows}))
     page = tmp_path / "page.md"
     page.write_text(pruning.formats.PAGE.read_text())
     options = ["--redraw", f"--output={tmp_path}", f"--page={page}"]
     monkeypatch.setattr("sys.argv", ["pruning", *options])
     pruning.main()
-    expected = "| 8 | 98,765 | 0.47 | 0.4 | 146 | 0.41 | 0.31 |\n"
-    assert expected in page.read_text()
+    text = page.read_text()
+    # Results from before the routing was written.
+    assert "| 8 | 98,765 | 0.47 | 0.4 | 146 | 0.41 | 0.31 | 1.0 |\n" in text
+    assert (
+        "| 36 | fixed | 98,765 | 0.47 | 0.4 | 146 | 0.41 | 0.1 | 3.1 |\n"
+    ) in text
     scores = np.eye(3)[[0, 1, 1, 2]]
     assert pruning.percent(scores, np.array([0, 1, 2, 2])) == 25.0
+
+
+def test_networks_whose_pruning_is_measured(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    pruning = importlib.import_module("pruning")
+    options = {"filters": 8, "num_primary_capsules": 4, "decoder_units": [5]}
+    trained = models.CapsNet(**options)
+    trained.save_weights(tmp_path / "model.weights.h5")
+    record = {"settings": {"options": options}}
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    model = pruning.of_run(tmp_path)
+    assert model.decoder is None
+    images = np.random.default_rng(1).uniform(size=(30, 28, 28, 1))
+    images = images.astype("float32")
+    np.testing.assert_allclose(
+        model.predict(images, verbose=0),
+        trained.predict(images, verbose=0),
+        atol=1e-6,
+    )
+    assert pruning.number_of(model) == 4 * 36
+    found = [
+        (pruning.number_of(each), pruning.routing_of(each))
+        for each in (
+            pruning.changed(model, images, **case)
+            for case in pruning.CASES["CapsNet"][:5]
+        )
+    ]
+    assert found == [
+        (144, "dynamic"),
+        (144, "fixed"),
+        (7, "dynamic"),
+        (72, "dynamic"),
+        (36, "dynamic"),
+    ]
