@@ -100,7 +100,8 @@ benchmark: .venv/ready
 	$(BIN)/python benchmarks/speed.py $(addprefix --baseline=,$(BASELINE))
 	$(BIN)/python benchmarks/memory.py $(addprefix --baseline=,$(BASELINE))
 	$(BIN)/python benchmarks/growth.py
-	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/devices.py
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/data.py
 	$(BIN)/python benchmarks/network.py $(addprefix --baseline=,$(BASELINE))
 
 # make evidence COIL20=FILE, because the file of COIL-20 is not downloaded.

@@ -14,9 +14,10 @@ from keras_capsules.routing import ROUTINGS
 
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 # Modules that measure nothing.
-SHARED = {"harness", "forms", "runtimes", "textbook"}
-# Those of trained networks and of exports are tested in files of their own.
+SHARED = {"harness", "forms", "recorded", "runtimes", "textbook"}
+# Those of trained networks, exports and data are tested in files of their own.
 OF_EVIDENCE = {
+    "data",
     "trainings",
     "evidence",
     "claims",
@@ -63,13 +64,13 @@ RUNS = {
         ],
         {"step_ms", "latency_ms", "ratios", "first_step_seconds"},
     ),
-    "scaling": (
+    "devices": (
         [
             "--repeats=1",
             "--classes=4",
             "--batch=4",
             "--filters=4",
-            "--capsules=2",
+            "--capsules=4",
         ],
         {"classes", "kinds"},
     ),
@@ -97,6 +98,10 @@ only_tensorflow = pytest.mark.skipif(
 def test_benchmark_runs(name, tmp_path):
     options, keys = RUNS[name]
     script = str(BENCHMARKS / f"{name}.py")
+    if name == "devices":  # it also writes a table
+        page = tmp_path / "page.md"
+        page.write_text("<!-- devices --><!-- end of devices -->")
+        options = [*options, f"--page={page}"]
     finished = subprocess.run(
         [sys.executable, script, f"--output={tmp_path}", *options],
         capture_output=True,
@@ -111,6 +116,8 @@ def test_benchmark_runs(name, tmp_path):
     # Results are published: they name no folder of this machine.
     assert str(tmp_path.parent) not in text
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
+    if name == "devices":
+        assert "\n| batch, 4 | " in page.read_text()
 
 
 def test_every_benchmark_is_tested_and_made():
@@ -123,29 +130,29 @@ def test_every_benchmark_is_tested_and_made():
 
 # What devices hold, and what they tell each other.
 
-SIZES = {"classes": 12, "batch": 4, "filters": 4, "capsules": 2}
+SIZES = {"classes": 12, "batch": 4, "filters": 4, "capsules": 4}
 INPUTS = 3 * 3 * SIZES["capsules"]
 KERNEL = INPUTS * 8 * SIZES["classes"] * 16
 
 
 @pytest.fixture
-def scaling(monkeypatch):
+def sharing(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    import scaling
+    import devices
 
-    return scaling
+    return devices
 
 
-def measured(scaling, kind):
+def measured(sharing, kind):
     import harness
 
-    arguments = (*scaling.KINDS[kind], SIZES, 1)
-    return harness.call(scaling.measure, *arguments, backend="jax")
+    arguments = (*sharing.KINDS[kind], SIZES, 1)
+    return harness.call(sharing.measure, *arguments, backend="jax")
 
 
 @only_tensorflow
-def test_what_shared_classes_cost(scaling):
-    found = measured(scaling, "classes")
+def test_what_shared_classes_cost(sharing):
+    found = measured(sharing, "classes, 2")
     # Of the kernel and two moments of it, each device has a half.
     assert found["state_mib"] < 0.6 * 3 * 4 * KERNEL / 2**20
     # Maxima and sums of the softmax over classes, and the gradient of poses:
@@ -156,29 +163,33 @@ def test_what_shared_classes_cost(scaling):
 
 @pytest.mark.slow
 @only_tensorflow
-def test_what_other_ways_to_share_cost(scaling):
-    one = measured(scaling, "one device")
+def test_what_other_ways_to_share_cost(sharing):
+    one = measured(sharing, "one device")
     assert one["collectives"] == {}
     assert one["state_mib"] > 3 * 4 * KERNEL / 2**20
-    batch = measured(scaling, "batch")
+    batch = measured(sharing, "batch, 2")
     # Only the sums of gradients.
     assert set(batch["collectives"]) == {"all-reduce"}
     assert batch["state_mib"] == one["state_mib"]
     assert batch["largest"] == KERNEL
-    inputs = measured(scaling, "input capsules")
+    inputs = measured(sharing, "input capsules, 2")
     assert inputs["state_mib"] < 0.6 * one["state_mib"]
     assert inputs["collectives"]["all-reduce"] > 0
     assert inputs["largest"] < KERNEL / 2
+    # Twice as many devices hold half as much each.
+    for kind in ("classes", "input capsules"):
+        quarter = measured(sharing, f"{kind}, 4")
+        assert quarter["state_mib"] < 0.35 * one["state_mib"]
 
 
-def test_collective_operations_are_counted(scaling):
+def test_collective_operations_are_counted(sharing):
     text = """
   %all-reduce.1 = (f32[2,3]{1,0}, f32[]) all-reduce(%a, %b), channel_id=1
   ROOT %x = f32[7]{0} all-gather-start(%c), dimensions={0}
   %y = f32[7]{0} all-gather-done(%x)
   %z = f32[5]{0} add(%all-reduce.1, %y)
 """
-    assert scaling.collectives(text) == {
+    assert sharing.collectives(text) == {
         "all-reduce": [6, 1],
         "all-gather": [7],
     }

@@ -1,8 +1,9 @@
-"""What a second device brings to a network with 1,000 classes.
+"""What two and four devices bring to a network with 1,000 classes.
 
-    python benchmarks/scaling.py
+    python benchmarks/devices.py
+    python benchmarks/devices.py --redraw      # writes picture and table only
 
-Trains a CapsNet on one and on two devices of a CPU, with JAX: with the batch
+Trains a CapsNet on one, two and four devices of a CPU, with JAX: with the batch
 shared out (`DataParallel`), and with the matrices of the class capsules shared
 out over classes or over input capsules (`ModelParallel`, laid out by
 `keras_capsules.distribution.layout_map`). Every kind has the same global batch,
@@ -11,21 +12,29 @@ of the optimizer's state on each device, and the bytes that the compiled step
 needs on each device, and counts the collective operations of that step.
 
 One device has all cores of the machine to itself, because XLA computes with
-several threads. So two devices of one CPU show what sharing costs, not what a
-second GPU brings. Prints the results, and writes `scaling.json` and
-`scaling.png` to `benchmarks/results`.
+several threads. So several devices of one CPU show what sharing costs, not what
+a second GPU brings. Prints the results, writes `devices.json` and `devices.png`
+to `benchmarks/results`, and the table between the marks of
+`docs/many_devices.md`.
 """
 
+import pathlib
 import re
 import statistics
 
+import evidence
 import harness
+import readme
 
+PAGE = harness.ROOT / "docs" / "many_devices.md"
 KINDS = {
     "one device": (1, None),
-    "batch": (2, None),
-    "classes": (2, "outputs"),
-    "input capsules": (2, "inputs"),
+    "batch, 2": (2, None),
+    "batch, 4": (4, None),
+    "classes, 2": (2, "outputs"),
+    "classes, 4": (4, "outputs"),
+    "input capsules, 2": (2, "inputs"),
+    "input capsules, 4": (4, "inputs"),
 }
 COLLECTIVES = (
     "all-reduce",
@@ -49,27 +58,50 @@ def main():
     parser = harness.parser(
         __doc__, classes=1000, batch=32, filters=32, capsules=14, repeats=5
     )
+    parser.add_argument("--page", type=pathlib.Path, default=PAGE)
     arguments = parser.parse_args()
-    if arguments.redraw:
-        draw(harness.read("scaling", arguments.output)["kinds"], arguments)
-        return
-    sizes = {
-        name: getattr(arguments, name)
-        for name in ("classes", "batch", "filters", "capsules")
-    }
-    found = {}
-    for kind, (devices, capsules) in KINDS.items():
-        found[kind] = harness.call(
-            measure, devices, capsules, sizes, arguments.repeats, backend="jax"
-        )
-        print(f"{kind}: {found[kind]}", flush=True)
+    if not arguments.redraw:
+        sizes = {
+            name: getattr(arguments, name)
+            for name in ("classes", "batch", "filters", "capsules")
+        }
+        found = {}
+        for kind, (devices, capsules) in KINDS.items():
+            found[kind] = harness.call(
+                measure,
+                devices,
+                capsules,
+                sizes,
+                arguments.repeats,
+                backend="jax",
+            )
+            print(f"{kind}: {found[kind]}", flush=True)
+        harness.write("devices", {**sizes, "kinds": found}, arguments.output)
+    found = harness.read("devices", arguments.output)["kinds"]
     draw(found, arguments)
-    harness.write("scaling", {**sizes, "kinds": found}, arguments.output)
+    text = evidence.put(arguments.page.read_text(), "devices", table(found))
+    harness.write_text(arguments.page, text)
+
+
+def table(found):
+    """A row for each way to share, in Markdown."""
+    titles = [f"{title}, {unit}" for title, unit in PANELS.values()]
+    rows = [
+        [
+            kind,
+            *(f"{each[key]:,}" for key in PANELS),
+            sum(each["collectives"].values()),
+            f"{each['largest']:,}",
+        ]
+        for kind, each in found.items()
+    ]
+    heads = ["shared out", *titles, "collective operations", "largest, numbers"]
+    return readme.in_markdown([heads, *rows])
 
 
 def draw(found, arguments):
     harness.draw(
-        "scaling",
+        "devices",
         {
             title: {"": {kind: {"": each[key]} for kind, each in found.items()}}
             for key, (title, _) in PANELS.items()
