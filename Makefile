@@ -21,7 +21,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test test-tensorflow test-jax \
     test-torch test-lowest test-lowest-tensorflow test-lowest-jax \
     test-lowest-torch test-slow test-browser fuzz lint format benchmark networks \
-    evidence results formats docs notebooks fixtures release clean
+    evidence results formats stroke docs notebooks fixtures release clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"
@@ -38,6 +38,7 @@ help:
 	@echo "make evidence   train the networks of docs/evidence.md: many hours"
 	@echo "make results    tables of measurements, into docs and README"
 	@echo "make formats    run exported networks in their runtimes, into docs"
+	@echo "make stroke     how long the explorer takes to answer, in Chromium"
 	@echo "make docs       the site of the documentation, into site/"
 	@echo "make notebooks  write examples/notebooks again, from the guides"
 	@echo "make fixtures   files of this version that later ones have to load"
@@ -72,6 +73,9 @@ test-lowest-torch: .venv-lowest-torch/ready
 test-slow: $(if $(findstring torch,$(BACKEND)),.venv-torch,.venv)/ready
 	KERAS_BACKEND=$(BACKEND) $(<D)/bin/python -m pytest -n 2 \
 	    --dist worksteal -m slow
+
+stroke: .venv-browser/ready
+	.venv-browser/bin/python benchmarks/stroke.py
 
 # Where Chromium is neither found nor installed, the reason is printed.
 test-browser: .venv-browser/ready

@@ -15,7 +15,8 @@ from keras_capsules.routing import ROUTINGS
 BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 # Modules that measure nothing.
 SHARED = {"harness", "forms", "recorded", "runtimes", "textbook"}
-# Those of trained networks, exports and data are tested in files of their own.
+# Those of trained networks, exports, data and the explorer have tests of their
+# own.
 OF_EVIDENCE = {
     "data",
     "trainings",
@@ -28,6 +29,7 @@ OF_EVIDENCE = {
     "formats",
     "pruning",
     "serving",
+    "stroke",
 }
 SMALL = ["--backends=tensorflow", "--batch=2", "--inputs=20", "--outputs=2"]
 RUNS = {
