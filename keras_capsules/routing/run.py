@@ -21,6 +21,7 @@ from keras_capsules.engine.votes import sum_votes
 from keras_capsules.engine.windows import Windows
 from keras_capsules.routing import tracing
 from keras_capsules.routing.types import Routed
+from keras_capsules.routing.types import check_routed
 from keras_capsules.routing.votes import weighted_sum
 from keras_capsules.types import Tensor
 from keras_capsules.utils.dtypes import at_least_float32
@@ -178,8 +179,10 @@ def _route_block(routing, windows, examples, shared, step=1, poses_needed=True):
         arguments["sum_votes"] = functools.partial(
             sum_votes, poses=poses, kernel=kernel, size=step
         )
+    sizes = kernel.shape[2], rows * kernel.shape[3], examples["poses"].shape[1]
     if not (routing.stop_gradient and poses_needed):
-        return tracing.last(routing.iterate(**arguments))
+        routed = tracing.last(routing.iterate(**arguments))
+        return check_routed(routed, routing, sizes)
     sum_all, bias = arguments.pop("sum_votes"), arguments["bias"]
     tensors = _tensors({k: x for k, x in arguments.items() if k != "windows"})
     constants = {**arguments, **_mapped(ops.stop_gradient, tensors)}
@@ -188,7 +191,8 @@ def _route_block(routing, windows, examples, shared, step=1, poses_needed=True):
             **constants, sum_votes=lambda x: ops.stop_gradient(sum_all(x))
         )
     )
-    coupling = ops.stop_gradient(routed.coupling)
+    coupling = check_routed(routed, routing, sizes).coupling
+    coupling = ops.stop_gradient(coupling)
     return Routed(routing.combine(sum_all(coupling), bias), None, coupling)
 
 

@@ -112,12 +112,17 @@ def record_each(route: Callable[[], Routed], **kwargs: Any) -> Routed:
 def last(iterations: Iterable[Result]) -> Result:
     """The last of some iterations, or the one to stop after."""
     stop = _STOP.get()
-    if stop is None:
-        *_, result = iterations
-        return result
-    *others, result = itertools.islice(iterations, stop.after)
-    stop.number = len(others) + 1
-    return result
+    results = [
+        *itertools.islice(iterations, None if stop is None else stop.after)
+    ]
+    if stop is not None:
+        stop.number = len(results)
+    if not results:
+        raise ValueError(
+            "`route` has to yield a Routed after each iteration. Received: no "
+            "iteration"
+        )
+    return results[-1]
 
 
 def _stopped(route, after):

@@ -1,8 +1,15 @@
 """The sizes that a layer gives to its routing, and the routing's results."""
 
+from typing import Any
 from typing import NamedTuple
 
 from keras_capsules.types import Tensor
+
+_AXES = {
+    "poses": "output capsules and the numbers of a pose",
+    "activations": "output capsules",
+    "coupling": "output capsules and input capsules",
+}
 
 
 class Routed(NamedTuple):
@@ -41,3 +48,43 @@ class RoutingSpec(NamedTuple):
     num_outputs: int
     pose_shape: tuple[int, int]
     input_pose_shape: tuple[int, int]
+
+
+def check_routed(
+    routed: Routed, routing: Any, sizes: tuple[Any, ...]
+) -> Routed:
+    """Checks what the `route` of a routing returned.
+
+    Args:
+        routed: A `Routed`.
+        routing: The routing.
+        sizes: Numbers of output capsules, of an output pose and of input
+            capsules; `None` where a number is unknown.
+
+    Returns:
+        `routed`.
+
+    Raises:
+        ValueError: If one of its tensors has another shape.
+    """
+    outputs, numbers, inputs = sizes
+    for name, expected in (
+        ("poses", (outputs, numbers)),
+        ("activations", (outputs,)),
+        ("coupling", (outputs, inputs)),
+    ):
+        tensor = getattr(routed, name)
+        if tensor is None:
+            continue
+        given = tuple(tensor.shape)
+        if len(given) != 1 + len(expected) or any(
+            None not in pair and pair[0] != pair[1]
+            for pair in zip(given[1:], expected, strict=True)
+        ):
+            raise ValueError(
+                f"The `route` of a routing returned {name} of another shape. "
+                f"Expected {(None, *expected)}, for examples, "
+                f"{_AXES[name]}. Received: {name}.shape={given} from "
+                f"routing={routing!r}"
+            )
+    return routed

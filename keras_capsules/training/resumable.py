@@ -17,8 +17,8 @@ import keras
 import numpy as np
 
 from keras_capsules.training.averages import as_it_is_used
-from keras_capsules.training.failures import broken as broken
-from keras_capsules.training.failures import check_finite as check_finite
+from keras_capsules.training.failures import broken
+from keras_capsules.training.failures import check_finite
 from keras_capsules.utils import files
 
 PROGRESS = "progress.json"

@@ -14,9 +14,9 @@ import numpy as np
 from keras_capsules import datasets
 from keras_capsules import models
 from keras_capsules.models import pretrained
+from keras_capsules.training import failures
 from keras_capsules.training import folders
 from keras_capsules.training import images
-from keras_capsules.training import resumable
 from keras_capsules.training import running
 from keras_capsules.training.settings import Settings
 
@@ -182,13 +182,13 @@ def _of_run(folder):
         names = tuple(content["class_names"])
         Settings.from_record(content["settings"])
     except (KeyError, TypeError, ValueError) as error:
-        raise resumable.broken(record, error) from error
+        raise failures.broken(record, error) from error
     try:
         network = keras.saving.load_model(model, compile=False)
     except Exception as error:  # of several classes, in Keras
-        raise resumable.broken(model, error) from error
+        raise failures.broken(model, error) from error
     if len(names) != network.outputs[0].shape[-1]:
-        raise resumable.broken(record, f"names of {len(names)} classes")
+        raise failures.broken(record, f"names of {len(names)} classes")
     return Trained(str(folder), network, names, content)
 
 

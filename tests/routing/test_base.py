@@ -439,6 +439,54 @@ def test_route_has_to_return_a_routed():
         layer(np.ones((BATCH, INPUTS, DIM), "float32"))
 
 
+class Returns(Routing):
+    """Returns what it is given, in the wrong places or of wrong shapes."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def get_config(self):
+        return {"make": self.make}
+
+    def route(self, votes):
+        return self.make(votes, ops.mean(votes, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda votes, mean: Routed(ops.swapaxes(mean, 1, 2)),
+            r"returned poses of another shape\. Expected \(None, 7, 11\), for "
+            r"examples, output capsules and the numbers of a pose\. Received: "
+            r"poses\.shape=\(13, 11, 7\) from routing=Returns",
+        ),
+        (
+            lambda votes, mean: Routed(mean, mean),
+            r"returned activations of another shape\. Expected \(None, 7\), "
+            r"for examples, output capsules\. Received: "
+            r"activations\.shape=\(13, 7, 11\) from",
+        ),
+        (
+            lambda votes, mean: Routed(
+                mean, None, ops.swapaxes(votes[..., 0], 1, 2)
+            ),
+            r"returned coupling of another shape\. Expected \(None, 7, 5\), "
+            r"for examples, output capsules and input capsules\. Received: "
+            r"coupling\.shape=\(13, 5, 7\) from",
+        ),
+        (
+            lambda votes, mean: iter([]),
+            r"has to yield a Routed after each iteration\. Received: no iter",
+        ),
+    ],
+)
+def test_what_route_returns_has_to_fit(make, message):
+    layer = CapsuleLayer(OUTPUTS, OUT_DIM, routing=Returns(make))
+    with pytest.raises(ValueError, match=message):
+        layer(np.ones((BATCH, INPUTS, DIM), "float32"))
+
+
 class Forgetful(Mean):
     """Its option would be lost where a model is saved."""
 

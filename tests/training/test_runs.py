@@ -17,6 +17,7 @@ import tensorflow as tf
 from keras_capsules import models
 from keras_capsules.training import augmentation
 from keras_capsules.training import averages
+from keras_capsules.training import failures
 from keras_capsules.training import resumable
 from keras_capsules.training import running
 from keras_capsules.training import tasks
@@ -296,10 +297,10 @@ def test_a_broken_file_of_variables(tmp_path):
 
 
 def test_figures_that_are_not_finite():
-    resumable.check_finite({"loss": 0.5, "accuracy": 0.0}, 3)
+    failures.check_finite({"loss": 0.5, "accuracy": 0.0}, 3)
     message = "diverged in epoch 3, which is not kept.* Received: loss=nan$"
     with pytest.raises(ValueError, match=message):
-        resumable.check_finite({"loss": np.nan, "accuracy": 0.5}, 3)
+        failures.check_finite({"loss": np.nan, "accuracy": 0.5}, 3)
 
 
 def test_the_command_without_folders():
