@@ -152,12 +152,12 @@ def test_networks_that_are_recorded_can_be_measured_again(claims):
     equivariance = importlib.import_module("equivariance")
     runs = claims.evidence.RUNS
     arguments = argparse.Namespace(records=runs, runs=ROOT / "none")
-    for benchmark, kinds in (
-        ("claims", ("",)),
-        ("equivariance", equivariance.KINDS),
+    for benchmark, kinds, networks in (
+        ("claims", ("",), claims.SAME_SIZE),
+        ("equivariance", equivariance.KINDS, tuple(claims.FAMILIES)),
     ):
         earlier = claims.harness.read(benchmark, runs.parent)["networks"]
-        found = recorded.recorded(runs, kinds)
+        found = recorded.recorded(runs, kinds, networks)
         assert "mnist-efficient_capsnet-seed0" in found
         for name, record in found.items():
             if recorded.is_gone(name, record, arguments):

@@ -73,7 +73,7 @@ def test_page(equivariance, tmp_path, monkeypatch):
     monkeypatch.setattr(
         equivariance.recorded,
         "recorded",
-        lambda folder, kinds: {
+        lambda folder, kinds, networks: {
             f"mnist-{each['network']}{kind}-seed{each['seed']}": each
             for kind, each in zip(every_kind, records, strict=True)
         },
