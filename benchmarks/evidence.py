@@ -48,6 +48,9 @@ PUBLISHED = {
         ("ResNet-20 (He et al., 2016)", 270_000, 8.3),
     ],
 }
+# Records by a harder measure than others of their task: a pair of MultiMNIST
+# counted if exactly its two scores were above 0.5. They are not drawn.
+OTHER_MEASURE = {"multi_mnist-efficient_capsnet"}
 # The networks that are compared, by the names that `training.networks` knows.
 FAMILIES = {
     "efficient_capsnet": "EfficientCapsNet",
@@ -158,7 +161,8 @@ def table(task, groups):
     for name, runs in sorted(groups.items(), key=lambda item: error(item[1])):
         first = runs[0]
         cells = [
-            f"[{name}](../benchmarks/results/runs/{first['name']}.json)",
+            f"[{name}](../benchmarks/results/runs/{first['name']}.json)"
+            + ", another measure" * (name in OTHER_MEASURE),
             f"{first['parameters']:,}",
             f"{first['parameters_with_decoder']:,}",
             spread([run.get("test_error") for run in runs]),
@@ -210,7 +214,9 @@ def put(text, task, content):
 def draw(groups, folder):
     """Draws test errors against the number of parameters."""
     measured = {
-        key: runs for key, runs in groups.items() if math.isfinite(error(runs))
+        key: runs
+        for key, runs in groups.items()
+        if math.isfinite(error(runs)) and key[1] not in OTHER_MEASURE
     }
     tasks = [task for task in TITLES if task in {task for task, _ in measured}]
     names = sorted({runs[0]["network"] for runs in measured.values()})

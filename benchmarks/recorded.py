@@ -19,7 +19,7 @@ from weights import assign
 from weights import compact
 
 from keras_capsules import datasets
-from keras_capsules.training import networks
+from keras_capsules.training import networks as by_name
 from keras_capsules.training import tasks
 from keras_capsules.utils import files
 
@@ -43,7 +43,9 @@ def parser_of(description, page, images):
     return parser
 
 
-def measured(benchmark, measure, arguments, kinds=("",)):
+def measured(
+    benchmark, measure, arguments, kinds=("",), networks=tuple(FAMILIES)
+):
     """The results of a benchmark, which measures all networks unless redrawn.
 
     Args:
@@ -52,6 +54,7 @@ def measured(benchmark, measure, arguments, kinds=("",)):
             a dictionary.
         arguments: Those of a `parser_of`.
         kinds: The kinds of training on MNIST, see `recorded`.
+        networks: Keys of `FAMILIES`.
 
     Returns:
         Dictionary of what `measure` returns and of the networks' records, by
@@ -66,7 +69,9 @@ def measured(benchmark, measure, arguments, kinds=("",)):
         if (arguments.output / f"{benchmark}.json").exists():
             earlier = harness.read(benchmark, arguments.output)["networks"]
         found = {}
-        for name, record in recorded(arguments.records, kinds).items():
+        for name, record in recorded(
+            arguments.records, kinds, networks
+        ).items():
             print(name, flush=True)
             if is_gone(name, record, arguments):
                 found[name] = earlier_of(earlier, name, record)
@@ -83,7 +88,7 @@ def measured(benchmark, measure, arguments, kinds=("",)):
     return harness.read(benchmark, arguments.output)["networks"]
 
 
-def recorded(folder, kinds=("",)):
+def recorded(folder, kinds=("",), networks=tuple(FAMILIES)):
     """Records of the networks that learned MNIST, by name.
 
     Args:
@@ -91,13 +96,14 @@ def recorded(folder, kinds=("",)):
         kinds: Parts of the names, such as `"-few1000"` for the networks that
             learned from 1,000 images of a class. Nothing stands for those that
             learned from all images.
+        networks: Keys of `FAMILIES`.
 
     Raises:
         ValueError: If there is none.
     """
     found = {}
     for kind in kinds:
-        for network in FAMILIES:
+        for network in networks:
             for seed in trainings.SEEDS["mnist"]:
                 name = f"mnist-{network}{kind}-seed{seed}"
                 path = folder / f"{name}.json"
@@ -183,7 +189,7 @@ def make(record):
     """The network of a record."""
     task = tasks.Task((28, 28, 1), 10, 0, None, None, None)
     options = record["settings"]["options"]
-    return networks.make(record["network"], task, options)[0]
+    return by_name.make(record["network"], task, options)[0]
 
 
 def of_families(found):

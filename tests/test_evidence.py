@@ -115,6 +115,25 @@ def test_page_and_picture(evidence, tmp_path, monkeypatch):
         evidence.put("# Nothing", "mnist", "table")
 
 
+def test_figures_of_other_measures_are_marked_and_not_drawn(
+    evidence, tmp_path, monkeypatch
+):
+    (name,) = evidence.OTHER_MEASURE
+    runs = [record(seed=0, name=f"{each}-seed0") for each in (name, "conv")]
+    groups = {("multi_mnist", each["name"][:-6]): [each] for each in runs}
+    text = evidence.table("multi_mnist", {k[1]: x for k, x in groups.items()})
+    assert f"{name}-seed0.json), another measure | " in text
+    assert "conv-seed0.json) | " in text
+    drawn = []
+    monkeypatch.setattr(
+        evidence.harness, "save", lambda figure, *_: drawn.append(figure)
+    )
+    evidence.draw(groups, tmp_path)
+    (axis,) = [each for each in drawn[0].axes if each.get_title()]
+    ours = [x for x in axis.lines if x.get_label() == "conv_net"]
+    assert [len(each.get_xdata()) for each in ours] == [1]
+
+
 def test_records_that_are_kept_can_be_repeated(evidence):
     head()
     for each in evidence.read(evidence.RUNS):
