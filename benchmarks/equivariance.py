@@ -30,7 +30,7 @@ from keras_capsules.models import CapsuleNetwork
 PAGE = harness.ROOT / "docs" / "inspection.md"
 # Titles, by the part of the records' names, see `recorded.recorded`.
 KINDS = {
-    "": "All 60,000 images, 16 epochs (`CapsNet`: 12)",
+    "": "All 60,000 images, 16 epochs",
     "-few1000": "10,000 images, 10 epochs",
 }
 NUMBERS = 16  # of a pose, and of the components of other features
