@@ -1,9 +1,9 @@
 """Networks in the formats of other runtimes compute the same as in Keras.
 
 Every routing and every network, at sizes at which layers work on a few
-examples at a time, in every format that the backend has: SavedModel, LiteRT and
-ONNX from TensorFlow, SavedModel from JAX, ONNX from PyTorch. LiteRT gets its
-own operators only, none of TensorFlow's.
+examples at a time, in every format that the backend has: SavedModel, LiteRT,
+ONNX and OpenVINO from TensorFlow, SavedModel from JAX, ONNX from PyTorch.
+LiteRT gets its own operators only, none of TensorFlow's.
 """
 
 import keras
@@ -17,6 +17,7 @@ from keras_capsules import models
 from keras_capsules import routing as routings
 from keras_capsules.engine import blocks
 from keras_capsules.engine import compilation
+from keras_capsules.export import export_openvino
 from keras_capsules.routing import VariationalBayesRouting
 from tests.helpers.testing import BACKEND
 from tests.helpers.testing import arrays
@@ -55,6 +56,7 @@ NAMES = sorted(routings.ROUTINGS)
 MISSING = {
     ("litert", "full covariances"): "tf.Cholesky",
     ("onnx", "full covariances"): "Cholesky",
+    ("openvino", "full covariances"): "Cholesky",
     ("litert", "large dynamic"): "tf.TensorListReserve",
     # ONNX Runtime 1.32 does not load the loops that tf2onnx 1.17 writes.
     ("onnx", "large dynamic"): "Tensor element type mismatch",
@@ -118,8 +120,26 @@ def onnx(model, folder, **options):
     return lambda x: session.run(None, {place.name: x})
 
 
+def openvino(model, folder, input_signature=None):
+    """Keras's own export is not right for all of them."""
+    runtime = import_or_skip("openvino")
+    size = input_signature[0].shape[0] if input_signature else None
+    path = export_openvino(model, folder / "model.xml", batch_size=size)
+    compiled = runtime.Core().compile_model(
+        path, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+    )
+    # Nothing but what the model has.
+    assert len(compiled.outputs) == len(keras.tree.flatten(model.output))
+    return lambda x: [*compiled(x).values()]
+
+
 RUNTIMES = {
-    "tensorflow": {"saved_model": saved_model, "litert": litert, "onnx": onnx},
+    "tensorflow": {
+        "saved_model": saved_model,
+        "litert": litert,
+        "onnx": onnx,
+        "openvino": openvino,
+    },
     "jax": {"saved_model": saved_model},
     "torch": {"onnx": onnx},
 }[BACKEND]

@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
+from keras_capsules.export import trial
 from keras_capsules.export.calibration import check_calibration
 from keras_capsules.export.precision import in_float32
 from keras_capsules.types import Tensor
@@ -21,7 +22,6 @@ _QUANTIZATIONS = ("float16", "int8")
 # for votes and agreements, scores measured up to 0.4 away from the model's.
 _IN_INT8 = {
     "CONV_2D",
-    "CONV_3D",
     "DEPTHWISE_CONV_2D",
     "FULLY_CONNECTED",
     "TRANSPOSE_CONV",
@@ -125,7 +125,10 @@ def export_litert(
             )
             archive.write_out(folder, verbose=False)
         content = _convert(folder, quantization, calibration, batch_size)
-    _run(content)
+    inputs, outputs = trial.run(model, spec)
+    found = _run(content, inputs)
+    if quantization is None:
+        trial.check_same("LiteRT", found, outputs)
     checks.write_file(path, content, overwrite)
     return path
 
@@ -172,9 +175,21 @@ def _calibrated(converter, content, images, size):
     )
     with warnings.catch_warnings():
         _ignore_deprecation()
-        return debugger.QuantizationDebugger(
-            converter=converter, debug_dataset=batches, debug_options=options
-        ).get_nondebug_quantized_model()
+        try:
+            return debugger.QuantizationDebugger(
+                converter=converter,
+                debug_dataset=batches,
+                debug_options=options,
+            ).get_nondebug_quantized_model()
+        except ValueError as error:
+            if "in debug mode" not in str(error):
+                raise
+            raise ValueError(
+                "Nothing in this model can be calibrated, so the file would be "
+                "that of float32. Expected convolutions of images, or dense "
+                "layers; or calibration=None. Received: a model with "
+                f"{', '.join(sorted(_operators(content)))}"
+            ) from error
 
 
 def _operators(content):
@@ -184,18 +199,19 @@ def _operators(content):
     }
 
 
-def _run(content):
+def _run(content, inputs):
     """Runs a file once: some shapes are refused only then."""
-    interpreter = _interpreter(content)
-    (place,) = interpreter.get_input_details()
     try:
-        interpreter.allocate_tensors()
-        value = np.zeros(place["shape"], place["dtype"])
-        interpreter.set_tensor(place["index"], value)
-        interpreter.invoke()
+        runner = _interpreter(content).get_signature_runner()
+        (name,) = runner.get_input_details()
+        found = runner(**{name: inputs})
     except (RuntimeError, ValueError) as error:
         _refuse_node(error)
         raise
+    # The names of a dictionary; or output_0, output_1 and so on.
+    are_numbered = all(re.fullmatch(r"output_\d+", each) for each in found)
+    key = (lambda each: int(each[7:])) if are_numbered else None
+    return [found[each] for each in sorted(found, key=key)]
 
 
 def _interpreter(content: bytes) -> Any:

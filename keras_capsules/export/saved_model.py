@@ -45,9 +45,10 @@ def export_saved_model(
             path. Defaults to `False`.
         preprocess: Boolean, whether `serve` takes images of dtype uint8 and
             shape `(batch, height, width, channels)`, with pixels from 0 to
-            255. It divides them by 255, and resizes images of any height and
-            width to those of the model: bilinear, smoothed before it shrinks,
-            without keeping the ratio of height and width. Defaults to `False`.
+            255. It divides them by 255, unless the model takes integers, and
+            resizes images of any height and width to those of the model:
+            bilinear, smoothed before it shrinks, without keeping the ratio of
+            height and width. Defaults to `False`.
         class_names: Optional sequence of strings, the names of the classes.
             `serve` then returns a dictionary: `scores`, the model's outputs,
             `(batch, num_classes)`; and `labels`, the name of the class with the
@@ -59,7 +60,7 @@ def export_saved_model(
             converters to other runtimes take, such as that of TensorFlow.js.
             Layers with very many votes are otherwise loops over the images,
             with XLA functions in them, and need less memory for large batches.
-            Defaults to `False`.
+            `preprocess` has to be `False` then. Defaults to `False`.
 
     Returns:
         The path as a string.
@@ -68,7 +69,7 @@ def export_saved_model(
         ValueError: If `model` is not a built Keras model, an argument is
             invalid, there is something else at `path`, or the backend is
             PyTorch, which Keras cannot export from. JAX makes no portable
-            SavedModels.
+            SavedModels, and those have no preprocessing.
 
     An export that fails or is killed leaves an older SavedModel at the path as
     it was.
@@ -109,6 +110,12 @@ def export_saved_model(
     kind = "Portable SavedModels" if portable else "SavedModels"
     checks.check_backend(kind, backends)
     preprocess = check_boolean(preprocess, "preprocess")
+    if portable and preprocess:
+        raise ValueError(
+            "The operation that resizes images, ScaleAndTranslate, is not in "
+            "every runtime. Expected preprocess=False with portable=True. "
+            f"Received: preprocess={preprocess!r}, portable={portable!r}"
+        )
     spec = checks.input_spec(model)
     if preprocess:
         _check_images(spec.shape)
@@ -164,8 +171,11 @@ def _serve(scores, spec, preprocess, class_names):
 
     def serve(images):
         if preprocess:
-            images = tf.cast(images, "float32") / 255.0
+            images = tf.cast(images, "float32")
             images = tf.image.resize(images, (height, width), antialias=True)
+            # A model that takes integers takes pixels as they are.
+            is_float = tf.as_dtype(spec.dtype).is_floating
+            images = images / 255.0 if is_float else tf.round(images)
             images = tf.cast(images, spec.dtype)
         found = scores(images)
         if class_names is None:

@@ -169,7 +169,12 @@ class PrimaryCapsules(WindowedLayer, WeightedLayer):
             poses = poses * self.pre_squash_scale
         if self.bias is not None:
             poses = poses + ops.convert_to_tensor(self.bias)
-        return self.activation(poses)
+        if len(poses.shape) <= 5:
+            return self.activation(poses)
+        # Volumes: LiteRT cannot calibrate products of so many axes.
+        shape = ops.shape(poses)
+        poses = ops.reshape(poses, (-1, *poses.shape[-2:]))
+        return ops.reshape(self.activation(poses), shape)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         rank = self._check_input_shape(input_shape)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_capsules.routing.base import Routing
@@ -143,9 +144,12 @@ class InvertedAttentionRouting(Routing):
         if poses.shape[2] == 1:
             return poses
         # A product, because XLA would compute the gradient of a difference
-        # again for each vote.
+        # again for each vote. A constant, because not every runtime makes
+        # diagonals.
         size = poses.shape[2]
-        centering = ops.eye(size, dtype=poses.dtype) - 1.0 / size
+        centering = ops.convert_to_tensor(
+            np.eye(size) - 1.0 / size, dtype=poses.dtype
+        )
         poses = ops.matmul(poses, centering)
         # Squares of large poses would be infinite. The factor cancels.
         largest = highest_of(ops.abs(poses), axis=2)
