@@ -1,13 +1,12 @@
-"""What all pictures share: colours, figures, images on axes."""
+"""What all pictures share: colours, figures, legends, images on axes."""
 
-import textwrap
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_capsules.types import Tensor
+from keras_capsules.plots import texts
 
 # Okabe and Ito, "Color universal design" (2008): colours that people who do not
 # tell red from green can tell apart.
@@ -20,13 +19,21 @@ PALETTE = (
     "#56B4E9",
     "#000000",
 )
+# What tells lines and bars of the same colour apart.
+_MARKERS = ("", "o", "s", "^", "D", "v", "P", "X", "<", ">")
+_HATCHES = ("", "///", "...", "xxx", "---", "ooo", "+++", "***", "|||", "//..")
 # For amounts: dark to bright, also in print.
 COLOUR_MAP = "viridis"
-_LINE = 14  # characters of a title, before it is broken
+_KEY = 0.6  # inches of a legend beside each text
 
 
 def grid_of_axes(
-    rows: int, columns: int, width: float = 1.1, height: float = 1.2
+    rows: int,
+    columns: int,
+    width: float = 1.1,
+    height: float = 1.2,
+    left: float = 0.0,
+    top: float = 0.0,
 ) -> tuple[Any, Any]:
     """A figure that belongs to nobody, and its axes.
 
@@ -38,13 +45,18 @@ def grid_of_axes(
         columns: Positive integer.
         width: Inches of one of the axes.
         height: Inches of one of the axes.
+        left: Inches of labels beside all axes. Some are there in any case.
+        top: Inches of titles above all axes. Some are there in any case.
 
     Returns:
         The figure, and an array of its axes of shape `(rows, columns)`.
     """
     from matplotlib.figure import Figure
 
-    size = max(columns * width, 2.5) + 0.4, max(rows * height, 1.5) + 0.4
+    size = (
+        max(columns * width, 2.5) + max(0.4, 0.25 + left),
+        max(rows * height, 1.5) + max(0.4, 0.25 + top),
+    )
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -54,39 +66,35 @@ def colour(number: int) -> str:
     return PALETTE[number % len(PALETTE)]
 
 
-def broken(text: Any, width: int = _LINE) -> str:
-    """A text in lines of at most `width` characters."""
-    return "\n".join(textwrap.wrap(str(text), width)) or str(text)
+def marker(number: int) -> str:
+    """The marker of the line of this number; `""` while colours suffice."""
+    return _MARKERS[number // len(PALETTE) % len(_MARKERS)]
 
 
-def as_images(value: Tensor, name: str, first_axes: int = 1) -> np.ndarray:
-    """Images as an array, or raises.
+def hatch(number: int) -> str:
+    """The hatch of the bar of this number; `""` while colours suffice."""
+    return _HATCHES[number // len(PALETTE) % len(_HATCHES)]
+
+
+def add_legend(figure: Any, parts: Mapping[str, Any]) -> None:
+    """Adds a legend above all axes, and makes the figure higher by it.
 
     Args:
-        value: Array or tensor `(..., height, width, channels)` with one
-            channel or three, or `(..., height, width)`.
-        name: String, the argument's name, for messages.
-        first_axes: Positive integer, the number of axes before the height.
-
-    Returns:
-        An array `(..., height, width, channels)`.
+        figure: The figure.
+        parts: Dictionary from texts to the lines or bars that they explain.
     """
-    images = np.asarray(keras.ops.convert_to_numpy(value))
-    if images.ndim == first_axes + 2:
-        images = images[..., None]
-    if images.ndim != first_axes + 3 or images.shape[-1] not in (1, 3):
-        axes = ("images, " if first_axes else "") + "..., " * (first_axes > 1)
-        raise ValueError(
-            f"Expected `{name}` of shape ({axes}height, width, channels) with "
-            "1 or 3 channels. Received: "
-            f"{name}.shape={tuple(np.shape(value))}"
-        )
-    if not images.size:
-        raise ValueError(
-            f"There is nothing to draw. Expected at least one image in "
-            f"`{name}`. Received: {name}.shape={images.shape}"
-        )
-    return images
+    width, height = figure.get_size_inches()
+    widest = max(texts.size_of(text)[0] for text in parts)
+    columns = 2 if len(parts) > 1 and widest <= width / 2 - _KEY else 1
+    legend = figure.legend(
+        parts.values(),
+        [texts.fitted(text, width / columns - _KEY) for text in parts],
+        loc="outside upper center",
+        ncols=columns,
+        fontsize="small",
+    )
+    more = legend.get_window_extent().height / figure.dpi
+    figure.set_size_inches(width, height + more)
 
 
 def show_image(axis: Any, image: np.ndarray, title: Any = None) -> None:
@@ -104,7 +112,7 @@ def show_image(axis: Any, image: np.ndarray, title: Any = None) -> None:
         axis.imshow(image)
     without_ticks(axis)
     if title is not None:
-        axis.set_title(broken(title), fontsize="small")
+        axis.set_title(title, fontsize="small")
 
 
 def show_grid(
@@ -129,20 +137,7 @@ def without_ticks(axis: Any) -> None:
     axis.set_yticks([])
 
 
-def check_names(
-    names: Sequence[Any] | None, number: int, name: str
-) -> list[str]:
-    """Names as strings; numbers from 0 on if there are none.
-
-    Args:
-        names: Sequence of names, or `None`.
-        number: Integer, how many are needed.
-        name: String, the argument's name, for the message.
-    """
-    if names is None:
-        return [str(each) for each in range(number)]
-    if isinstance(names, str) or len(names) != number:
-        raise ValueError(
-            f"Expected {number} names in `{name}`. Received: {name}={names!r}"
-        )
-    return [str(each) for each in names]
+def count_along(axis: Any) -> None:
+    """Puts the ticks of the x axis at whole numbers, were it only one."""
+    locator = axis.xaxis.get_major_locator()
+    locator.set_params(integer=True, min_n_ticks=1)

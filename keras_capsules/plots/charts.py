@@ -1,18 +1,18 @@
 """Numbers of networks and of their training."""
 
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from keras_capsules.inspection import Equivariance
 from keras_capsules.plots import canvas
-from keras_capsules.plots.arguments import check_classes
+from keras_capsules.plots import texts
 from keras_capsules.plots.arguments import check_results
 from keras_capsules.plots.arguments import runs_of
-from keras_capsules.types import Tensor
-from keras_capsules.utils.validation import check_boolean
+
+_FACTOR = 1.3  # inches for the name of a transformation, at most
+_NOT_FINITE = "not a finite number"
 
 
 def equivariance(
@@ -52,11 +52,18 @@ def equivariance(
             "There is nothing to draw. Expected results of at least one "
             f"network. Received: results={results!r}"
         )
+    labels = [factor.replace("_", " ") for factor in factors]
+    room = min(texts.largest(labels, "medium")[0], _FACTOR)
+    room = max(room + 0.2, 0.5 + 0.3 * len(results))
+    labels = [texts.fitted(label, room - 0.1, "medium") for label in labels]
+    title = texts.fitted(title, len(factors) * room + 0.6, "medium")
+    more = texts.more_lines(labels, "medium") + texts.more_lines([title])
     figure, axes = canvas.grid_of_axes(
-        1, 1, 1.5 + len(factors) * (0.5 + 0.3 * len(results)), 3.2
+        1, 1, 1.5 + len(factors) * room, 3.2 + more
     )
     axis = axes[0, 0]
     width = 0.8 / len(results)
+    legend = {}
     for number, (name, found) in enumerate(results.items()):
         offset = (number - (len(results) - 1) / 2) * width
         shown = [factor for factor in factors if factor in found]
@@ -64,21 +71,27 @@ def equivariance(
         heights = np.array([found[factor].r2 for factor in shown])
         lows = heights - [found[factor].low for factor in shown]
         highs = np.array([found[factor].high for factor in shown]) - heights
-        axis.bar(
+        legend[str(name)] = axis.bar(
             places,
             heights,
             0.9 * width,
             yerr=np.maximum([lows, highs], 0),
             capsize=3,
             color=canvas.colour(number),
-            label=canvas.broken(name, 30),
+            hatch=canvas.hatch(number),
+            edgecolor="white",  # of the hatch, too
+            linewidth=0,
+            label=str(name),
         )
+        for place in places[~np.isfinite(heights)]:
+            axis.text(place, 0, " NaN", rotation=90, ha="center", va="bottom")
     axis.axhline(0, color="black", linewidth=0.8)
-    axis.set_xticks(range(len(factors)), [x.replace("_", " ") for x in factors])
+    axis.set_xticks(range(len(factors)), labels)
+    axis.set_xlim(-0.55, len(factors) - 0.45)
     axis.set_ylabel("R² of a linear read-out, held-out images")
     axis.set_ylim(top=1.02)
     axis.set_title(title, fontsize="medium")
-    figure.legend(loc="outside upper center", ncols=2, fontsize="small")
+    canvas.add_legend(figure, legend)
     return figure
 
 
@@ -91,7 +104,8 @@ def training_curves(history: Any) -> Any:
 
     Returns:
         A `matplotlib.figure.Figure` with a panel for each figure, such as loss
-        and accuracy. Dashed lines are of the validation data.
+        and accuracy. Dashed lines are of the validation data. A cross at the
+        lower edge is an epoch whose figure is NaN or infinite.
 
     Raises:
         ValueError: If `history` is not as described, or has no epoch.
@@ -111,127 +125,78 @@ def training_curves(history: Any) -> Any:
             key.removeprefix("val_") for run in runs.values() for key in run
         )
     ]
-    if not names or not any(
-        len(run[key]) for run in runs.values() for key in run
-    ):
+    if not any(len(run[key]) for run in runs.values() for key in run):
         raise ValueError(
             "There is nothing to draw. Expected the figures of at least one "
             f"epoch. Received: history={history!r}"
         )
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure, axes = canvas.grid_of_axes(rows, columns, 3.4, 2.6)
+    labels = [
+        texts.fitted(name.replace("_", " "), 1.8, "medium") for name in names
+    ]
+    more = texts.more_lines(labels, "medium")
+    figure, axes = canvas.grid_of_axes(rows, columns, 3.4 + more, 2.6)
     for axis in axes.flat[len(names) :]:
         axis.set_axis_off()
-    for axis, name in zip(axes.flat, names, strict=False):
+    legend: dict[str, Any] = {}
+    for axis, name, label in zip(axes.flat, names, labels, strict=False):
         for number, (run, found) in enumerate(runs.items()):
             for key, style in ((name, "-"), (f"val_{name}", "--")):
                 if key not in found:
                     continue
                 what = "validation" if style == "--" else "training"
-                epochs = np.arange(1, 1 + len(found[key]))
-                marker = "o" if len(epochs) == 1 else ""
-                axis.plot(
-                    epochs,
-                    found[key],
-                    style + marker,
-                    color=canvas.colour(number),
-                    label=f"{run}, {what}" if run else what,
-                )
-        axis.set(xlabel="epoch", ylabel=name.replace("_", " "))
-        axis.xaxis.get_major_locator().set_params(integer=True)
-    legend = {
-        label: line
-        for axis in axes.flat
-        for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(
-        legend.values(),
-        legend.keys(),
-        loc="outside upper center",
-        ncols=2,
-        fontsize="small",
+                what = f"{run}, {what}" if run else what
+                line = _draw_curve(axis, found[key], number, style, what)
+                legend.setdefault(what, line)
+        axis.set(xlabel="epoch", ylabel=label)
+        canvas.count_along(axis)
+    failures = _draw_failures(axes.flat, names, runs)
+    canvas.add_legend(figure, {**legend, **failures})
+    return figure
+
+
+def _draw_curve(axis, figures, number, style, label):
+    """Draws the line of a run; a figure between two that are not is a dot."""
+    is_finite = np.isfinite(figures)
+    around = np.pad(is_finite, 1)
+    is_alone = is_finite & ~around[:-2] & ~around[2:]
+    (line,) = axis.plot(
+        np.arange(1, 1 + len(figures)),
+        np.where(is_finite, figures, np.nan),
+        style,
+        marker=canvas.marker(number),
+        color=canvas.colour(number),
+        label=label,
     )
-    return figure
+    if is_alone.any() and not canvas.marker(number):
+        line.set(marker="o", markevery=np.flatnonzero(is_alone).tolist())
+    return line
 
 
-def confusion(
-    labels: Tensor,
-    predictions: Tensor,
-    class_names: Sequence[Any] | None = None,
-    normalize: bool = False,
-) -> Any:
-    """Draws which classes were taken for which.
-
-    Args:
-        labels: Integers `(images,)`, the right classes.
-        predictions: Integers `(images,)`, the classes that were predicted; or
-            scores `(images, classes)`.
-        class_names: Optional sequence of names, one for each class. Defaults to
-            `None`, their numbers.
-        normalize: Boolean, whether to show percents of each right class rather
-            than numbers of images. Defaults to `False`.
-
-    Returns:
-        A `matplotlib.figure.Figure`.
-
-    Raises:
-        ValueError: If shapes or classes do not fit.
-
-    Example:
-
-    ```python
-    from keras_capsules import plots
-
-    figure = plots.confusion([0, 1, 2, 2], [0, 1, 1, 2], ["a", "b", "c"])
-    ```
-    """
-    normalize = check_boolean(normalize, "normalize")
-    labels, predictions = np.asarray(labels), np.asarray(predictions)
-    classes = predictions.shape[1] if predictions.ndim == 2 else 0
-    if classes == 1:
-        raise ValueError(
-            "One score says nothing of other classes. Expected classes, such "
-            "as (scores[:, 0] > 0.5).astype(int). Received: "
-            f"predictions.shape={predictions.shape}"
-        )
-    if predictions.ndim == 2:
-        predictions = predictions.argmax(axis=1)
-    check_classes(labels, predictions)
-    classes = max(classes, 1 + int(max(labels.max(), predictions.max())))
-    if class_names is not None and not isinstance(class_names, str):
-        classes = max(classes, len(class_names))
-    names = canvas.check_names(class_names, classes, "class_names")
-    counts = np.zeros((classes, classes), int)
-    np.add.at(counts, (labels, predictions), 1)
-    totals = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    shares = counts / totals
-    side = max(2.5, 0.42 * classes)
-    figure, axes = canvas.grid_of_axes(1, 1, side + 1.4, side + 1)
-    axis = axes[0, 0]
-    shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, column in np.argwhere(counts):
-        text = f"{counts[row, column]}"
-        if normalize:
-            text = f"{100 * shares[row, column]:.1f}"
-        axis.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize="x-small",
-            color="white" if shares[row, column] > 0.5 else "black",
-        )
-    names = [canvas.broken(name) for name in names]
-    long = max(map(len, names)) > 2
-    axis.set_xticks(range(classes), names, rotation=90 if long else 0)
-    axis.set_yticks(range(classes), names)
-    axis.tick_params(labelsize="small")
-    axis.set(xlabel="predicted class", ylabel="right class")
-    unit = "% of the right class" if normalize else "images"
-    wrong = 1 - np.trace(counts) / counts.sum()
-    axis.set_title(f"{unit}; {100 * wrong:.2f} % wrong", fontsize="medium")
-    bar = figure.colorbar(shown, ax=axis, fraction=0.046)
-    bar.set_label("share of the right class")
-    return figure
+def _draw_failures(axes, names, runs):
+    """Draws crosses where figures are not finite; what the legend needs."""
+    crosses = {}
+    for axis, name in zip(axes, names, strict=False):
+        figures = [
+            (number, run[key])
+            for number, run in enumerate(runs.values())
+            for key in (name, f"val_{name}")
+            if key in run
+        ]
+        for number, each in figures:
+            epochs = 1 + np.flatnonzero(~np.isfinite(each))
+            if not len(epochs):
+                continue
+            (crosses[_NOT_FINITE],) = axis.plot(
+                epochs,
+                np.zeros(len(epochs)),
+                "x",
+                color=canvas.colour(number),
+                transform=axis.get_xaxis_transform(),
+                clip_on=False,
+                label=_NOT_FINITE,
+            )
+        if not any(np.isfinite(each).any() for _, each in figures):
+            axis.set_yticks([])  # there is no scale
+    return crosses

@@ -3,10 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_capsules.plots import canvas
+from keras_capsules.plots import texts
+from keras_capsules.plots.arguments import as_images
+from keras_capsules.plots.arguments import as_numbers
+from keras_capsules.plots.arguments import check_names
+from keras_capsules.plots.arguments import check_values
 from keras_capsules.types import Tensor
 
 _MOST_IMAGES = 20
@@ -21,7 +25,8 @@ def reconstructions(
 
     Args:
         images: `(images, height, width, channels)` with values between 0 and 1,
-            in grey (one channel) or in colour (three). At most 20.
+            in grey (one channel) or in colour (three). At most 20. Values
+            outside are clipped.
         reconstructions: Of the same shape, as `CapsuleNetwork.reconstruct`
             returns them; or of several networks, a dictionary from their names
             to such arrays.
@@ -32,7 +37,8 @@ def reconstructions(
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or images are of another scale, such
+            as pixels from 0 to 255.
 
     Example:
 
@@ -47,22 +53,20 @@ def reconstructions(
     figure.savefig("reconstructions.png")
     ```
     """
-    images = _some(canvas.as_images(images, "images"), "images")
-    rows = {"image": images}
+    images = _some(as_images(images, "images"), "images")
     if not isinstance(reconstructions, dict):
         reconstructions = {"reconstruction": reconstructions}
-    for name, each in reconstructions.items():
-        rows[name] = canvas.as_images(each, "reconstructions")
-        if rows[name].shape != images.shape:
+    rows = [images]
+    for each in reconstructions.values():
+        rows.append(as_images(each, "reconstructions"))
+        if rows[-1].shape != images.shape:
             raise ValueError(
                 f"Expected reconstructions of the images' shape {images.shape}."
-                f" Received: reconstructions.shape={rows[name].shape}"
+                f" Received: reconstructions.shape={rows[-1].shape}"
             )
-    figure, axes = canvas.grid_of_axes(len(rows), len(images))
-    names = _titles(titles, len(images))
-    canvas.show_grid(axes, np.stack(list(rows.values())), names)
-    for axis, name in zip(axes[:, 0], rows, strict=True):
-        axis.set_ylabel(canvas.broken(name), fontsize="small")
+    titles = _titles(titles, len(images))
+    figure, axes, titles = _grid(["image", *reconstructions], titles, 1.1, 1.2)
+    canvas.show_grid(axes, np.stack(rows), titles)
     return figure
 
 
@@ -86,7 +90,8 @@ def perturbations(
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or images are of another scale, such
+            as pixels from 0 to 255.
 
     Example:
 
@@ -98,24 +103,33 @@ def perturbations(
     figure = plots.perturbations(images)
     ```
     """
-    images = canvas.as_images(images, "images", 2)
+    images = as_images(images, "images", 2)
     rows, columns = images.shape[:2]
-    if values is None:
-        values = [0.05 * each for each in range(-5, 6)]
     labels = [
         f"{each:+.2g}" if abs(each) > 1e-9 else "0"
-        for each in np.asarray(values)
+        for each in check_values(values, columns)
     ]
-    labels = canvas.check_names(labels, columns, "values")
-    names = canvas.check_names(dimensions, rows, "dimensions")
-    figure, axes = canvas.grid_of_axes(rows, columns, 0.6, 0.6)
+    names = check_names(dimensions, rows, "dimensions")
+    names = [texts.fitted(name, 1.0) for name in names]
+    beside, highest = texts.largest(names)
+    figure, axes = canvas.grid_of_axes(
+        rows,
+        columns,
+        max(0.6, texts.largest(labels)[0] + 0.1),
+        max(0.6, highest + 0.1),
+        left=beside + 0.2,
+    )
     canvas.show_grid(axes, images, labels)
     for axis, name in zip(axes[:, 0], names, strict=True):
         axis.set_ylabel(
             name, rotation=0, ha="right", va="center", fontsize="small"
         )
-    figure.supylabel("which number of the pose is changed", fontsize="small")
-    figure.suptitle("what is added to this number", fontsize="small")
+    width, height = figure.get_size_inches()
+    for add, title, room in (
+        (figure.supylabel, "which number of the pose is changed", height),
+        (figure.suptitle, "what is added to this number", width),
+    ):
+        add(texts.fitted(title, room - 0.2), fontsize="small")
     return figure
 
 
@@ -132,7 +146,8 @@ def interpolations(images: Tensor, titles: Sequence[Any] | None = None) -> Any:
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or images are of another scale, such
+            as pixels from 0 to 255.
 
     Example:
 
@@ -143,15 +158,11 @@ def interpolations(images: Tensor, titles: Sequence[Any] | None = None) -> Any:
     figure = plots.interpolations(np.random.uniform(size=(3, 10, 8, 8, 1)))
     ```
     """
-    images = canvas.as_images(images, "images", 2)
+    images = as_images(images, "images", 2)
     rows, columns = images.shape[:2]
-    names = _titles(titles, rows)
-    figure, axes = canvas.grid_of_axes(rows, columns, 0.7, 0.7)
-    shares = np.linspace(0, 100, columns)
-    canvas.show_grid(axes, images, [f"{share:.0f} %" for share in shares])
-    for axis, name in zip(axes[:, 0], names, strict=True):
-        if name:
-            axis.set_ylabel(canvas.broken(name), fontsize="small")
+    shares = [f"{each:.0f} %" for each in np.linspace(0, 100, columns)]
+    figure, axes, shares = _grid(_titles(titles, rows), shares, 0.7, 0.7)
+    canvas.show_grid(axes, images, shares)
     return figure
 
 
@@ -171,7 +182,8 @@ def supports(
         A `matplotlib.figure.Figure`.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or images are of another scale, such
+            as pixels from 0 to 255.
 
     Example:
 
@@ -183,30 +195,61 @@ def supports(
     figure = plots.supports(images, np.random.uniform(size=(3, 8, 8)))
     ```
     """
-    images = _some(canvas.as_images(images, "images"), "images")
-    maps = np.asarray(keras.ops.convert_to_numpy(maps))
+    images = _some(as_images(images, "images"), "images")
+    maps = as_numbers(maps, "maps")
     if maps.shape != images.shape[:3]:
         raise ValueError(
             f"Expected one map for each image, of shape {images.shape[:3]}. "
             f"Received: maps.shape={maps.shape}"
         )
-    names = _titles(titles, len(images))
-    figure, axes = canvas.grid_of_axes(2, len(images))
+    titles = _titles(titles, len(images))
+    figure, axes, titles = _grid(["image", "support"], titles, 1.1, 1.2)
     for column, (image, each) in enumerate(zip(images, maps, strict=True)):
-        canvas.show_image(axes[0, column], image, names[column])
+        largest = np.max(each, initial=1e-12, where=np.isfinite(each))
+        canvas.show_image(axes[0, column], image, titles[column])
         canvas.show_image(axes[1, column], image)
         amounts = axes[1, column].imshow(
-            each / max(each.max(), 1e-12),
+            each / largest,
             cmap=canvas.COLOUR_MAP,
             vmin=0,
             vmax=1,
             alpha=0.65,
         )
-    axes[0, 0].set_ylabel("image", fontsize="small")
-    axes[1, 0].set_ylabel("support", fontsize="small")
-    bar = figure.colorbar(amounts, ax=axes[1], fraction=0.05, ticks=[0, 1])
+    # Beside both rows, so that they stay below each other.
+    share = min(0.05, 0.2 / len(images))
+    bar = figure.colorbar(amounts, ax=axes, fraction=share, ticks=[0, 1])
     bar.ax.set_yticklabels(["none", "most"], fontsize="x-small")
     return figure
+
+
+def _grid(names, titles, width, height):
+    """Axes with room for names of rows beside them and titles above them.
+
+    Args:
+        names: A text for each row, or `None`.
+        titles: A text for each column, or `None`.
+        width: Inches of one of the axes.
+        height: Inches of one of the axes.
+
+    Returns:
+        The figure, the axes, and the titles in lines.
+    """
+    names, titles = (
+        [each and texts.fitted(each, room - 0.1) for each in group]
+        for group, room in ((names, height), (titles, width))
+    )
+    figure, axes = canvas.grid_of_axes(
+        len(names),
+        len(titles),
+        width,
+        height,
+        left=texts.largest(names)[1],
+        top=texts.largest(titles)[1],
+    )
+    for axis, name in zip(axes[:, 0], names, strict=True):
+        if name:
+            axis.set_ylabel(name, fontsize="small")
+    return figure, axes, titles
 
 
 def _some(images, name):
@@ -224,4 +267,4 @@ def _titles(titles, number):
     """As many titles as needed, `None` for each if there are none."""
     if titles is None:
         return [None] * number
-    return canvas.check_names(titles, number, "titles")
+    return check_names(titles, number, "titles")

@@ -7,9 +7,14 @@ import numpy as np
 from keras_capsules.inspection import Health
 from keras_capsules.inspection import Part
 from keras_capsules.plots import canvas
+from keras_capsules.plots import texts
+from keras_capsules.plots.arguments import as_images
 from keras_capsules.types import Tensor
 
 _MOST_LEAVES = 16
+# Inches.
+_LEAF = 1.2  # of a capsule without others below it
+_LEVEL = 1.9
 
 
 def parse_tree(tree: Part, image: Tensor, class_name: Any | None = None) -> Any:
@@ -23,7 +28,7 @@ def parse_tree(tree: Part, image: Tensor, class_name: Any | None = None) -> Any:
 
     Args:
         tree: One of the trees that `inspection.parse_tree` returns.
-        image: `(height, width, channels)`, the image.
+        image: `(height, width, channels)`, the image, as in `reconstructions`.
         class_name: Optional name of the class. Defaults to `None`, its number.
 
     Returns:
@@ -51,7 +56,7 @@ def parse_tree(tree: Part, image: Tensor, class_name: Any | None = None) -> Any:
             "Expected one tree, such as inspection.parse_tree(model, image)[0]."
             f" Received: tree={tree!r}"
         )
-    image = canvas.as_images(image, "image", 0)
+    image = as_images(image, "image", 0)
     number = max(_most_parts(tree), 1)
     while number > 1 and _leaves(tree, number) > _MOST_LEAVES:
         number -= 1
@@ -59,9 +64,13 @@ def parse_tree(tree: Part, image: Tensor, class_name: Any | None = None) -> Any:
     places: dict[int, Any] = {}
     leaves = _lay_out(tree, 0, 0, places)
     depth = 1 + max(level for _, level, _ in places.values())
-    figure, axes = canvas.grid_of_axes(1, 1, 1.2 * max(leaves, 3), 1.9 * depth)
+    width = _LEAF * max(leaves, 3)
+    whole = _name_of(tree) if class_name is None else class_name
+    whole = texts.fitted(whole, width, "x-small")
+    more = texts.more_lines([whole], "x-small") / _LEVEL
+    figure, axes = canvas.grid_of_axes(1, 1, width, _LEVEL * (depth + more))
     axis = axes[0, 0]
-    axis.set(xlim=(-0.6, max(leaves, 1) - 0.4), ylim=(-depth + 0.4, 0.6))
+    axis.set(xlim=(-0.6, max(leaves, 1) - 0.4), ylim=(-depth + 0.4, 0.6 + more))
     axis.set_axis_off()
     for x, level, part in places.values():
         for below in part.parts:
@@ -79,11 +88,10 @@ def parse_tree(tree: Part, image: Tensor, class_name: Any | None = None) -> Any:
         inset = axis.inset_axes(
             [x - 0.3, -level - 0.26, 0.6, 0.52], transform=axis.transData
         )
-        name = _name_of(part)
-        if level == 0 and class_name is not None:
-            name = str(class_name)
-        else:
-            name = f"{name}\n{100 * part.share:.0f} %" if level else name
+        name = whole
+        if level:
+            name = texts.fitted(_name_of(part), _LEAF - 0.1, "x-small")
+            name = f"{name}\n{100 * part.share:.0f} %"
         canvas.show_image(inset, image)
         inset.set_title(name, fontsize="x-small", pad=2)
         inset.set_xlabel(f"{part.activation:.2f}", fontsize="x-small")
@@ -123,24 +131,24 @@ def health(health: Health) -> Any:
             "Expected the result of inspection.capsule_health for a network "
             f"with capsules. Received: health={health!r}"
         )
-    figure, axes = canvas.grid_of_axes(len(health.layers), 2, 3.6, 1.9)
-    for (left, right), layer in zip(axes, health.layers, strict=True):
-        activations = np.atleast_1d(layer.activation).ravel()
-        is_dead = np.atleast_1d(layer.dead).ravel()
-        _bars(left, activations, is_dead)
-        title = canvas.broken(layer.name, 40)
-        left.set_title(f"{title}: {is_dead.sum()} dead", fontsize="small")
-        left.set_ylabel("mean activation", fontsize="small")
+    names = [texts.fitted(_summary(layer), 2.8) for layer in health.layers]
+    figure, axes = canvas.grid_of_axes(
+        len(names), 2, 3.6, 1.9 + texts.more_lines(names)
+    )
+    for (left, right), layer, name in zip(
+        axes, health.layers, names, strict=True
+    ):
+        left.set_title(name, fontsize="small")
+        _bars(left, layer.activation, "mean activation", layer.dead)
+        if not np.isfinite(layer.activation).any():
+            _say(left, _why_without_activations(layer))
         if layer.coupling is None:
             right.set_axis_off()
             continue
-        coupling = np.atleast_1d(layer.coupling).ravel()
-        _bars(right, coupling, np.zeros(len(coupling), bool))
-        right.set_title(
-            f"entropy {layer.entropy:.2f} of 1",
-            fontsize="small",
-        )
-        right.set_ylabel("mean coupling", fontsize="small")
+        right.set_title(f"entropy {layer.entropy:.2f} of 1", fontsize="small")
+        _bars(right, layer.coupling, "mean coupling")
+        if not np.isfinite(layer.coupling).any():
+            _say(right, "The couplings are not numbers.")
     for axis in axes[-1]:
         axis.set_xlabel("capsule", fontsize="small")
     return figure
@@ -196,12 +204,41 @@ def _frame(axis, box):
     )
 
 
-def _bars(axis, heights, is_marked):
+def _summary(layer):
+    """The title of a layer: its name, and how many capsules are dead."""
+    return f"{layer.name}: {np.sum(layer.dead)} dead"
+
+
+def _why_without_activations(layer):
+    """Why there is no bar for any capsule of a layer."""
+    least, _, largest = layer.norm
+    if not np.isfinite([least, largest]).all():
+        return "The activations are not numbers."
+    return (
+        "This layer makes poses without activations. "
+        f"Their lengths are from {least:.2g} to {largest:.2g}."
+    )
+
+
+def _say(axis, text):
+    """Writes a text in place of bars, which need no scale then."""
+    axis.set_yticks([])
+    axis.set_ylabel("")
+    text = texts.fitted(text, 2.6)
+    place = {"transform": axis.transAxes, "ha": "center", "va": "center"}
+    axis.text(0.5, 0.5, text, fontsize="small", **place)
+
+
+def _bars(axis, heights, label, is_marked=False):
     """Draws bars; those that are marked, such as dead ones, in red."""
+    heights = np.atleast_1d(heights).ravel()
+    is_marked = np.broadcast_to(np.ravel(is_marked), heights.shape)
     colours = [canvas.colour(1 if each else 0) for each in is_marked]
     axis.bar(range(len(heights)), heights, color=colours)
     for place in np.flatnonzero(is_marked):
         axis.plot(place, 0, "x", color=canvas.colour(1), clip_on=False)
+    axis.set_xlim(-0.6, len(heights) - 0.4)
     axis.set_ylim(bottom=0)
-    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set_ylabel(label, fontsize="small")
+    canvas.count_along(axis)
     axis.tick_params(labelsize="x-small")

@@ -276,6 +276,7 @@ def test_confusion_of_scores_in_percents():
 # Errors.
 
 IMAGES = uniform(3, 7, 5, 1)
+FOUND = Equivariance(0.5, 0.4, 0.6, np.zeros(3), np.zeros(3))
 
 
 @pytest.mark.parametrize(
@@ -314,7 +315,7 @@ IMAGES = uniform(3, 7, 5, 1)
         (
             plots.perturbations,
             (uniform(2, 4, 7, 5, 1), [0.1]),
-            r"4 names in `values`",
+            r"Expected 4 finite numbers in `values`",
         ),
         (
             plots.supports,
@@ -364,18 +365,145 @@ IMAGES = uniform(3, 7, 5, 1)
         (
             plots.perturbations,
             (uniform(2, 3, 7, 5, 1),),
-            r"Expected 3 names in `values`",
+            r"Expected 3 finite numbers in `values`",
         ),
         (
             plots.confusion,
             ([0, 1], [0, 1], ["a"]),
             r"2 names in `class_names`",
         ),
+        (
+            plots.confusion,
+            ([0, 1], [0, 1], 5),
+            "2 names in `class_names`. Received: class_names=5",
+        ),
+        (
+            plots.confusion,
+            ([0, 1], [0, 1], {"a": 0, "b": 1}),
+            "2 names in `class_names`. Received: class_names={'a'",
+        ),
+        (
+            plots.confusion,
+            ([0, 10**6], [0, 1]),
+            "too many classes.*at most 100,.*labels for 1000001 classes",
+        ),
+        (
+            plots.confusion,
+            ([0, 1], [0, 100]),
+            "at most 100,.*predictions for 101 classes",
+        ),
+        (
+            plots.confusion,
+            ([0, 1], uniform(2, 101)),
+            "at most 100,.*predictions for 101 classes",
+        ),
+        (
+            plots.confusion,
+            ([0, 1], [0, 1], ["a"] * 101),
+            "at most 100,.*class_names for 101 classes",
+        ),
+        (
+            plots.confusion,
+            ([0, 1, 1], np.array([[0, 1], [np.nan, 1], [1, np.nan]])),
+            "without NaN.*NaN for 2 of 3 images, the first of them number 1",
+        ),
+        (
+            plots.confusion,
+            ([0], uniform(1, 0)),
+            r"One score says nothing.*predictions.shape=\(1, 0\)",
+        ),
+        (
+            plots.confusion,
+            ([0], [["a", "b"]]),
+            "`predictions` to be an array of numbers.*'a'",
+        ),
+        (
+            plots.reconstructions,
+            (IMAGES, IMAGES, 7),
+            "3 names in `titles`. Received: titles=7",
+        ),
+        (
+            plots.reconstructions,
+            ("abc", IMAGES),
+            "`images` to be an array of numbers. Received: images='abc'",
+        ),
+        (
+            plots.reconstructions,
+            ([[1], [1, 2]], IMAGES),
+            r"`images` to be an array of numbers.*\[\[1\], \[1, 2\]\]",
+        ),
+        (
+            plots.supports,
+            (IMAGES, "abc"),
+            "`maps` to be an array of numbers. Received: maps='abc'",
+        ),
+        (
+            plots.perturbations,
+            (uniform(2, 3, 7, 5, 1), ["a", "b", "c"]),
+            r"3 finite numbers in `values`.*Received: values=\['a', 'b', 'c'\]",
+        ),
+        (
+            plots.perturbations,
+            (uniform(2, 1, 7, 5, 1), 0.5),
+            "1 finite numbers in `values`.*Received: values=0.5",
+        ),
+        (
+            plots.perturbations,
+            (uniform(2, 2, 7, 5, 1), [0.5, np.inf]),
+            r"2 finite numbers in `values`.*Received: values=\[0.5, inf\]",
+        ),
+        (
+            plots.perturbations,
+            (uniform(2, 1, 7, 5, 1), [0.5], 2),
+            "2 names in `dimensions`. Received: dimensions=2",
+        ),
+        (
+            plots.equivariance,
+            ({"a": {3: FOUND}},),
+            "names of transformations.*Received: results={'a': {3: ",
+        ),
+        (
+            plots.training_curves,
+            ({"loss": [[1, 2], [3, 4]]},),
+            r"number of each epoch.*'loss': \[\[1, 2\], \[3, 4\]\]",
+        ),
     ],
 )
 def test_errors(function, arguments, message):
     with pytest.raises(ValueError, match=message):
         function(*arguments)
+
+
+@pytest.mark.parametrize(
+    "pixels, received",
+    [
+        (np.full((3, 7, 5, 1), 200, "uint8"), "uint8 with values up to 200"),
+        (np.full((3, 7, 5, 1), 2, "uint8"), "uint8 with values up to 2"),
+        (255 * np.ones((3, 7, 5, 1)), "float64 with values up to 255"),
+    ],
+    ids=["uint8", "dark_uint8", "floats"],
+)
+def test_pixels_of_another_scale_are_refused(pixels, received):
+    tree = Part("classes", (4,), 0.9, 1.0, None, ())
+    for name, draw in (
+        ("images", lambda: plots.reconstructions(pixels, IMAGES)),
+        ("reconstructions", lambda: plots.reconstructions(IMAGES, pixels)),
+        ("images", lambda: plots.perturbations(pixels[None], [-1, 0, 1])),
+        ("images", lambda: plots.interpolations(pixels[None])),
+        ("images", lambda: plots.supports(pixels, uniform(3, 7, 5))),
+        ("image", lambda: plots.parse_tree(tree, pixels[0])),
+    ):
+        expected = f"between 0 and 1, such as {name} / 255.*dtype {received}"
+        with pytest.raises(ValueError, match=expected):
+            draw()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "float16", "float64"])
+def test_images_of_every_type_of_numbers(dtype):
+    images = (IMAGES > 0.5).astype(dtype)
+    figure = drawn(plots.reconstructions(images, images.tolist()))
+    for axis in figure.axes[0], figure.axes[3]:
+        np.testing.assert_array_equal(images_of(axis)[0], images[0, ..., 0])
 
 
 def test_it_is_imported_without_matplotlib():
