@@ -91,10 +91,20 @@ def figures(model, images, labels):
         "equivariance",
         plots.equivariance({"winning capsule of EfficientCapsNet": found}),
     )
-    card = next(each for each in pretrained.cards() if each.name == "mnist")
-    yield "training_curves", plots.training_curves(curves(card.record))
+    yield "training_curves", plots.training_curves(curves(record()))
     scores = model.predict(images, verbose=0)
     yield "confusion", plots.confusion(labels, scores)
+
+
+def record():
+    """The record of the training of the network."""
+    wanted = "EfficientCapsNet", "mnist"
+    (card,) = (
+        card
+        for card in pretrained.cards()
+        if (card.network, card.name) == wanted
+    )
+    return card.record
 
 
 def curves(record):

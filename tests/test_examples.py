@@ -438,6 +438,13 @@ def test_pictures_of_a_trained_network(tmp_path, capsys):
         example.main(["--images", "299"])
 
 
+def test_curves_are_of_the_network_that_is_inspected():
+    example = load_example("inspect_model")
+    curves = example.curves(example.record())
+    # Other networks with weights of the same name reconstruct nothing.
+    assert {"loss", "accuracy", "reconstruction_error"} <= set(curves)
+
+
 def test_all_that_they_write_is_whole_or_not_there():
     """Nothing is written to its place directly; see `files.replacing`."""
     # `model.export` of sequential.py is Keras's own.
