@@ -15,9 +15,10 @@ import types
 import numpy as np
 import pytest
 
+from tests.helpers.scaling import EXAMPLES
+from tests.helpers.scaling import numbered
 from tests.helpers.testing import on_one_backend
 
-EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"
 SMALL = [
     *("--classes=6", "--steps=3", "--batch-size=4", "--filters=4"),
     *("--capsules=2", "--epochs=3", "--timeout=20"),
@@ -296,131 +297,6 @@ def test_runs_that_cannot_be(options, backend, message, tmp_path):
     assert not list(tmp_path.glob("*.npz"))
 
 
-# examples/scaling/records.py
-
-
-def numbered(number, first=0):
-    """Images that tell their numbers."""
-    for each in range(first, first + number):
-        image = np.full((3, 2, 1), each, "uint8")
-        image[0, 0] = each // 2
-        yield image, each % 5
-
-
-@pytest.fixture
-def folder(records, tmp_path):
-    contents = records.write(tmp_path / "images", numbered(47), 6, 5)
-    assert sum(contents["files"].values()) == 47
-    assert contents == records.contents_of(tmp_path / "images")
-    return tmp_path / "images"
-
-
-def read(records, folder, *arguments, **options):
-    """The numbers of the images, in order."""
-    numbers = []
-    for images, labels in records.read(folder, 4, *arguments, **options):
-        images = np.round(255 * images.numpy()).astype(int)
-        found = images[:, 1, 1, 0]
-        np.testing.assert_array_equal(images[:, 0, 0, 0], found // 2)
-        np.testing.assert_array_equal(labels, found % 5)
-        numbers += found.tolist()
-    return numbers
-
-
-@pytest.mark.parametrize("parts", [1, 2, 3, 5])
-def test_every_image_once_in_each_epoch(parts, records, folder):
-    orders = []
-    for epoch in range(2):
-        shares = [
-            read(records, folder, part, parts, epoch) for part in range(parts)
-        ]
-        assert min(map(len, shares)) > 0
-        assert sorted(sum(shares, [])) == list(range(47))
-        orders.append(shares)
-    # Processes keep their files, in another order.
-    assert orders[0] != orders[1]
-    assert [set(x) for x in orders[0]] == [set(x) for x in orders[1]]
-
-
-def test_orders(records, folder):
-    first = read(records, folder, epoch=1)
-    assert first == read(records, folder, epoch=1)
-    assert first != read(records, folder, epoch=1, seed=1)
-    assert first != list(range(47))
-    assert sorted(read(records, folder, shuffle=1)) == list(range(47))
-    # Also that of the first epoch with the first seed.
-    assert read(records, folder) == read(records, folder)
-
-
-def test_orders_do_not_depend_on_the_global_seed(records, folder):
-    import tensorflow as tf
-
-    orders = []
-    try:
-        for seed in (1, 2):
-            tf.random.set_seed(seed)
-            orders.append(read(records, folder, shuffle=9))
-    finally:
-        tf.random.set_seed(None)
-    assert orders[0] == orders[1]
-
-
-def test_steps(records, folder):
-    contents = records.contents_of(folder)
-    assert records.steps(contents, 4, 1) == 11
-    assert records.steps(contents, 4, 2) == 5  # 24 and 23 images
-    with pytest.raises(ValueError, match="at most 23. Received: batch_size=24"):
-        records.steps(contents, 24, 2)
-    with pytest.raises(ValueError, match="at least 7 files.*Received: 6 files"):
-        records.steps(contents, 1, 7)
-
-
-def test_wrong_folders(records, folder, tmp_path):
-    with pytest.raises(ValueError, match="There are no images. Expected a fol"):
-        records.contents_of(tmp_path)
-    with pytest.raises(ValueError, match="Expected at least 7 files"):
-        records.read(folder, 4, 0, 7)
-    (folder / "images-00002-of-00006.tfrecord").unlink()
-    with pytest.raises(ValueError, match="without images-00002-of-00006"):
-        records.read(folder, 4)
-
-
-def test_too_few_images_leave_no_folder(records, tmp_path):
-    with pytest.raises(ValueError, match="of 6 files. Received: 5 images"):
-        records.write(tmp_path / "images", numbered(5), 6, 5)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("image", "label", "message"),
-    [
-        (np.zeros((3, 3, 1), "uint8"), 0, "image 2 of shape .3, 3, 1."),
-        (np.zeros((3, 2), "uint8"), 0, "image 2 of dtype uint8 and shape"),
-        (np.zeros((3, 2, 5), "uint8"), 0, "with 1 to 4 channels"),
-        (np.zeros((3, 2, 1)), 0, "image 2 of dtype float64"),
-        (np.zeros((3, 2, 1), "uint8"), 5, "0 to 4. Received: label 5 of image"),
-        (np.zeros((3, 2, 1), "uint8"), -1, "Received: label -1 of image 2"),
-        (np.zeros((3, 2, 1), "uint8"), 0.5, "Received: label 0.5 of image 2"),
-        (np.zeros((3, 2, 1), "uint8"), [0], "Received: label .0. of image 2"),
-    ],
-)
-def test_images_that_training_cannot_read(
-    image, label, message, records, tmp_path
-):
-    examples = [*numbered(2), (image, label), *numbered(2)]
-    with pytest.raises(ValueError, match=message):
-        records.write(tmp_path / "images", examples, 2, 5)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["shards", "num_classes"])
-def test_numbers_of_files_and_classes(name, records, tmp_path):
-    numbers = {"shards": 2, "num_classes": 5, name: 0}
-    with pytest.raises(ValueError, match=f"positive integer. Rec.*{name}=0"):
-        records.write(tmp_path / "images", numbered(5), **numbers)
-    assert list(tmp_path.iterdir()) == []
-
-
 # examples/sharded_data.py
 
 
@@ -561,13 +437,6 @@ def test_options_of_files(options, message, sharded_data, tmp_path):
     with pytest.raises(ValueError, match=message):
         sharded_data.main([f"--folder={tmp_path / 'images'}", *options])
     assert list(tmp_path.iterdir()) == []
-
-
-def test_other_files_are_not_lost(records, tmp_path):
-    (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(ValueError, match="would be lost.*has contents.json"):
-        records.write(tmp_path, [], 1, 3)
-    assert (tmp_path / "thesis.txt").exists()
 
 
 def test_figures_of_an_epoch_are_those_of_all_batches(monkeypatch):

@@ -38,18 +38,9 @@ def write(folder, examples, shards, num_classes):
             is written.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and not (folder / CONTENTS).exists():
-        if not folder.is_dir() or any(folder.iterdir()):
-            raise ValueError(
-                "There is something else in the folder, which would be lost. "
-                f"Expected a folder that is new, empty, or has {CONTENTS}. "
-                f"Received: folder={str(folder)!r}"
-            )
-    for name, value in (("shards", shards), ("num_classes", num_classes)):
-        if not isinstance(value, numbers.Integral) or value < 1:
-            raise ValueError(
-                f"Expected a positive integer. Received: {name}={value!r}"
-            )
+    _check_replaceable(folder)
+    _check_integer("shards", shards, 1)
+    _check_integer("num_classes", num_classes, 1)
     found = hashlib.sha256()
     with files.replacing(folder) as fresh:
         fresh.mkdir()
@@ -79,10 +70,38 @@ def write(folder, examples, shards, num_classes):
             "image_shape": shape,
             "sha256": found.hexdigest(),
             "files": dict(zip(names, sizes, strict=True)),
+            "bytes": {name: (fresh / name).stat().st_size for name in names},
         }
         path = fresh / CONTENTS
         path.write_text(json.dumps(contents, indent=1) + "\n")
+        _check_replaceable(folder)  # writing may have taken hours
     return contents
+
+
+def _check_replaceable(folder):
+    """Raises if something that `write` did not write would be lost."""
+    if not folder.exists():
+        return
+    others = [folder.name]
+    if folder.is_dir():
+        contents = _contents(folder)
+        known = {CONTENTS, *contents["files"]} if contents else set()
+        others = sorted({each.name for each in folder.iterdir()} - known)
+    if others:
+        raise ValueError(
+            "There is something else in the folder, which would be lost. "
+            f"Expected a folder that is new, is empty, or has only {CONTENTS} "
+            "and the files of images that it names. Received: "
+            f"folder={str(folder)!r} with {', '.join(others[:5])}"
+        )
+
+
+def _check_integer(name, value, least):
+    if not isinstance(value, numbers.Integral) or value < least:
+        raise ValueError(
+            f"Expected an integer of at least {least}. Received: "
+            f"{name}={value!r}"
+        )
 
 
 def _check(number, image, label, shape, num_classes):
@@ -136,23 +155,43 @@ def _serialized(image, label):
 def contents_of(folder):
     """What `write` wrote into a folder."""
     folder = pathlib.Path(folder)
-    try:
-        contents = json.loads((folder / CONTENTS).read_text())
-    except FileNotFoundError:
+    contents = _contents(folder)
+    if contents is None:
         raise ValueError(
             f"There are no images. Expected a folder with {CONTENTS}, as "
             "examples/sharded_data.py makes it. Received: "
             f"folder={str(folder)!r}"
-        ) from None
-    missing = [
-        name for name in contents["files"] if not (folder / name).is_file()
-    ]
-    if missing:
-        raise ValueError(
-            f"Expected all files that {CONTENTS} names. Received: "
-            f"folder={str(folder)!r} without {', '.join(missing)}"
         )
+    for name, size in contents["bytes"].items():
+        path = folder / name
+        found = path.stat().st_size if path.is_file() else None
+        if found != size:
+            wrong = f"without {name}" if found is None else f"with {found}"
+            raise ValueError(
+                f"Expected all files that {CONTENTS} names, as they were "
+                f"written: {name} of {size} bytes. Received: "
+                f"folder={str(folder)!r} {wrong}"
+            )
     return contents
+
+
+def _contents(folder):
+    """The contents of a folder, or `None` if `write` did not write them."""
+    try:
+        contents = json.loads((folder / CONTENTS).read_text())
+        names = list(contents["files"])
+        as_written = (
+            names == [_name(number, len(names)) for number in range(len(names))]
+            and list(contents["bytes"]) == names
+            and all(size > 0 for size in contents["files"].values())
+            and len(contents["image_shape"]) == 3
+            and contents["num_classes"] > 0
+        )
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+    return contents if names and as_written else None
 
 
 def identity(contents):
@@ -163,6 +202,7 @@ def identity(contents):
 
 def steps(contents, batch_size, parts):
     """How many whole batches there are for each of some processes."""
+    _check_integer("batch_size", batch_size, 1)
     number = min(sum(part.values()) for part in _parts(contents, parts))
     if number < batch_size:
         raise ValueError(
@@ -174,6 +214,7 @@ def steps(contents, batch_size, parts):
 
 def _parts(contents, parts):
     """The files of each of some processes, with their sizes."""
+    _check_integer("parts", parts, 1)
     shards = list(contents["files"].items())
     if len(shards) < parts:
         raise ValueError(
@@ -201,12 +242,27 @@ def read(folder, batch_size, part=0, parts=1, epoch=0, seed=0, shuffle=10_000):
 
     Returns:
         A `tf.data.Dataset` of batches: images from 0 to 1, and labels.
+
+    Raises:
+        ValueError: If an argument is not as described, or a file is missing or
+            has another size than it was written with.
     """
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("part", part, 0),
+        ("epoch", epoch, 0),
+        ("seed", seed, 0),
+        ("shuffle", shuffle, 1),
+    ):
+        _check_integer(name, value, least)
     contents = contents_of(folder)
-    names = [
-        str(pathlib.Path(folder, name))
-        for name in _parts(contents, parts)[part]
-    ]
+    shares = _parts(contents, parts)
+    if part >= parts:
+        raise ValueError(
+            f"Expected a part from 0 to {parts - 1}, one less than `parts`. "
+            f"Received: part={part}"
+        )
+    names = [str(pathlib.Path(folder, name)) for name in shares[part]]
     names = np.random.default_rng([seed, epoch]).permutation(names)
     data = tf.data.Dataset.from_tensor_slices(names)
     data = data.interleave(
