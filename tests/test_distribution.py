@@ -172,6 +172,19 @@ def test_every_layer_has_its_own_path():
             "match one or more of capsules. Received: layers='primary'",
         ),
         ({"layers": "capsule"}, "Received: layers='capsule'"),
+        ({"layers": 5}, "Expected `layers` to be a reg.*Received: layers=5"),
+        ({"layers": []}, "at least one; or None .*Received: layers=\\[\\]"),
+        ({"layers": iter([])}, "at least one; or None for all layers"),
+        (
+            {"layers": ["capsules", 3]},
+            r"Received: layers=\['capsules', 3\], of which 3 is none: it is ",
+        ),
+        ({"layers": [None]}, "of which None is none: it is no string"),
+        (
+            {"layers": "("},
+            r"Expected paths or regular expressions, strings. Received: "
+            r"layers=\['\('\], of which '\(' is none: missing \), unterminated",
+        ),
         ({"model": None}, "Expected `model` to be a built Keras model"),
         (
             {"model": keras.Sequential([CapsuleLayer(6, 5)])},
@@ -201,6 +214,50 @@ def test_layout_map_errors(change, message):
     options = {"model": capsules(6, 6), "mesh": mesh(1, 3), **change}
     with pytest.raises(ValueError, match=message):
         layout_map(**options)
+
+
+class OfAnArgument(keras.Model):
+    """A model that cannot be made again: `layer` is in no configuration."""
+
+    def __init__(self, layer):
+        super().__init__(name="own")
+        self.layer = layer
+
+    def call(self, inputs):
+        return self.layer(inputs)
+
+
+class WithoutArguments(OfAnArgument):
+    """A model that has no weights before its first call."""
+
+    def __init__(self):
+        super().__init__(CapsuleLayer(6, 5))
+
+
+class WithConfig(OfAnArgument):
+    def get_config(self):
+        return {"other": 5}
+
+
+@pytest.mark.parametrize(
+    "make_model",
+    [
+        lambda: OfAnArgument(CapsuleLayer(6, 5)),
+        WithoutArguments,
+        lambda: WithConfig(CapsuleLayer(6, 5)),
+    ],
+)
+def test_models_that_cannot_be_made_again(make_model):
+    model = make_model()
+    model(np.ones((2, 6, 4), "float32"))
+    message = (
+        "cannot be made again from its configuration. Expected a functional "
+        "or Sequential model.*Received: model=<.*name=own"
+    )
+    with pytest.raises(ValueError, match=message):
+        layout_map(model, mesh(1, 3))
+    with pytest.raises(ValueError, match=message):
+        distribute(model)
 
 
 @pytest.mark.parametrize(
@@ -273,6 +330,20 @@ def test_models_whose_copies_have_other_names():
 def test_a_layout_that_does_not_fit(key, axes, message):
     layout = keras.distribution.LayoutMap(mesh(1, 3))
     layout[key] = axes
+    with pytest.raises(ValueError, match=message):
+        distribute(capsules(7, 6), layout)
+
+
+@pytest.mark.parametrize("key", ["(", "capsules/(kernel"])
+def test_keys_that_are_no_patterns(key):
+    """Keras would look for the places of all variables with them."""
+    layout = keras.distribution.LayoutMap(mesh(1, 3))
+    layout["capsules/kernel"] = (None, None, "model", None)
+    layout[key] = (None, "model")
+    message = (
+        "Expected paths or regular expressions, strings. Received: layout with "
+        r"the keys \['capsules/kernel', .*, of which '.*\(.*' is none: missing"
+    )
     with pytest.raises(ValueError, match=message):
         distribute(capsules(7, 6), layout)
 

@@ -28,11 +28,14 @@ def distribute(
         The copy.
 
     Raises:
-        ValueError: If `model` is not as described, a key of the layout matches
-            nothing, or a layout does not fit its variable.
+        ValueError: If `model` is not as described, a key of the layout is no
+            regular expression or matches nothing, or a layout does not fit its
+            variable.
 
     Example: see `layout_map`.
     """
+    if layout is not None:
+        _check_keys(layout)  # before Keras looks for places with them
     copy = copied(model)
     if layout is not None:
         _check_layout(copy, layout)
@@ -47,7 +50,41 @@ def copied(model: keras.Model) -> keras.Model:
             "Expected `model` to be a built Keras model. "
             f"Received: model={model!r}"
         )
-    return type(model).from_config(model.get_config())
+    try:
+        copy = type(model).from_config(model.get_config())
+    except (NotImplementedError, TypeError) as error:
+        raise _no_copy(model) from error
+    if len(copy.weights) != len(model.weights):  # it is built by its first call
+        raise _no_copy(model)
+    return copy
+
+
+def _no_copy(model):
+    return ValueError(
+        "The model cannot be made again from its configuration. Expected a "
+        "functional or Sequential model, and layers with `get_config`. "
+        f"Received: model={model!r}"
+    )
+
+
+def check_pattern(pattern: object, received: str) -> None:
+    """Raises if something is no regular expression.
+
+    Args:
+        pattern: What should be one.
+        received: What was received, for the message.
+    """
+    try:
+        if isinstance(pattern, str):
+            re.compile(pattern)
+            return
+        reason = "it is no string"
+    except re.error as error:
+        reason = str(error)
+    raise ValueError(
+        "Expected paths or regular expressions, strings. Received: "
+        f"{received}, of which {pattern!r} is none: {reason}"
+    )
 
 
 def sizes_of(mesh: keras.distribution.DeviceMesh) -> dict[str, int]:
@@ -55,13 +92,19 @@ def sizes_of(mesh: keras.distribution.DeviceMesh) -> dict[str, int]:
     return dict(zip(mesh.axis_names, mesh.shape, strict=True))
 
 
-def _check_layout(model, layout):
-    """Raises if a key matches nothing, or a layout does not fit."""
+def _check_keys(layout):
+    """Raises if it is no layout map, or Keras cannot look for a key."""
     if not isinstance(layout, keras.distribution.LayoutMap):
         raise ValueError(
             "Expected `layout` to be a keras.distribution.LayoutMap. "
             f"Received: layout={layout!r}"
         )
+    for key in layout:
+        check_pattern(key, f"layout with the keys {list(layout)}")
+
+
+def _check_layout(model, layout):
+    """Raises if a key matches nothing, or a layout does not fit."""
     variables = {each.path: each for each in model.variables}
     # Some layers have no path, such as those of inputs.
     layers = {each.path for _, each in walk(model) if each.path}

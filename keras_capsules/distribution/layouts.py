@@ -7,6 +7,7 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
+from keras_capsules.distribution.copies import check_pattern
 from keras_capsules.distribution.copies import copied
 from keras_capsules.distribution.copies import sizes_of
 from keras_capsules.layers.base import RoutedLayer
@@ -86,12 +87,12 @@ def layout_map(
         `keras.Sequential`, Keras may give a copy other paths.
 
     Raises:
-        ValueError: If an argument is not as described, a regular expression
-            matches no layer, the number of capsules is not a multiple of the
-            number of devices, or the model has depthwise or grouped
-            convolutions, as `EfficientCapsNet` has, and the mesh has more than
-            one axis that is larger than 1. XLA computes wrong gradients of
-            their kernels then (found with JAX 0.10.2).
+        ValueError: If an argument is not as described, a regular expression is
+            invalid or matches no layer, the number of capsules is not a
+            multiple of the number of devices, or the model has depthwise or
+            grouped convolutions, as `EfficientCapsNet` has, and the mesh has
+            more than one axis that is larger than 1. XLA computes wrong
+            gradients of their kernels then (found with JAX 0.10.2).
 
     Example:
 
@@ -212,8 +213,7 @@ def _chosen(model, paths, patterns):
         )
     if patterns is None:
         return found.items()
-    if isinstance(patterns, str):
-        patterns = [patterns]
+    patterns = _patterns(patterns)
     chosen = {}
     for pattern in patterns:
         matching = {
@@ -229,6 +229,21 @@ def _chosen(model, paths, patterns):
             )
         chosen |= matching
     return chosen.items()
+
+
+def _patterns(layers):
+    """Regular expressions as a list, at least one."""
+    if isinstance(layers, str):
+        layers = [layers]
+    patterns = list(layers) if isinstance(layers, Iterable) else []
+    if not patterns:
+        raise ValueError(
+            "Expected `layers` to be a regular expression, or several of them, "
+            f"at least one; or None for all layers. Received: layers={layers!r}"
+        )
+    for pattern in patterns:
+        check_pattern(pattern, f"layers={patterns!r}")
+    return patterns
 
 
 def _side(path, shape, capsules, devices):
