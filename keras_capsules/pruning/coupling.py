@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_capsules.inspection.graph import Call
+from keras_capsules.pruning.sample import has_mask
 from keras_capsules.pruning.sample import sample
 
 
@@ -29,9 +30,9 @@ def mean_coupling(
         The mean coupling `[i, j]`, and the `dependence` of `freeze_routing`.
 
     Raises:
-        ValueError: If coupling coefficients are not finite.
+        ValueError: If coupling coefficients are not finite, or the images do
+            not say what they are because of a mask.
     """
-    number = len(images)
 
     def batches():
         for batch in sample(model, call, images, batch_size, verbose):
@@ -47,16 +48,41 @@ def mean_coupling(
         total = total + _sums(coupling, counts).sum(axis=0)
         count = count + counts.sum(axis=(0, 1))
     check_finite(total, f"coupling that is not finite, of {call.name!r}")
+    if has_mask(call):
+        _check_seen(count, call)
     # Places that are padding in all windows stay at 0.
     mean = total / np.maximum(count, 1)[:, None]
-    # All images have the same windows.
-    others = np.maximum(count * (number - 1) / number, 1)[:, None]
-    variation = 0.0
+    variation = number = 0.0
     for coupling, counts in batches():
-        of_others = (total - _sums(coupling, counts)) / others
+        others = count - counts.sum(axis=1)  # [b, i]
+        of_others = total - _sums(coupling, counts)
+        of_others = of_others / np.maximum(others, 1)[..., None]
         differences = np.abs(coupling - of_others[:, None]).sum(axis=3) / 2
+        # One that counts in no other image cannot be compared.
+        counts = counts & (others > 0)[:, None]
         variation += float(np.sum(differences * counts))
-    return mean, variation / float(np.sum(count))
+        number += float(np.sum(counts))
+    if not number:
+        raise _unseen("no input capsule that counts in two images", call)
+    return mean, variation / number
+
+
+def _check_seen(count, call):
+    """Raises if a mask excludes input capsules from all images."""
+    unseen = np.flatnonzero(count == 0).tolist()
+    if unseen:
+        raise _unseen(
+            f"a mask that excludes the input capsules {unseen} from all images",
+            call,
+        )
+
+
+def _unseen(received, call):
+    return ValueError(
+        "Coupling is averaged over the images in which an input capsule "
+        "counts. Expected each to count in an image, and some of them in "
+        f"several. Received: {received}, of {call.name!r}"
+    )
 
 
 def check_finite(numbers: np.ndarray, received: str) -> None:

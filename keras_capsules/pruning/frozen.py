@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 from typing import NamedTuple
 
 import keras
@@ -10,31 +9,22 @@ import numpy as np
 from keras import ops
 
 from keras_capsules import routing as routings
-from keras_capsules.inspection.graph import Call
 from keras_capsules.inspection.graph import Graph
 from keras_capsules.inspection.graph import as_array
 from keras_capsules.inspection.images import check_images
-from keras_capsules.layers.capsule_layer import CapsuleLayer
-from keras_capsules.layers.conv_capsules import ConvCapsules
 from keras_capsules.pruning.coupling import check_finite
 from keras_capsules.pruning.coupling import mean_coupling
+from keras_capsules.pruning.freezable import ACTIVATIONS
+from keras_capsules.pruning.freezable import find
 from keras_capsules.pruning.rebuild import Changes
 from keras_capsules.pruning.rebuild import check_not_quantized
 from keras_capsules.pruning.rebuild import rebuild
 from keras_capsules.pruning.rebuild import routing_options
-from keras_capsules.routing import DynamicRouting
 from keras_capsules.routing import FixedRouting
-from keras_capsules.routing import SelfAttentionRouting
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_number
-
-# The routings whose poses are an activation of weighted sums of votes.
-_ACTIVATIONS = {
-    DynamicRouting: "squash",
-    SelfAttentionRouting: "exponential_squash",
-}
 
 
 class FrozenLayer(NamedTuple):
@@ -98,13 +88,14 @@ def freeze_routing(
 
     for input capsules i and output capsules j. The image itself does not count
     in the mean, so that few images do not look alike because they are few. In a
-    convolution, the mean is also over windows; capsules in its padding do not
-    count. The coupling of
+    convolution, the mean is also over windows. Capsules in its padding do not
+    count, nor do those that a mask excludes. The coupling of
     `DynamicRouting(num_iterations=1)` is always the same, and the new network
     computes the same as the old one. The trained `coupling_bias` of
     `SelfAttentionRouting` becomes part of the fixed coupling. Layers in a
     `CapsuleStack`, `ConvCapsules2DTranspose` and `SharedKernelConvCapsules2D`
-    keep their routing.
+    keep their routing, and so do layers with an unknown number of input
+    capsules.
 
     The sample should be of the training set, with all classes. Fine-tuning
     afterwards trains the kernel, not the coupling.
@@ -113,7 +104,8 @@ def freeze_routing(
         model: A `CapsuleNetwork`, or another functional or Sequential model
             with class scores as its only output. It stays as it is.
         images: Images of the shape that the model takes, some hundreds; at
-            least two.
+            least two. If a mask excludes input capsules, such as the padding of
+            sequences, each one has to count in some of them.
         layers: Optional sequence of names of `CapsuleLayer`s and
             `ConvCapsules2D`s and the like, with `DynamicRouting` or
             `SelfAttentionRouting`. The poses of other routings are no
@@ -133,8 +125,9 @@ def freeze_routing(
 
     Raises:
         ValueError: If an argument is not as described, scores or coupling are
-            not finite, or none of the layers, or one of those that are named,
-            can be frozen; the message says why.
+            not finite, a mask excludes an input capsule from all images, or
+            none of the layers, or one of those that are named, can be frozen;
+            the message says why.
 
     Example:
 
@@ -157,7 +150,7 @@ def freeze_routing(
     verbose = int(check_boolean(verbose, "verbose"))
     check_not_quantized(model)
     graph = Graph(model)
-    calls, reasons = _find(graph, layers)
+    calls, reasons = find(graph, layers)
     before = _scores(model, images, batch_size)
     check_finite(before, "scores that are not finite")
 
@@ -202,63 +195,10 @@ def _check_images(model, images):
     return images
 
 
-def _find(graph: Graph, names: Any) -> tuple[dict[str, Call], dict[str, Any]]:
-    """The calls of layers with routing, and why they cannot be frozen."""
-    routed = {
-        call.name: call
-        for call in graph.calls
-        if isinstance(call.layer, CapsuleLayer | ConvCapsules)
-        and not isinstance(call.layer.routing, FixedRouting)
-    }
-    if not routed:
-        raise ValueError(
-            "There is no routing to freeze. Expected a network with layers "
-            "CapsuleLayer or ConvCapsules. Received: a network with the layers "
-            f"{[call.name for call in graph.calls]}"
-        )
-    wanted = list(routed) if names is None else names
-    is_list = isinstance(wanted, (list, tuple)) and len(wanted) > 0
-    if not is_list or any(name not in routed for name in wanted):
-        raise ValueError(
-            "Invalid value for argument `layers`. Expected names of layers "
-            f"with routing, of {list(routed)}. Received: layers={names!r}"
-        )
-    reasons = {
-        name: _reason_against(graph, call)
-        for name, call in routed.items()
-        if name in wanted
-    }
-    against = [reason for reason in reasons.values() if reason is not None]
-    if against and (names is not None or len(against) == len(reasons)):
-        raise ValueError(against[0])
-    return routed, reasons
-
-
-def _reason_against(graph, call):
-    """Why a layer cannot be frozen, or `None`."""
-    routing = call.layer.routing
-    if type(routing) not in _ACTIVATIONS:
-        kinds = ", ".join(each.__name__ for each in _ACTIVATIONS)
-        return (
-            "The poses of this routing are no activation of a sum of votes "
-            "with the coupling as weights, or it also makes activations. "
-            f"Expected `layers`, names of layers with {kinds}. Received: the "
-            f"layer {call.name!r} with routing={routing!r}"
-        )
-    same = [each for each in graph.calls if each.layer is call.layer]
-    if len(same) > 1 or "/" in call.name:
-        return (
-            "Layers can be frozen that are called once, and are no part of a "
-            "model within the model. Received: the layer "
-            f"{call.name!r}, which is called {len(same)} times"
-        )
-    return None
-
-
 def _changes(model, graph, calls, couplings):
     """The changes of a network that fix these couplings."""
     new = {
-        name: FixedRouting(_ACTIVATIONS[type(calls[name].layer.routing)])
+        name: FixedRouting(ACTIVATIONS[type(calls[name].layer.routing)])
         for name in couplings
     }
     return Changes(

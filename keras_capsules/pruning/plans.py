@@ -16,6 +16,7 @@ from keras_capsules.pruning.chains import Chain
 from keras_capsules.pruning.chains import find_convolution
 from keras_capsules.pruning.rebuild import Changes
 from keras_capsules.pruning.rebuild import routing_options
+from keras_capsules.pruning.sample import has_mask
 
 
 def check_prunable(chain: Chain, unit: str) -> None:
@@ -25,6 +26,12 @@ def check_prunable(chain: Chain, unit: str) -> None:
         chain: The capsules.
         unit: `"type"` or `"capsule"`.
     """
+    if has_mask(chain.routed):
+        raise ValueError(
+            "Capsules that a mask excludes in some examples cannot be pruned. "
+            "Expected a layer whose input has no mask. Received: the layer "
+            f"{chain.routed.name!r}, whose input has one"
+        )
     layer: Any
     for layer in (chain.made.layer, chain.routed.layer):
         routing = getattr(layer, "routing", None)

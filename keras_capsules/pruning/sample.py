@@ -1,5 +1,6 @@
 """What a layer routes, for a sample of images."""
 
+import inspect
 from collections.abc import Iterator
 from typing import Any
 from typing import NamedTuple
@@ -12,6 +13,7 @@ from keras_capsules.inspection.graph import as_array
 from keras_capsules.inspection.routes import in_windows
 from keras_capsules.inspection.routes import pose_axes
 from keras_capsules.layers.conv_capsules import ConvCapsules
+from keras_capsules.layers.poses import broadcast_mask
 
 
 class Batch(NamedTuple):
@@ -24,11 +26,12 @@ class Batch(NamedTuple):
         images: Which images these are, a slice.
         activations: Activations of the input capsules, `[b, i]`: their own, or
             the lengths of vectors; 1 for matrices alone, and 0 for the padding
-            of a convolution.
+            of a convolution and for capsules that a mask excludes.
         outputs: Activations of the output capsules, `[b, j]`: their own, or
             their lengths; 1 if the routing gives lengths no such meaning.
         coupling: Coupling coefficients, `[b, i, j]`.
-        counts: Which input capsules are no padding, `[b, i]`.
+        counts: Which input capsules are no padding, and are excluded by no
+            mask, `[b, i]`.
     """
 
     images: slice
@@ -62,12 +65,14 @@ def sample(
     progress = keras.utils.Progbar(len(images), verbose=verbose)
     for start in range(0, len(images), batch_size):
         part = images[start : start + batch_size]
-        inputs = keras.tree.flatten(below(part, training=False))
-        poses, coupling = layer(
-            inputs if len(inputs) > 1 else inputs[0], return_coupling=True
+        inputs, mask, (poses, coupling) = _run(
+            call, below(part, training=False)
         )
         activations = _activations_of_inputs(layer, inputs)
         counts = np.ones_like(activations)
+        if mask is not None:
+            counts = as_array(broadcast_mask(mask, activations.shape))
+            activations = activations * counts
         if isinstance(layer, ConvCapsules):
             activations, counts = (
                 in_windows(layer, each) for each in (activations, counts)
@@ -83,6 +88,31 @@ def sample(
             counts.reshape(number, num_inputs) > 0,
         )
         progress.update(start + len(part))
+
+
+def has_mask(call: Call) -> bool:
+    """Whether a mask excludes input capsules of a layer."""
+    return _arguments(call.layer, call.arguments).get("mask") is not None
+
+
+def _run(call, tensors):
+    """Inputs of a layer, their mask, and results with coupling."""
+    tensors = keras.tree.flatten(tensors)
+    values = dict(zip(map(id, call.inputs), tensors, strict=True))
+    arguments = keras.tree.map_structure(
+        lambda x: values.get(id(x), x), call.arguments
+    )
+    options = _arguments(call.layer, arguments)
+    inputs, mask = options.pop("inputs"), options.get("mask")
+    results = call.layer(inputs, **{**options, "return_coupling": True})
+    return keras.tree.flatten(inputs), mask, results
+
+
+def _arguments(layer, arguments):
+    """The arguments of a call, by their names."""
+    args, kwargs = arguments
+    names = inspect.signature(layer.call).parameters
+    return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
 def _activations_of_inputs(layer, tensors):
