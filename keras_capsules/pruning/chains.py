@@ -20,7 +20,7 @@ ROUTED = CapsuleLayer | ConvCapsules
 _MADE = PRIMARY | ROUTED
 # Layers that treat each capsule type by itself.
 _BETWEEN = CapsuleDropout | CapsuleSelection | PoseNormalization
-# Layers that treat each channel by itself.
+# Layers that treat each channel by itself, if their options do.
 _PER_CHANNEL = (
     keras.layers.Activation
     | keras.layers.AveragePooling1D
@@ -33,6 +33,18 @@ _PER_CHANNEL = (
     | keras.layers.MaxPooling2D
     | keras.layers.ReLU
 )
+# Of Keras's activations, those that treat each number by itself. Others do not,
+# such as softmax, or may not, such as functions of a user.
+_ELEMENTWISE = [
+    getattr(keras.activations, name)
+    for name in (
+        *("celu", "elu", "exponential", "gelu", "hard_shrink", "hard_sigmoid"),
+        *("hard_silu", "hard_tanh", "leaky_relu", "linear", "log_sigmoid"),
+        *("mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_shrink"),
+        *("softplus", "softsign", "sparse_plus", "sparse_sigmoid"),
+        *("squareplus", "tanh", "tanh_shrink"),
+    )
+]
 
 
 class Chain(NamedTuple):
@@ -98,6 +110,8 @@ def find_convolution(graph: Graph, made: Call) -> list[Call]:
     while call is not None and len(_consumers(graph, call)) == 1:
         _check(graph, call)
         found.append(call)
+        if not _mixes_no_channels(call.layer):
+            break
         if _is_convolution(call.layer):
             return found
         if not isinstance(call.layer, _PER_CHANNEL):
@@ -108,7 +122,8 @@ def find_convolution(graph: Graph, made: Call) -> list[Call]:
         "With depthwise=True each number of a capsule is a channel, so "
         "channels are pruned with capsule types. Expected a convolution in "
         f"front of {made.name!r}, with nothing between but layers that treat "
-        "each channel by itself, and no other layer that takes its channels; "
+        "each channel by itself, with activations of Keras that treat each "
+        "number by itself, and no other layer that takes its channels; "
         f"or unit='capsule'. Received: {received}"
     )
 
@@ -117,7 +132,27 @@ def _is_convolution(layer):
     return (
         isinstance(layer, keras.layers.Conv1D | keras.layers.Conv2D)
         and layer.groups == 1
-        and layer.data_format == "channels_last"
+    )
+
+
+def _mixes_no_channels(layer):
+    """Whether the options of a layer let each channel be by itself."""
+    return (
+        getattr(layer, "data_format", "channels_last") == "channels_last"
+        and _is_elementwise(getattr(layer, "activation", None))
+        and (
+            not isinstance(layer, keras.layers.GroupNormalization)
+            or layer.axis in (-1, layer.input_spec.ndim - 1)
+        )
+    )
+
+
+def _is_elementwise(activation):
+    known = keras.layers.ReLU | keras.layers.LeakyReLU
+    return (
+        activation is None
+        or activation in _ELEMENTWISE
+        or isinstance(activation, known)
     )
 
 
@@ -200,4 +235,9 @@ def _check(graph, call):
 
 
 def _described(call):
-    return f"{call.name!r} ({type(call.layer).__name__})"
+    activation = getattr(call.layer, "activation", None)
+    options = ""
+    if not _is_elementwise(activation):
+        name = getattr(activation, "__name__", type(activation).__name__)
+        options = f", activation={name}"
+    return f"{call.name!r} ({type(call.layer).__name__}{options})"

@@ -250,6 +250,11 @@ def test_single_matrices_without_activations():
     assert len(pruning.prune(deep, images(), 0.5, layer="second").kept) == 2
 
 
+@keras.saving.register_keras_serializable(package="tests")
+def own_activation(x):
+    return x - keras.ops.max(x, axis=-1, keepdims=True)
+
+
 def depthwise(convolution, *between):
     inputs = keras.Input(SHAPE)
     x = convolution(inputs)
@@ -274,7 +279,37 @@ def depthwise(convolution, *between):
                 keras.layers.Conv2D(8, 2),
                 keras.layers.Conv2D(8, 1, groups=4, name="n"),
             ],
-            r"'n' \(Conv2D",
+            r"'n' \(Conv2D\)",
+        ),
+        (
+            [
+                keras.layers.Conv2D(8, 2),
+                keras.layers.Activation("softmax", name="n"),
+            ],
+            r"'n' \(Activation, activation=softmax\)",
+        ),
+        (
+            [keras.layers.Conv2D(8, 2, activation="log_softmax", name="n")],
+            r"'n' \(Conv2D, activation=log_softmax\)",
+        ),
+        (
+            [keras.layers.Conv2D(8, 2, activation=own_activation, name="n")],
+            r"'n' \(Conv2D, activation=own_activation\)",
+        ),
+        (
+            [
+                keras.layers.Conv2D(8, 2, name="n", activation="sparsemax"),
+                keras.layers.ReLU(),
+            ],
+            r"'n' \(Conv2D, activation=sparsemax\)",
+        ),
+        (
+            [
+                keras.layers.Conv2D(8, 2),
+                keras.layers.Permute((1, 3, 2)),
+                keras.layers.Permute((1, 3, 2), name="n"),
+            ],
+            r"'n' \(Permute\)",
         ),
     ],
 )
@@ -297,6 +332,26 @@ def test_channels_in_groups():
         "with groups=4"
     )
     with pytest.raises(ValueError, match=message):
+        pruning.prune(deep, images(), 0.5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        keras.layers.AveragePooling2D(
+            (1, 2), 1, "same", "channels_first", name="n"
+        ),
+        keras.layers.MaxPooling2D(
+            (1, 2), 1, "same", "channels_first", name="n"
+        ),
+        keras.layers.GroupNormalization(-1, axis=1, name="n"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_channels_along_another_axis(layer):
+    """What is the channels to the convolution is an axis of images to it."""
+    deep = depthwise(keras.layers.Conv2D(8, 2), layer)
+    with pytest.raises(ValueError, match=rf"'n' \({type(layer).__name__}\)"):
         pruning.prune(deep, images(), 0.5)
 
 

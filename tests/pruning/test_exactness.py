@@ -252,11 +252,13 @@ def test_capsules_of_an_inner_layer_without_positions():
     )
 
 
-def depthwise(dim=3, normalization="batch"):
+def depthwise(dim=3, normalization="batch", activation=None):
     """Numbers of capsules that are channels of a convolution."""
     inputs = keras.Input(SHAPE)
-    x = keras.layers.Conv2D(7, 2, name="before")(inputs)
-    x = keras.layers.Conv2D(TYPES * dim, 2, name="convolution")(x)
+    x = keras.layers.Conv2D(7, 2, activation="softmax", name="before")(inputs)
+    x = keras.layers.Conv2D(
+        TYPES * dim, 2, activation=activation, name="convolution"
+    )(x)
     if normalization == "batch":
         x = keras.layers.BatchNormalization(name="normalization")(x)
     else:
@@ -265,6 +267,21 @@ def depthwise(dim=3, normalization="batch"):
     x = PrimaryCapsules(TYPES, dim, 2, depthwise=True, name="first")(x)
     x = CapsuleLayer(CLASSES, 2, name="last")(x)
     return set_weights(CapsuleNetwork(inputs, x))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    ["gelu", "tanh", keras.layers.LeakyReLU(0.2)],
+    ids=["gelu", "tanh", "layer"],
+)
+def test_activations_that_treat_each_number_by_itself(activation):
+    model, x = depthwise(activation=activation), images()
+    result = pruning.prune(model, x, 0.4)
+    assert result.model.get_layer("convolution").filters == 9
+    assert_close(
+        outputs_of(result.model, "last", x),
+        masked(model, "last", x, result.kept),
+    )
 
 
 @pytest.mark.parametrize("normalization", ["batch", "groups"])
