@@ -18,6 +18,7 @@ to `benchmarks/results`, and the table between the marks of
 `docs/many_devices.md`.
 """
 
+import os
 import pathlib
 import re
 import statistics
@@ -138,11 +139,13 @@ def measure(devices, capsules, sizes, repeats):
     """Speed, memory and communication of a training step."""
     import time
 
-    import jax
     import keras
     import numpy as np
 
-    jax.config.update("jax_num_cpu_devices", devices)
+    # JAX reads it when it first looks for devices.
+    flag = f"--xla_force_host_platform_device_count={devices}"
+    flags = [os.environ.get("XLA_FLAGS", ""), flag]
+    os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     model = make(devices, capsules, sizes)
     step = compile_step(model, sizes)
     random = np.random.default_rng(0)

@@ -250,6 +250,67 @@ def test_which_part_of_a_batch(
     assert found == (expected or [])
 
 
+def test_slurm_shows_each_task_all_gpus_of_its_node():
+    """JAX takes the one with the number of the task on its node."""
+    page = EXAMPLES.parent / "docs" / "many_devices.md"
+    command = re.search(r"    (srun(?:.*\\\n)*.*)", page.read_text())[1]
+    options = dict(re.findall(r"--([\w-]+)=(\w+)", command))
+    assert options["ntasks-per-node"] == options["gpus-per-node"]
+    assert "gpus-per-task" not in options
+
+
+def of_old_jax(address, number, process, initialization_timeout=300):
+    """The arguments of `jax.distributed.initialize` in JAX 0.4.34."""
+
+
+def of_new_jax(
+    address,
+    number,
+    process,
+    initialization_timeout=300,
+    heartbeat_timeout_seconds=100,
+    shutdown_timeout_seconds=300,
+):
+    """The arguments of `jax.distributed.initialize` in JAX 0.10.2."""
+
+
+@pytest.mark.parametrize("initialize", [of_old_jax, of_new_jax])
+def test_every_jax_that_is_supported(initialize, records, monkeypatch):
+    """`jax_num_cpu_devices` is an option since JAX 0.5."""
+    import argparse
+
+    import jax
+    import keras
+    from scaling import cluster
+
+    found, options = {}, {"jax_cpu_collectives_implementation": None}
+
+    def update(name, value):
+        assert name in options
+        options[name] = value
+
+    def initialize_and_keep(*arguments, **timeouts):
+        initialize(*arguments, **timeouts)
+        found.update(timeouts)
+
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    monkeypatch.setattr(jax.config, "update", update)
+    initialize_and_keep.__wrapped__ = initialize  # has its signature
+    monkeypatch.setattr(jax.distributed, "initialize", initialize_and_keep)
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+    parser = argparse.ArgumentParser()
+    cluster.add_options(parser)
+    given = ["--processes=2", "--process=1", "--coordinator=here:1"]
+    cluster.join(parser.parse_args([*given, "--devices=3", "--timeout=7"]))
+    assert options == {"jax_cpu_collectives_implementation": "gloo"}
+    assert set(found.values()) == {7}
+    assert len(found) == (1 if initialize is of_old_jax else 3)
+    assert os.environ["XLA_FLAGS"] == (
+        "--xla_backend_optimization_level=0 "
+        "--xla_force_host_platform_device_count=3"
+    )
+
+
 def test_a_run_goes_on_with_its_data_only(records, tmp_path, monkeypatch):
     import distributed
 

@@ -1,7 +1,9 @@
 """Processes that train one model together, on this machine or on several."""
 
 import contextlib
+import inspect
 import math
+import os
 import signal
 import socket
 import subprocess
@@ -123,6 +125,7 @@ def join(arguments):
 
     Call it before anything is computed. A process that is lost is noticed by
     the others after `timeout` seconds at most, which then end with an error.
+    JAX before 0.7 has 100 seconds of its own instead.
     """
     if keras.backend.backend() != "jax":
         raise ValueError(
@@ -131,18 +134,26 @@ def join(arguments):
             f"{keras.backend.backend()!r}"
         )
     if arguments.devices:
-        jax.config.update("jax_num_cpu_devices", arguments.devices)
+        # JAX reads it when it first looks for devices. Its own option for that
+        # came with JAX 0.5.
+        flag = f"--xla_force_host_platform_device_count={arguments.devices}"
+        flags = [os.environ.get("XLA_FLAGS", ""), flag]
+        os.environ["XLA_FLAGS"] = " ".join(flags).strip()
     if arguments.processes == 1 and not arguments.cluster:
         return
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    timeout = arguments.timeout
-    jax.distributed.initialize(
+    initialize = jax.distributed.initialize
+    known = inspect.signature(initialize).parameters
+    timeouts = (
+        "initialization_timeout",
+        "heartbeat_timeout_seconds",
+        "shutdown_timeout_seconds",
+    )
+    initialize(
         arguments.coordinator,
         None if arguments.cluster else arguments.processes,
         arguments.process,
-        initialization_timeout=timeout,
-        heartbeat_timeout_seconds=timeout,
-        shutdown_timeout_seconds=timeout,
+        **{name: arguments.timeout for name in timeouts if name in known},
     )
 
 

@@ -3,12 +3,19 @@
 With `MirroredStrategy` in TensorFlow, and with `keras.distribution` in JAX.
 """
 
+import pathlib
+
+import keras
 import numpy as np
 import pytest
 
+from keras_capsules.models import saving
 from tests.helpers import parallel
+from tests.helpers.markdown import blocks
 from tests.helpers.networks import NAMES
+from tests.helpers.networks import make
 from tests.helpers.testing import BACKEND
+from tests.helpers.testing import only_tensorflow
 
 pytestmark = pytest.mark.skipif(
     BACKEND == "torch", reason="Keras leaves it to PyTorch's own tools"
@@ -80,3 +87,18 @@ def test_a_shared_network(kind, devices, tmp_path, on_one_device):
 def test_other_shared_networks(kind, devices, tmp_path, on_one_device):
     names = [name for name in parallel.OPTIONS if name not in QUICK]
     check(kind, devices, names, tmp_path, on_one_device)
+
+
+@only_tensorflow
+@pytest.mark.parametrize("name", NAMES)
+def test_batch_normalization_is_found(name):
+    """By the code of the page."""
+    page = pathlib.Path(__file__).parents[2] / "docs" / "many_devices.md"
+    (code,) = [x for x in blocks(page.read_text()) if "def parts_of" in x]
+    code = code.partition("if keras.backend")[0]
+    exec(code, names := {"keras": keras})
+    model = make(name)
+    names["synchronize"](model)
+    for path, layer in saving.walk(model):
+        if isinstance(layer, keras.layers.BatchNormalization):
+            assert layer.synchronized, path
