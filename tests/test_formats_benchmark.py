@@ -19,6 +19,7 @@ from keras_capsules import datasets
 from keras_capsules import models
 from keras_capsules.export import export_onnx
 from keras_capsules.export import export_saved_model
+from keras_capsules.pruning import freeze_routing
 from keras_capsules.routing import FixedRouting
 from tests.helpers.capsnet import small
 from tests.helpers.testing import import_or_skip
@@ -364,6 +365,7 @@ def test_table_of_pruned_networks(monkeypatch, tmp_path):
         "milliseconds": 0.31,
     }
     second = {**row, "capsules": 36, "routing": "fixed", "milliseconds": 0.1}
+    second["dependence"] = 0.0123
     for name, rows in (
         ("pruning", [row]),
         ("pruning-capsnet", [{**row, "routing": "dynamic"}, second]),
@@ -378,9 +380,12 @@ def test_table_of_pruned_networks(monkeypatch, tmp_path):
     text = page.read_text()
     # Results from before the routing was written.
     assert "| 8 | 98,765 | 0.47 | 0.4 | 146 | 0.41 | 0.31 | 1.0 |\n" in text
+    assert "| 8 | dynamic | – | 98,765 | 0.47 | 0.4 | 146 | " in text
     assert (
-        "| 36 | fixed | 98,765 | 0.47 | 0.4 | 146 | 0.41 | 0.1 | 3.1 |\n"
+        "| 36 | fixed | 0.0123 | 98,765 | 0.47 | 0.4 | 146 | 0.41 | 0.1 | 3.1 "
+        "|\n"
     ) in text
+    assert text.count("| dependence of the coupling |") == 1
     scores = np.eye(3)[[0, 1, 1, 2]]
     assert pruning.percent(scores, np.array([0, 1, 2, 2])) == 25.0
 
@@ -404,16 +409,18 @@ def test_networks_whose_pruning_is_measured(monkeypatch, tmp_path):
     )
     assert pruning.number_of(model) == 4 * 36
     found = [
-        (pruning.number_of(each), pruning.routing_of(each))
-        for each in (
+        (pruning.number_of(each), pruning.routing_of(each), dependence)
+        for each, dependence in (
             pruning.changed(model, images, **case)
             for case in pruning.CASES["CapsNet"][:5]
         )
     ]
+    (layer,) = freeze_routing(model, images, limit=1).layers
+    assert 0 < layer.dependence < 1
     assert found == [
-        (144, "dynamic"),
-        (144, "fixed"),
-        (7, "dynamic"),
-        (72, "dynamic"),
-        (36, "dynamic"),
+        (144, "dynamic", None),
+        (144, "fixed", round(layer.dependence, 4)),
+        (7, "dynamic", None),
+        (72, "dynamic", None),
+        (36, "dynamic", None),
     ]
