@@ -102,6 +102,36 @@ def test_two_processes_with_two_devices_each(tmp_path, alone):
     assert curve(tmp_path) == pytest.approx(alone, rel=1e-5)
 
 
+@pytest.mark.slow
+def test_two_processes_train_on_files(tmp_path, records):
+    """Each on files of its own, unless they share one copy of the network."""
+
+    def examples():
+        for number in range(46):
+            image = np.zeros((16, 16, 1), "uint8")
+            label = number % 6
+            image[2 * label : 2 * label + 5, 3 : 9 + label] = 255
+            yield image, label
+
+    images = tmp_path / "images"
+    records.write(images, examples(), 4, 6)
+    losses = {}
+    for name, options in (
+        ("alone", ["--devices=1"]),
+        ("files", ["--processes=2", "--devices=1"]),
+        ("classes", ["--processes=2", "--devices=1", "--model-parallel=2"]),
+    ):
+        finished = run(tmp_path / name, f"--data={images}", *options)
+        assert finished.returncode == 0, finished.stderr
+        # 46 images in batches of 4; or 23 for each of two, which takes 2.
+        assert finished.stdout.count("11/11") == 3
+        losses[name] = curve(tmp_path / name)
+        assert losses[name][2] < losses[name][0]
+    # The same examples in the same order; others.
+    assert losses["classes"] == pytest.approx(losses["alone"], rel=1e-5)
+    assert losses["files"] != pytest.approx(losses["alone"], rel=1e-3)
+
+
 def children(process):
     """The numbers of processes that a process began."""
     path = pathlib.Path(f"/proc/{process}/task/{process}/children")
