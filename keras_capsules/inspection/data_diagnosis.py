@@ -32,17 +32,38 @@ def problems_of_images(evidence: Evidence) -> Iterator[Problem]:
             f"them number {broken.argmax()}.",
             "Remove these images, and look for others in the training data.",
         )
-    elif evidence.pixels is not None:
+    elif evidence.pixels is not None and _learns(evidence):
         name, least, most = evidence.pixels
         if max(most, -least) > LARGEST_PIXEL:
+            remedy = (
+                "Divide pixels from 0 to 255 by 255, or begin the model with "
+                "keras.layers.Rescaling(1 / 255)."
+            )
+            if least < 0:
+                remedy = (
+                    "Bring the inputs to a mean of 0 and a deviation of 1, "
+                    "unless the layer has weights that were trained on such "
+                    "inputs."
+                )
             yield Problem(
                 "large_pixels",
                 name,
                 f"The layer is given pixels from {least:g} to {most:g} "
                 f"(expected at most {LARGEST_PIXEL:g}, best from 0 to 1).",
-                "Divide pixels from 0 to 255 by 255, or begin the model with "
-                "keras.layers.Rescaling(1 / 255).",
+                remedy,
             )
+
+
+def _learns(evidence):
+    """Whether the layer that is given the pixels is one that is trained.
+
+    Weights that others trained may be made for other numbers.
+    """
+    name = evidence.pixels[0]
+    return any(
+        call.name == name and call.layer.trainable_weights
+        for call in evidence.graph.calls
+    )
 
 
 def problems_of_labels(evidence: Evidence) -> Iterator[Problem]:

@@ -25,12 +25,18 @@ DEAD = 5e-4
 # relative to their size. In networks that learn well it was 0.03 and more, in
 # deep ones that learn slowly 0.0003, and in those that do not 0.00004 and less.
 LEAST_VARIATION = 1e-4
+# Pixels from 0 to 255 that were divided by 255 twice are smaller than this.
+SMALL_PIXELS = 0.005
 # One minus the entropy of uniform routing. It is 0 without routing, up to
 # rounding, and grows in training: to 0.0008 and more in 45 steps.
 UNIFORM = 1e-6
 # From this number of steps on, a network counts as trained. Routing by trained
 # weights is uniform at first, and means of many votes differ little.
 TRAINED = 1000
+# From this number of steps on, networks with such a routing are judged if they
+# also have a kernel that is too small. Those that learn all the same were past
+# LEAST_VARIATION by then.
+BEGUN = 200
 # A kernel that is smaller than this part of its usual size is to blame if the
 # activations of its layer, or of a later one, vanish. In networks that learn it
 # was 0.9 and more, in those with a kernel that is too small 0.02 and less.
@@ -92,34 +98,49 @@ def _vanished(evidence: Evidence) -> Iterator[Problem]:
     images = evidence.images.reshape(len(evidence.images), -1)
     if (images == images[:1]).all():
         return  # nothing could differ
-    judged = True
+    judged = is_begun = True
     for sums in evidence.layers:
         highest = float(np.max(sums.highest))
         routing = getattr(sums.layer, "routing", None)
         if getattr(routing, "averages", False):
             # At first, means of many votes hardly differ.
             judged = evidence.steps >= TRAINED
+            is_begun = evidence.steps >= BEGUN
         if highest <= DEAD:
             seen = (
                 f"the highest activation of all capsules is {highest:.1g} "
                 f"(expected more than {DEAD:g})"
             )
-        elif judged and sums.variation < LEAST_VARIATION:
+        elif is_begun and sums.variation < LEAST_VARIATION:
             seen = (
                 f"images change the output by {sums.variation:.1g} of its size "
                 f"(expected at least {LEAST_VARIATION:g})"
             )
         else:
             continue
-        yield _small_kernel(evidence, sums.name, seen) or Problem(
-            "vanished_activations",
-            sums.name,
-            f"{seen[0].upper()}{seen[1:]}.",
-            "Squash shortens short vectors, in each layer again: use fewer "
-            'layers, routing="self_attention" and '
-            'activation="exponential_squash", which do not, or larger kernels.',
-        )
+        small = _small_kernel(evidence, sums.name, seen)
+        if small is None and highest > DEAD and not judged:
+            continue
+        yield small or _vanished_activations(evidence, sums.name, seen)
         return  # later layers have nothing to work with
+
+
+def _vanished_activations(evidence, name, seen):
+    remedy = (
+        "Squash shortens short vectors, in each layer again: use fewer "
+        'layers, routing="self_attention" and '
+        'activation="exponential_squash", which do not, or larger kernels.'
+    )
+    if evidence.pixels is not None:
+        _, least, most = evidence.pixels
+        if 0 <= least and most <= SMALL_PIXELS:
+            remedy = (
+                f"The pixels are at most {most:.2g}: divide them by 255 once, "
+                "and not twice."
+            )
+    return Problem(
+        "vanished_activations", name, f"{seen[0].upper()}{seen[1:]}.", remedy
+    )
 
 
 def _small_kernel(evidence, last, seen):

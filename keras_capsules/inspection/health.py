@@ -161,10 +161,18 @@ class _Look:
             )
         self._scores = _score_sums(model, labels, len(images))
         kernels = {kernel.name for kernel in kernels_of(self.graph)}
-        # The first that is given pixels.
+        # The first that is given pixels: a normalization gives it others.
         self._first = next(
-            (call for call in self.graph.calls if call.name in kernels), None
+            (
+                call
+                for call in self.graph.calls
+                if call.name in kernels
+                or isinstance(call.layer, keras.layers.BatchNormalization)
+            ),
+            None,
         )
+        if self._first is not None and self._first.name not in kernels:
+            self._first = None
         self._pixels = np.inf, -np.inf
         self._layers: dict[str, Sums] = {}
         self._broken: Any = None
