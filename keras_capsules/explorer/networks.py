@@ -14,6 +14,7 @@ from keras_capsules.explorer import drawing
 from keras_capsules.layers import CapsuleLength
 from keras_capsules.models import pretrained
 from keras_capsules.training import trained
+from keras_capsules.utils import loading
 
 # The name of the weights that know two digits in one picture.
 TWO_DIGITS = "multi_mnist"
@@ -89,7 +90,7 @@ class Network:
         """
         images = _as_batch(image)
         if not self.has_capsules:
-            scores = _as_array(self.model(images, training=False))[0]
+            scores = _scores(self.model, images)[0]
             return Answer(image, scores, _winners(scores, num_winners), (), ())
         capsules = self.model.encode(images)
         scores = _as_array(CapsuleLength()(capsules))[0]
@@ -148,6 +149,12 @@ def _as_batch(image):
 
 def _as_array(tensor):
     return ops.convert_to_numpy(tensor).astype("float32")
+
+
+def _scores(model, images):
+    """The only output of a model, whatever structure holds it."""
+    (scores,) = keras.tree.flatten(model(images, training=False))
+    return _as_array(scores)
 
 
 def _winners(scores, number):
@@ -220,8 +227,8 @@ def of_file(path: str) -> Network:
         found = trained.load(path)
         return _checked(Network(path, found.model, found.class_names))
     try:
-        model = keras.saving.load_model(path, compile=False)
-    except ValueError as error:
+        model = loading.load_network(path)
+    except loading.Unusable as error:
         raise ValueError(
             "A network cannot be loaded. Expected the path of a `.keras` file "
             f"that `model.save` wrote. Received: path={path!r} ({error})"
@@ -263,7 +270,13 @@ def _checked(network):
             f"scores (classes,). Received: {network.name} with {shapes}"
         )
     noise = np.random.default_rng(0).uniform(size=(8, *shapes[0]))
-    scores = _as_array(network.model(noise.astype("float32"), training=False))
+    scores = _scores(network.model, noise.astype("float32"))
+    if not np.isfinite(scores).all():
+        raise ValueError(
+            "A network returns scores that are not finite. Expected one whose "
+            f"training has not failed. Received: {network.name} with scores of "
+            "NaN or infinity"
+        )
     if not ((scores >= 0) & (scores <= 1)).all():
         raise ValueError(
             "The page shows scores from 0 to 1, and a network returns others, "

@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 from keras_capsules.models import saving
+from keras_capsules.utils import loading
 
 FOLDER = importlib.resources.files("keras_capsules").joinpath("weights")
 
@@ -110,7 +111,7 @@ def takes_weights(init: Init) -> Init:
             _assign(self, arrays, card)
         else:
             init(**options)
-            self.load_weights(weights)
+            _load(self, weights)
 
     # Keras looks for it in more than one way.
     init_and_load.__signature__ = signature  # type: ignore[attr-defined]
@@ -135,6 +136,18 @@ def _find(network: type, weights: Any) -> Card | None:
         f"There are no such weights of {network.__name__}. Expected "
         f"{' or '.join(expected)}. Received: weights={weights!r}"
     )
+
+
+def _load(network: keras.Model, path: str | os.PathLike[str]) -> None:
+    try:
+        network.load_weights(path)
+    except Exception as error:  # of many classes, in Keras
+        raise ValueError(
+            f"The weights cannot be loaded into {type(network).__name__}. "
+            "Expected a file that `save_weights` wrote, of a network with the "
+            f"same arguments. Received: weights={str(path)!r} "
+            f"({loading.reason(error)})"
+        ) from error
 
 
 def _is_file(path: str | os.PathLike[str]) -> bool:

@@ -19,6 +19,7 @@ from keras_capsules.training import folders
 from keras_capsules.training import images
 from keras_capsules.training import running
 from keras_capsules.training.settings import Settings
+from keras_capsules.utils import loading
 
 _BATCH = 256
 
@@ -184,8 +185,8 @@ def _of_run(folder):
     except (KeyError, TypeError, ValueError) as error:
         raise failures.broken(record, error) from error
     try:
-        network = keras.saving.load_model(model, compile=False)
-    except Exception as error:  # of several classes, in Keras
+        network = loading.load_network(model)
+    except loading.Unusable as error:
         raise failures.broken(model, error) from error
     if len(names) != network.outputs[0].shape[-1]:
         raise failures.broken(record, f"names of {len(names)} classes")

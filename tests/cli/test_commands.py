@@ -3,6 +3,7 @@
 import json
 import shutil
 import socket
+import zipfile
 
 import keras
 import numpy as np
@@ -285,6 +286,7 @@ def test_evaluations_that_are_refused(trained, tmp_path, monkeypatch):
 
 
 @on_one_backend
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet")
 def test_runs_that_are_broken(trained, tmp_path):
     folder, _ = trained
     run_folder = tmp_path / "bars"
@@ -298,8 +300,15 @@ def test_runs_that_are_broken(trained, tmp_path):
         (run_folder / running.RECORD).write_text(content)
         refused("Expected record.json as it was", "evaluate", run_folder)
     shutil.copy(folder / running.RECORD, run_folder)
-    (run_folder / running.MODEL).write_bytes(b"PK")
+    model = run_folder / running.MODEL
+    model.write_bytes(b"PK")
     refused("Expected model.keras as it was", "predict", run_folder, "a.png")
+    with zipfile.ZipFile(model, "w") as file:
+        file.writestr("a.txt", "a")
+    refused("(There is no item named 'config", "predict", run_folder, "a.png")
+    layers = [keras.layers.Flatten(), keras.layers.Dense(2)]
+    keras.Sequential(layers).save(model)
+    refused("before it was built", "evaluate", run_folder)
 
 
 @pytest.mark.slow
@@ -493,6 +502,20 @@ def test_explore_refuses_files_that_are_missing(monkeypatch, tmp_path):
     missing = tmp_path / "missing.keras"
     refused("missing.keras", "explore", "--model", missing)
     refused("no such weights", "explore", "--two-digits", missing.stem)
+
+
+@on_one_backend
+def test_explore_refuses_files_that_hold_no_network(monkeypatch, tmp_path):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: True)
+    monkeypatch.setattr(pretrained, "cards", lambda: [])
+    path = tmp_path / "other.keras"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.txt", "a")
+    for option in ("--model", "--two-digits"):
+        refused("A network cannot be loaded", "explore", option, path)
+    path = tmp_path / "text.weights.h5"
+    path.write_text("text")
+    refused("The weights cannot be loaded", "explore", "--two-digits", path)
 
 
 @on_one_backend

@@ -1,5 +1,7 @@
 """The networks, and what they say of a drawing."""
 
+import zipfile
+
 import keras
 import numpy as np
 import pytest
@@ -150,6 +152,106 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
         networks.of_two_digits(small)
     with pytest.raises(ValueError, match="weights='none.h5'"):
         networks.of_two_digits("none.h5")
+
+
+def flat(*inputs):
+    """A small network, with other layers in front."""
+    layers = keras.layers
+    return keras.Sequential(
+        [*inputs, layers.Flatten(), layers.Dense(3, activation="softmax")]
+    )
+
+
+class Unregistered(keras.layers.Layer):
+    def call(self, x):
+        return x
+
+
+def without(name, source, path):
+    """Copies a zip file without one of its files."""
+    with zipfile.ZipFile(source) as whole, zipfile.ZipFile(path, "w") as part:
+        for each in whole.namelist():
+            if each != name:
+                part.writestr(each, whole.read(each))
+
+
+@on_one_backend
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("missing", "there is no such file"),
+        ("rubbish", "it is no zip file"),
+        ("cut off", "it is no zip file"),
+        ("config.json", "There is no item named 'config.json'"),
+        ("model.weights.h5", "Expected a model.weights.h5"),
+        ("own layer", "it needs 'Unregistered', which is not known here"),
+        ("not built", "the model was saved before it was built"),
+        ("lambda", "Lambda"),
+        ("a layer", "it holds a Dense"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:You are saving a model that has not yet")
+def test_files_that_hold_no_network_are_refused(tmp_path, kind, reason):
+    path, inputs = tmp_path / "network.keras", keras.Input((8, 8, 1))
+    good = tmp_path / "good.keras"
+    flat(inputs).save(good)
+    if kind == "rubbish":
+        path.write_bytes(b"rubbish" * 10)
+    elif kind == "cut off":
+        content = good.read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+    elif kind == "own layer":
+        flat(inputs, Unregistered()).save(path)
+    elif kind == "not built":
+        flat().save(path)
+    elif kind == "lambda":
+        flat(inputs, keras.layers.Lambda(lambda x: x)).save(path)
+    elif kind == "a layer":
+        layer = keras.layers.Dense(3)
+        layer.build((None, 4))
+        keras.saving.save_model(layer, path)
+    elif kind != "missing":
+        without(kind, good, path)
+    expected = r"Expected the path of a `\.keras` file .*Received: path="
+    for load in (networks.of_file, networks.of_two_digits):
+        with pytest.raises(ValueError, match=expected) as raised:
+            load(str(path))
+        assert reason in str(raised.value)
+        assert len(str(raised.value)) < 500 + len(str(path))
+
+
+@on_one_backend
+def test_files_that_hold_no_weights_are_refused(tmp_path):
+    for name in ("network.weights.h5", "network.h5", "network.txt"):
+        path = tmp_path / name
+        path.write_bytes(b"rubbish" * 10)
+        with pytest.raises(ValueError, match="cannot be loaded into Eff"):
+            networks.of_two_digits(str(path))
+    other = tmp_path / "other.weights.h5"
+    models.ConvNet((9, 11, 1), 3, filters=(2,), units=()).save_weights(other)
+    with pytest.raises(ValueError, match="cannot be loaded.*other.weights.h5"):
+        networks.of_two_digits(str(other))
+
+
+@on_one_backend
+def test_a_network_of_nan_is_refused(tmp_path):
+    network = flat(keras.Input((8, 8, 1)))
+    network.layers[-1].kernel.assign(np.full((64, 3), np.nan))
+    path = str(tmp_path / "nan.keras")
+    network.save(path)
+    with pytest.raises(ValueError, match=r"not finite.*Received: .*nan.keras"):
+        networks.of_file(path)
+
+
+@on_one_backend
+def test_an_output_in_a_dictionary(tmp_path):
+    network = flat(keras.Input((8, 8, 1)))
+    path = str(tmp_path / "named.keras")
+    keras.Model(network.inputs[0], {"scores": network.outputs[0]}).save(path)
+    image = np.eye(8, dtype="float32")
+    found = networks.of_file(path).answer(image)
+    expected = network.predict(image[None, ..., None], verbose=0)[0]
+    np.testing.assert_allclose(found.scores, expected, atol=1e-6)
 
 
 @on_one_backend
