@@ -133,7 +133,8 @@ def capsule_health(
         print(problem.layer, problem.message, problem.remedy)
     ```
     """
-    images = check_images(model, images, at_least_one=True)
+    # NaN is a problem to be found.
+    images = check_images(model, images, at_least_one=True, finite=False)
     batch_size = check_integer(batch_size, "batch_size")
     verbose = int(check_boolean(verbose, "verbose"))
     look = _Look(model, images, labels)

@@ -70,11 +70,11 @@ def perturb(
     drawn.shape  # (2, 16, 3, 8, 8, 1)
     ```
     """
-    coder = _Coder(model, images, batch_size, verbose)
+    coder = _Coder(model, batch_size, verbose, images=images)
     size = int(np.prod(coder.pose_shape))
     dimensions = _check_dimensions(dimensions, size)
     values = _check_values(values)
-    poses, classes = coder.encode(images, labels, "labels")
+    poses, classes = coder.encode("images", labels, "labels")
     poses = poses.reshape(len(poses), size)
     shape = (len(poses), len(dimensions), len(values))
     changed_dimensions, added = np.array(dimensions), np.array(values)
@@ -136,11 +136,11 @@ def interpolate(
     drawn.shape  # (5, 7, 8, 8, 1)
     ```
     """
-    coder = _Coder(model, a, batch_size, verbose)
+    coder = _Coder(model, batch_size, verbose, a=a, b=b)
     steps = check_integer(steps, "steps", minimum=2)
     of_a, of_b = _check_pair(labels)
-    first, first_classes = coder.encode(a, of_a, "labels[0]")
-    last, last_classes = coder.encode(b, of_b, "labels[1]")
+    first, first_classes = coder.encode("a", of_a, "labels[0]")
+    last, last_classes = coder.encode("b", of_b, "labels[1]")
     if len(first) != len(last):
         raise ValueError(
             "Expected as many images in `b` as in `a`. Received: "
@@ -162,7 +162,7 @@ def interpolate(
 class _Coder:
     """Encodes images to the poses of their classes, and decodes such poses."""
 
-    def __init__(self, model, images, batch_size, verbose):
+    def __init__(self, model, batch_size, verbose, **images):
         if not isinstance(model, CapsuleNetwork):
             raise ValueError(
                 "Invalid value for argument `model`. Expected a "
@@ -173,9 +173,14 @@ class _Coder:
         self.model = model
         self.batch_size = check_integer(batch_size, "batch_size")
         self.verbose = check_boolean(verbose, "verbose")
-        self.image_shape = check_images(model, images).shape[1:]
+        self._images = {
+            name: check_images(model, each, name=name)
+            for name, each in images.items()
+        }
+        first, *_ = self._images.values()
+        self.image_shape = first.shape[1:]
         if model.decoder is None:
-            model.decode(images)  # raises, and says how to make one
+            model.decode(first)  # raises, and says how to make one
         poses, *activations = keras.tree.flatten(model.encoder.output)
         self.is_pair = bool(activations)
         self.num_classes, *self.pose_shape = poses.shape[1:]
@@ -183,10 +188,15 @@ class _Coder:
     def encode(self, images, labels, name):
         """Poses `(images, *pose)` of the classes, and the classes as integers.
 
+        Args:
+            images: String, the name of the argument.
+            labels: The argument, or `None`.
+            name: The name of this argument.
+
         One pose is kept for each image, because the images that are drawn of it
         are larger.
         """
-        images = check_images(self.model, images)
+        images = self._images[images]
         classes = np.zeros(len(images), "int64")
         poses = np.zeros((len(images), *self.pose_shape), "float32")
         if labels is not None:

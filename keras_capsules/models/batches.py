@@ -1,6 +1,7 @@
 """Arrays and tensors that methods of networks take."""
 
 import numbers
+import reprlib
 from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
@@ -101,7 +102,13 @@ def _with_sizes(x, expected):
 def as_array(value: Any) -> Any:
     """Converts lists to arrays; returns arrays and tensors unchanged."""
     if isinstance(value, (list, tuple)):
-        return np.asarray(value)
+        try:
+            return np.asarray(value)
+        except ValueError as error:
+            raise ValueError(
+                "Expected the examples of a list to have one shape. Received: "
+                f"{reprlib.repr(value)}, whose examples differ"
+            ) from error
     if not hasattr(value, "shape"):
         raise ValueError(
             "Expected an array, a list or a tensor. Pass one batch of a data "

@@ -154,13 +154,22 @@ def check_numbers(value: Any, name: str, expected: str = "numbers") -> None:
             pass
         except (TypeError, NotImplementedError, RuntimeError):
             return  # tensors that have no values yet
-    # Dtypes of PyTorch and Keras have no name.
-    kind = getattr(dtype, "name", str(dtype)).lower()
-    if not any(each in kind for each in ("bool", "int", "float")):
+    if not holds_numbers(dtype):
         raise ValueError(
             f"Invalid value for argument `{name}`. Expected {expected}. "
             f"Received: {name}={reprlib.repr(value)}"
         )
+
+
+def holds_numbers(dtype: Any) -> bool:
+    """Whether a dtype is one of real numbers or booleans.
+
+    Args:
+        dtype: A dtype of NumPy or of any backend, or its name.
+    """
+    # Dtypes of PyTorch and Keras have no name.
+    kind = getattr(dtype, "name", str(dtype)).lower()
+    return any(each in kind for each in ("bool", "int", "float"))
 
 
 def check_integers(

@@ -461,7 +461,10 @@ def test_invalid_images():
         r"`images` of shape \(batch, 4, 5, 1\). Received: images.shape=\(13, 5",
         images=noise(13).reshape(13, 5, 4, 1),
     )
-    refuse("finite. Expected.*Received: features or s", images=noise() * np.nan)
+    refuse(
+        "finite. Expected.*Received: features or s",
+        transform=lambda images, amounts: images * np.nan,
+    )
     refuse("images as folds. Received: folds=14", folds=14)
     refuse(
         "too few images. Expected.*at least 10.*11 images and folds=5, with "

@@ -220,7 +220,7 @@ def test_other_models(function):
 
 def test_invalid_images():
     refuse(r"`images` of shape \(batch, 8, 8, 1\)", images=IMAGES[:, 1:])
-    refuse(r"`images` of shape", "interpolate", b=IMAGES[:, 1:])
+    refuse(r"`b` of shape", "interpolate", b=IMAGES[:, 1:])
     refuse("7 images in a, 6 in b", "interpolate", b=IMAGES[1:])
 
 

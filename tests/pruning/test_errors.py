@@ -70,6 +70,9 @@ def test_invalid_images(model):
         pruning.prune(model, images(0), 0.5)
     broken = images()
     broken[2, 0, 0, 0] = np.nan
+    with pytest.raises(ValueError, match="`images` to be finite.*in image 2 "):
+        pruning.prune(model, broken, 0.5)
+    broken[2] = 3e38  # overflows in the network
     message = (
         "have to be finite to be ranked.* Received: scores that are not "
         "finite, of 'primary_capsules'"

@@ -363,12 +363,19 @@ def test_invalid_arguments(name, value, expected):
 def test_images_that_are_not_finite(value):
     broken = images()
     broken[2, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="`images` to be finite.*in image 2 "):
+        pruning.freeze_routing(network(ROUTINGS["dynamic"]), broken)
+
+
+def test_scores_that_are_not_finite():
+    model = network(ROUTINGS["dynamic"])
+    model.layers[1].kernel.assign(model.layers[1].kernel * np.nan)
     message = (
         "Coupling has to be finite to be averaged.* without NaN.* Received: "
         "scores that are not finite"
     )
     with pytest.raises(ValueError, match=message):
-        pruning.freeze_routing(network(ROUTINGS["dynamic"]), broken)
+        pruning.freeze_routing(model, images())
 
 
 def test_coupling_that_is_not_finite():
@@ -378,7 +385,7 @@ def test_coupling_that_is_not_finite():
     x = keras.layers.Lambda(keras.ops.nan_to_num)(x)
     model = keras.Model(inputs, CapsuleLength()(CapsuleLayer(3, 2)(x)))
     x = np.ones((2, 7, 2), "float32")
-    x[1, 0, 0] = np.nan
+    model.layers[1].kernel.assign(model.layers[1].kernel * np.nan)
     with pytest.raises(ValueError, match="coupling that is not .*'first'"):
         pruning.freeze_routing(model, x)
 
