@@ -77,18 +77,14 @@ def problems_of_labels(evidence: Evidence) -> Iterator[Problem]:
         return
     labels, number = scores.integers, scores.num_classes
     layer = evidence.output
-    least, most = labels.min(), labels.max()
     outside = ~scores.are_classes
     if outside.any():
-        remedy = "Give each class a number from 0 on, as for the scores."
-        if least == 1 and most == number:
-            remedy = "Subtract 1 from all labels."
+        found, remedy = _what_is_wrong(labels, number)
         yield Problem(
             "labels_out_of_range",
             layer,
-            f"{outside.sum()} of {len(labels)} labels are of no class: they "
-            f"are from {least:g} to {most:g} (expected from 0 to "
-            f"{number - 1}).",
+            f"{outside.sum()} of {len(labels)} labels are of no class: {found} "
+            f"(expected from 0 to {number - 1}).",
             remedy,
         )
     elif (
@@ -105,3 +101,19 @@ def problems_of_labels(evidence: Evidence) -> Iterator[Problem]:
             "If labels are counted from 1, subtract 1, and give the network "
             "one class less; if not, add images of class 0.",
         )
+
+
+def _what_is_wrong(labels, number):
+    """What labels are of no class, and a remedy."""
+    remedy = "Give each class a number from 0 on, as for the scores."
+    finite = np.isfinite(labels)
+    if not finite.all():
+        found = f"{(~finite).sum()} are NaN or infinite"
+        return f"{found}, the first of them number {finite.argmin()}", remedy
+    least, most = labels.min(), labels.max()
+    if 0 <= least and most < number:
+        part = labels[labels % 1 != 0][0]
+        return f"they are no whole numbers, such as {part:g}", remedy
+    if least == 1 and most == number:
+        remedy = "Subtract 1 from all labels."
+    return f"they are from {least:g} to {most:g}", remedy

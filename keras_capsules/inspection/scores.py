@@ -6,6 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_capsules.utils.labels import check_labels
+from keras_capsules.utils.validation import check_numbers
 
 
 class ScoreSums:
@@ -39,7 +40,9 @@ class ScoreSums:
         labels, shape = np.asarray(labels), self._hot.shape
         # With a single class, labels say whether it is present.
         is_column = labels.shape in (shape[:1], (shape[0], 1)) and shape[1] > 1
-        if is_column and labels.dtype.kind in "iuf":
+        if is_column:
+            last = shape[1] - 1
+            check_numbers(labels, "labels", f"integers from 0 to {last}")
             # Those out of range are of no class: that is a finding.
             self.integers = labels.reshape(-1).astype("float64")
             self._hot = self.integers[:, None] == np.arange(shape[1])

@@ -107,6 +107,9 @@ def test_a_layer_may_make_pixels_small(layer):
         ([1, 2, 3, 4, 5], "2 of 11 labels are.*from 1 to 5.*0 to 4", "Subtr"),
         ([0, 1, 7, 3, 4], "2 of 11 labels are of no class.*from 0 to 7", "Gi"),
         ([0, 1, -1, 3, 4], "2 of 11 labels are of no class.*from -1", "Give"),
+        ([0, 1, np.nan, 3, 4], "class: 2 are NaN or.*number 2 .exp", "Give"),
+        ([0, 1, -np.inf, 9, 4], "class: 2 are NaN or inf.* number 2", "Give"),
+        ([0, 1, 2.5, 3, 4], "class: they are no whole.*such as 2.5", "Give"),
     ],
 )
 def test_labels_out_of_range(labels, seen, remedy):

@@ -40,6 +40,16 @@ def test_scores_by_class():
     assert np.isnan(several.others).all()
 
 
+def test_booleans_are_the_classes_0_and_1():
+    labels = np.arange(11) % 2
+    model, images = small(), make_images()
+    expected = capsule_health(model, images, labels)
+    for given in (labels == 1, (labels == 1)[:, None], (labels == 1).tolist()):
+        found = capsule_health(model, images, given)
+        np.testing.assert_array_equal(found.own, expected.own)
+        np.testing.assert_array_equal(found.others, expected.others)
+
+
 def test_models_without_scores():
     model = sequential(PrimaryCapsules(3, 4, 3, 2))
     assert capsule_health(model, make_images()).wins is None
@@ -83,6 +93,8 @@ def test_a_progress_bar(capsys):
         ({"images": make_images(0)}, "at least one image.*Received: images.sh"),
         ({"labels": np.zeros(7, int)}, r"integer labels of.*labels.shape=\(7,"),
         ({"labels": ["a"] * 11}, r"integers from 0 to 4.*Received: labels="),
+        ({"labels": np.full(11, None)}, r"integers from 0 to 4.*ed: labels="),
+        ({"labels": np.full(11, 1j)}, r"integers from 0 to 4.*ed: labels="),
         ({"labels": np.full((11, 5), 3)}, "from 0 to 1.*Received: labels="),
         ({"batch_size": 0}, invalid("batch_size", "a positive integer")),
         ({"verbose": 2}, invalid("verbose", "True or False")),
