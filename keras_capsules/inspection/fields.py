@@ -15,64 +15,29 @@ from keras_capsules.inspection.places import Axis
 from keras_capsules.inspection.places import Grid
 from keras_capsules.inspection.places import Places
 from keras_capsules.inspection.places import pick
-from keras_capsules.layers.capsule_dropout import CapsuleDropout
+from keras_capsules.inspection.pointwise import SAME
+from keras_capsules.inspection.pointwise import is_concatenated
+from keras_capsules.inspection.pointwise import is_merged
+from keras_capsules.inspection.pointwise import is_same
 from keras_capsules.layers.capsule_layer import CapsuleLayer
 from keras_capsules.layers.capsule_selection import CapsuleSelection
 from keras_capsules.layers.capsule_stack import CapsuleStack
 from keras_capsules.layers.conv_capsules import ConvCapsules2D
 from keras_capsules.layers.matrix_primary_capsules import MatrixPrimaryCapsules
-from keras_capsules.layers.pose_normalization import PoseNormalization
-from keras_capsules.layers.pose_scores import PoseScores
 from keras_capsules.layers.poses import is_pair
 from keras_capsules.layers.primary_capsules import PrimaryCapsules
 from keras_capsules.layers.propagate_nan import PropagateNaN
 from keras_capsules.layers.shared_kernel_conv_capsules import (
     SharedKernelConvCapsules2D,
 )
-from keras_capsules.layers.squeeze_excitation import SqueezeExcitation
 from keras_capsules.layers.windowed import WindowedLayer
 
-# Layers that change each position, or each capsule, by itself. (The means of
-# normalizations are not looked at.)
-_layers = keras.layers
-SAME = (
-    _layers.Activation,
-    _layers.ActivityRegularization,
-    _layers.BatchNormalization,
-    _layers.Dropout,
-    _layers.ELU,
-    _layers.GaussianDropout,
-    _layers.GaussianNoise,
-    _layers.GroupNormalization,
-    _layers.Identity,
-    _layers.LayerNormalization,
-    _layers.LeakyReLU,
-    _layers.Normalization,
-    _layers.PReLU,
-    _layers.ReLU,
-    _layers.Rescaling,
-    _layers.SpatialDropout2D,
-    CapsuleDropout,
-    PoseNormalization,
-    PoseScores,
-    PropagateNaN,
-    SqueezeExcitation,
-)
-_MERGED = (
-    _layers.Add,
-    _layers.Average,
-    _layers.Concatenate,
-    _layers.Maximum,
-    _layers.Minimum,
-    _layers.Multiply,
-    _layers.Subtract,
-)
 _WINDOWED = (
-    _layers.AveragePooling2D,
-    _layers.Conv2D,
-    _layers.DepthwiseConv2D,
-    _layers.MaxPooling2D,
-    _layers.SeparableConv2D,
+    keras.layers.AveragePooling2D,
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.MaxPooling2D,
+    keras.layers.SeparableConv2D,
     ConvCapsules2D,
     MatrixPrimaryCapsules,
     PrimaryCapsules,
@@ -101,7 +66,12 @@ def places_of(graph: Graph) -> dict[int, Places]:
         shapes = [tuple(x.shape) for x in inputs]
         for output in call.outputs:
             found[id(output)] = follow(
-                call.layer, call.name, places, shapes, tuple(output.shape)
+                call.layer,
+                call.name,
+                places,
+                shapes,
+                tuple(output.shape),
+                call.arguments,
             )
     return found
 
@@ -112,6 +82,7 @@ def follow(
     places: Sequence[Places],
     shapes: Sequence[Any],
     output_shape: Any,
+    arguments: Any = ((), {}),
 ) -> Places:
     """Finds the places of a layer's output.
 
@@ -121,6 +92,7 @@ def follow(
         places: The places of each of its inputs.
         shapes: Their shapes.
         output_shape: The shape of its output.
+        arguments: The arguments of its call, `(args, kwargs)`.
 
     Returns:
         The places of the output, or the name of this or an earlier layer.
@@ -136,6 +108,10 @@ def follow(
     found: Places | None = None
     if isinstance(layer, SAME):
         found = grids
+    elif is_merged(layer):
+        found = _merged(layer, inputs, shapes, output_shape)
+    elif is_same(layer, arguments, len(shape)):
+        found = _kept(grids, shape, output_shape)
     elif isinstance(layer, CapsuleLayer):
         found = (Grid(_seen_by_all(grids), layer.num_capsules),)
     elif isinstance(layer, CapsuleSelection):
@@ -144,8 +120,6 @@ def follow(
         found = _through_stack(layer, name, grids, shape)
     elif isinstance(layer, keras.layers.Reshape):
         found = _reshaped(grids, shape, output_shape)
-    elif isinstance(layer, _MERGED):
-        found = _merged(layer, inputs, len(shape))
     elif len(grids) == 1 and grids[0].size == shape[1:3]:
         if isinstance(layer, keras.layers.ZeroPadding2D):
             found = _padded(layer, grids[0])
@@ -194,14 +168,20 @@ def _reshaped(grids, shape, output_shape):
     return grids
 
 
-def _merged(layer, inputs, rank):
-    axis = None
-    if isinstance(layer, keras.layers.Concatenate):
+def _merged(layer, inputs, shapes, output_shape):
+    rank = len(output_shape)
+    if any(len(shape) != rank for shape in shapes):
+        return None
+    if is_concatenated(layer):
+        if layer.axis is None:  # of flat inputs
+            return None
         axis = layer.axis % rank
         if (rank, axis) == (3, 1):  # capsules in rows, one behind the other
             return tuple(grid for grids in inputs for grid in grids)
         if axis < 3:
             return None
+    if len(inputs) == 1:  # with a number, or with itself
+        return _kept(inputs[0], shapes[0], output_shape)
     if any(len(grids) > 1 for grids in inputs):
         return None
     alike = [grids[0] for grids in inputs]
@@ -217,9 +197,21 @@ def _merged(layer, inputs, rank):
                 each[0].stride,
             )
         )
-    types = [grid.types for grid in alike]
-    is_of_types = axis == 3 and rank > 4
-    return (Grid(tuple(axes), sum(types) if is_of_types else types[0]),)
+    grid = Grid(tuple(axes), max(each.types for each in alike))
+    if rank == 3 and output_shape[1] != grid.number:
+        return None
+    return _kept((grid,), output_shape, output_shape)
+
+
+def _kept(grids, shape, output_shape):
+    """The same places, unless an output has others; then `None`."""
+    end = min(len(shape) - 1, 3)  # of the axes of places
+    if len(output_shape) <= end or shape[1:end] != output_shape[1:end]:
+        return None
+    if len(shape) < 5:
+        return grids
+    types = output_shape[3] if len(output_shape) > 4 else 1
+    return (grids[0]._replace(types=types),)
 
 
 def _padded(layer, grid):

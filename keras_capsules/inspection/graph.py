@@ -138,13 +138,16 @@ class Graph:
         return values[id(self.resolve(tensor))]
 
     def run(self, call: Call, values: dict[int, Tensor]) -> Any:
-        """Calls a layer, with the values of its inputs."""
+        """Calls a layer as in inference, with the values of its inputs."""
 
         def filled(x):
             is_symbol = isinstance(x, keras.KerasTensor)
             return self.value(values, x) if is_symbol else x
 
         args, kwargs = keras.tree.map_structure(filled, call.arguments)
+        if isinstance(call.layer, keras.layers.Layer):
+            # Layers that change images at random do so unless told not to.
+            kwargs = {**kwargs, "training": False}
         return call.layer(*args, **kwargs)
 
 

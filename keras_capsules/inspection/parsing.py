@@ -78,9 +78,10 @@ def parse_tree(
     last two cells: those are sums of several layers.
 
     Boxes are known through convolutions, poolings, normalizations, activations
-    and sums of them, as long as the channels are last. They say what a capsule
-    sees at most, not what it looks at: see `support_map`. Statistics of
-    normalizations and of squeeze and excitation are not counted.
+    and sums of them on the same grid, as long as the channels are last; and
+    through dense layers and indexing that leave the places alone. They say what
+    a capsule sees at most, not what it looks at: see `support_map`. Statistics
+    of normalizations and of squeeze and excitation are not counted.
 
     Notation: parse trees are carved out of the network by routing in the
     introduction of [Sabour et al., 2017](https://arxiv.org/abs/1710.09829).
@@ -279,8 +280,8 @@ def _check_places(chain):
         raise ValueError(
             "It is not known which pixels the lowest capsules see. Expected "
             "a model of convolutions, poolings, normalizations, activations "
-            "and sums of them with a known image size and channels last, up to "
-            f"the layer {chain.names[-1]!r}. Received: a model with the layer "
-            f"{grids!r}"
+            "and sums of them on the same grid, with a known image size and "
+            f"channels last, up to the layer {chain.names[-1]!r}. Received: a "
+            f"model with {chain.kind_of(grids)}, which is not followed"
         )
     return grids

@@ -188,13 +188,8 @@ class _Coder:
     def encode(self, images, labels, name):
         """Poses `(images, *pose)` of the classes, and the classes as integers.
 
-        Args:
-            images: String, the name of the argument.
-            labels: The argument, or `None`.
-            name: The name of this argument.
-
         One pose is kept for each image, because the images that are drawn of it
-        are larger.
+        are larger. `images` is the name of an argument, `labels` a value.
         """
         images = self._images[images]
         classes = np.zeros(len(images), "int64")

@@ -9,7 +9,6 @@ import numpy as np
 from keras import ops
 
 from keras_capsules.engine.votes import make_votes
-from keras_capsules.inspection.fields import SAME
 from keras_capsules.inspection.fields import follow
 from keras_capsules.inspection.fields import places_of
 from keras_capsules.inspection.graph import Call
@@ -18,6 +17,8 @@ from keras_capsules.inspection.graph import as_array
 from keras_capsules.inspection.places import Places
 from keras_capsules.inspection.places import scattered
 from keras_capsules.inspection.places import unfolded
+from keras_capsules.inspection.pointwise import SAME
+from keras_capsules.inspection.pointwise import operation_of
 from keras_capsules.inspection.routes import Route
 from keras_capsules.inspection.routes import axes_of
 from keras_capsules.inspection.routes import capsule_axes
@@ -166,6 +167,15 @@ class Chain:
                 own[0] = own[0]._replace(sources=picked[own[0].sources])
             levels += reversed(own)
         return levels
+
+    def kind_of(self, name: str) -> str:
+        """What has this name: a layer or an operation with its class."""
+        for call in self._graph.calls:
+            if call.name == name and operation_of(call.layer):
+                return f"the operation {name!r}"
+            if call.name == name:
+                return f"the layer {name!r} ({type(call.layer).__name__})"
+        return f"the layer {name!r}"
 
     def value(self, values: dict[int, Tensor], tensor: Tensor) -> np.ndarray:
         """The value of a symbolic tensor, as an array."""

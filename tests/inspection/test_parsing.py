@@ -402,7 +402,7 @@ def test_unknown_layers():
     (tree,) = inspection.parse_tree(model, networks.images()[0])
     assert tree.box is None and tree.parts[0].box is None
     assert tree.parts[0].layer == "primary"
-    message = "'primary'. Received: a model with the layer 'flip'"
+    message = "'primary'. Received: a model with the layer 'flip' .Lambda"
     with pytest.raises(ValueError, match=message):
         inspection.support_map(model, networks.images())
 
