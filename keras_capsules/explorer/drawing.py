@@ -26,6 +26,11 @@ MAX_APART = 12
 
 # Fainter marks count as paper: shadows, and the noise of cameras.
 _FAINT = 0.1
+# The strength of a line is that of its strong marks. The very strongest are
+# where lines cross.
+_STRONG = 0.9
+# Digits of fewer pixels are not even drawn on screens.
+_SMALLEST = 5
 _PREFIX = "data:image/png;base64,"
 
 
@@ -126,15 +131,19 @@ def as_mnist(marks: np.ndarray) -> np.ndarray:
 
 
 def _scaled(marks, longest):
-    """Ink whose longer side has the given number of pixels."""
+    """Ink whose longer side has the given number of pixels, as strong."""
     scale = longest / max(marks.shape)
     height, width = (max(1, round(scale * each)) for each in marks.shape)
-    image = Image.fromarray((255 * marks).astype("uint8"))
+    image = Image.fromarray(marks.astype("float32"))
     image = image.resize((width, height), Image.Resampling.BILINEAR)
-    digit = np.asarray(image, "float32") / 255
-    if not digit.any():
+    digit = np.clip(np.asarray(image), 0, 1)
+    if scale >= 1:
+        return digit
+    # A thin line has become a faint one.
+    visible = digit[digit > 1 / 255]
+    if not visible.size:
         raise Unreadable("The marks are too small for the picture around them.")
-    return digit
+    return np.minimum(digit / np.quantile(visible, _STRONG), 1)
 
 
 def framed(digit: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -189,7 +198,17 @@ def to_pad(marks: np.ndarray) -> str:
 
     Returns:
         The picture as the pad has it: the address that holds its data.
+
+    Raises:
+        Unreadable: If the ink is no more than some specks.
     """
+    # A line has as many pixels as the longer side, or half as many with gaps.
+    longest = max(marks.shape)
+    if longest < _SMALLEST or np.count_nonzero(marks) < longest / 2:
+        raise Unreadable(
+            "There is too little in this picture: some specks, and no line. "
+            "Expected one digit, of dark ink on bright paper or the reverse."
+        )
     digit = _scaled(marks, PAD * BOX // SIZE)
     return as_address(1 - framed(digit, PAD, PAD))
 

@@ -7,6 +7,7 @@ import zlib
 import numpy as np
 import pytest
 from PIL import Image
+from PIL import ImageDraw
 
 from keras_capsules import datasets
 from keras_capsules.explorer import drawing
@@ -163,6 +164,54 @@ def test_images_of_mnist_stay_as_they_are():
         for image in images[..., 0]
     ]
     assert np.median(changes) < 0.01
+
+
+def line_drawing(digit, width, height=1000):
+    """A large picture of a digit, of grey lines on bright paper."""
+    image = Image.new("L", (2 * height, 2 * height), 235)
+    pen = ImageDraw.Draw(image)
+    for corners in samples.STROKES[digit]:
+        points = height * (0.5 + np.array(corners) / 100)
+        pen.line([*map(tuple, points)], 60, width, joint="curve")
+    return as_file(image)
+
+
+def uploaded(content):
+    address = drawing.to_pad(drawing.ink(drawing.read(content)))
+    return drawing.from_pad(address)
+
+
+@pytest.mark.parametrize("width", [100, 40, 10, 5, 1])
+def test_thin_lines_are_as_strong_as_thick_ones(width, shipped):
+    right = 0
+    for digit in samples.STROKES:
+        image = uploaded(line_drawing(digit, width))
+        assert np.quantile(image[image > 0.1], 0.75) > 0.75
+        winners = shipped.answer(shipped.frame(image)).winners
+        right += winners == (int(digit),)
+    assert right >= 9
+
+
+def test_a_thin_line_beside_a_blot():
+    marks = np.zeros((1000, 600), "float32")
+    marks[:, 300:302] = 1
+    marks[:40, 300:340] = 1
+    digit = drawing.as_mnist(marks)
+    assert np.median(digit.max(axis=1)[4:24]) > 0.5
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_specks_are_no_digit(width):
+    image = Image.new("L", (3000, 3000), 255)
+    for place in (500, 2500):
+        box = (place, place, place + width - 1, place + width - 1)
+        ImageDraw.Draw(image).rectangle(box, 0)
+        with pytest.raises(drawing.Unreadable, match="is too little in this"):
+            uploaded(as_file(image))
+    marks = np.zeros((3000, 3000), "float32")
+    marks[0, 0] = marks[-1, -1] = 1
+    with pytest.raises(drawing.Unreadable, match="too small for the picture"):
+        drawing.as_mnist(marks)
 
 
 def test_framed():
