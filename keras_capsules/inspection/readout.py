@@ -8,6 +8,8 @@ FEWEST_IMAGES = 10
 # Penalties of a ridge regression to choose from, as parts of the mean variance
 # of the features.
 PENALTIES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+# How many rows are made float64 at a time, or as many as there are features.
+BLOCK = 2000
 # The square of rounding errors, as a part of the mean square of the features.
 ROUNDING = 1e-12
 
@@ -52,7 +54,7 @@ def predict_held_out(
                 places[np.nonzero(train)[0]], return_inverse=True
             )
             weights, offset = fit(
-                features[train].astype("float64"),
+                features[train],
                 targets[train],
                 of_row < len(images) // 2,
                 components,
@@ -89,8 +91,11 @@ def fit(
     errors = np.zeros(len(PENALTIES))
     for half in (first_half, ~first_half):
         weights, offsets = _fit_all(features[half], targets[half], components)
-        predictions = features[~half] @ weights + offsets
-        errors += np.sum((predictions - targets[~half, None]) ** 2, axis=0)
+        others = np.flatnonzero(~half)
+        for part in _blocks(features):
+            rows = others[part]
+            predictions = features[rows] @ weights + offsets
+            errors += np.sum((predictions - targets[rows, None]) ** 2, axis=0)
     best = int(np.argmin(errors))
     weights, offsets = _fit_all(features, targets, components)
     return weights[:, best], offsets[best]
@@ -98,15 +103,43 @@ def fit(
 
 def _fit_all(features, targets, components):
     """Weights `(features, penalties)` and offsets `(penalties,)`."""
-    mean, level = features.mean(axis=0), targets.mean()
+    mean = features.mean(axis=0, dtype="float64")
+    level = targets.mean()
+    rows, answers = _reduced(features, targets, mean, level)
     # The principal components are the rows of `axes`, the largest first.
-    scores, lengths, axes = np.linalg.svd(features - mean, full_matrices=False)
+    scores, lengths, axes = np.linalg.svd(rows, full_matrices=False)
     chosen = slice(components)
     scores, axes = scores[:, chosen], axes[chosen]
     # Of features that never change, nothing but the offset is left.
-    penalties = ROUNDING * np.sum(features**2) + np.finfo("float64").tiny
+    squares = np.sum(rows**2) + len(features) * mean @ mean
+    penalties = ROUNDING * squares + np.finfo("float64").tiny
     penalties = penalties + np.array(PENALTIES) * np.sum(lengths**2)
     lengths = lengths[chosen, None]
     shrunk = lengths / (lengths**2 + penalties / features.shape[1])
-    weights = axes.T @ (shrunk * (scores.T @ (targets - level))[:, None])
+    weights = axes.T @ (shrunk * (scores.T @ answers)[:, None])
     return weights, level - mean @ weights
+
+
+def _reduced(features, targets, mean, level):
+    """Centred features and targets, turned into as many rows as features.
+
+    Least squares do not change if all rows are turned by the same rotation.
+    That of a QR decomposition leaves zeros alone below the first rows.
+    """
+    width = features.shape[1]
+    rows = np.empty((0, width + 1))
+    for part in _blocks(features):
+        block = np.column_stack([features[part] - mean, targets[part] - level])
+        rows = np.concatenate([rows, block])
+        if part.start:
+            rows = np.linalg.qr(rows, mode="r")
+    if len(features) > len(rows):
+        rows = rows[:width]  # below is what no feature explains
+    return rows[:, :width], rows[:, width]
+
+
+def _blocks(features):
+    """Slices of so many rows that they take no more than a read-out does."""
+    number, width = features.shape
+    size = max(BLOCK, width)
+    return [slice(start, start + size) for start in range(0, number, size)]

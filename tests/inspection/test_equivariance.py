@@ -1,5 +1,7 @@
 """How well features tell transformations: known answers, and an oracle."""
 
+import tracemalloc
+
 import keras
 import numpy as np
 import pytest
@@ -287,6 +289,34 @@ def test_the_penalty_is_chosen_by_halves():
             atol=1e-5,
         )
         assert best == expected
+
+
+@pytest.mark.parametrize("components", [None, 3])
+@pytest.mark.parametrize("number", [31, 32, 200])
+def test_a_fit_in_blocks_is_the_fit(components, number, monkeypatch):
+    generator = np.random.default_rng(number)
+    features = generator.normal(size=(number, 8)) * np.geomspace(1e-4, 1e4, 8)
+    features[:, 5] = features[:, 4] + 3  # of one rank less
+    features = features.astype("float32")
+    targets = generator.normal(size=number) + features[:, 2]
+    half = np.arange(number) % 3 == 0
+    expected = readout.fit(features, targets, half, components)
+    monkeypatch.setattr(readout, "BLOCK", 4)
+    found = readout.fit(features, targets, half, components)
+    for each, right in zip(found, expected, strict=True):
+        np.testing.assert_allclose(each, right, rtol=1e-6, atol=1e-12)
+
+
+def test_a_fit_takes_little_memory():
+    generator = np.random.default_rng(0)
+    features = generator.normal(size=(20_000, 2, 20)).astype("float32")
+    classes = np.zeros((20_000, 2), int)
+    places = generator.permutation(20_000)
+    tracemalloc.start()
+    readout.predict_held_out(features, classes, np.arange(2.0), places, 2)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * features.nbytes
 
 
 @pytest.mark.parametrize("seed", range(20))
