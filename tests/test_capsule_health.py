@@ -84,6 +84,16 @@ def test_a_kernel_that_begins_too_small(layer):
     assert is_about(message, "small_kernel", layer, *parts)
 
 
+def test_kernels_that_begin_too_small_below_means_of_votes():
+    """Votes hardly differ at first in any case, and here they never do."""
+    model, *options = LEARNERS["MatrixCapsNet"]()
+    for weight in model.trainable_variables:
+        if weight.path.endswith("kernel"):
+            weight.assign(0.01 * weight)
+    (message,) = warnings_of(compiled(model, *options, **QUICK), *each_class(6))
+    assert message.startswith("small_kernel in ") and "root mean" in message
+
+
 def test_pixels_from_0_to_255():
     images, labels = some()
     (message,) = warnings_of(sequential(), 255 * images, labels)

@@ -191,7 +191,7 @@ def test_several_steps_at_once():
 
 def test_each_training_is_warned_of_once():
     callback = CapsuleHealth(255 * networks.images(3), frequency=1)
-    model = compiled(noisy())
+    model = make()
     for _ in range(2):
         with caught() as found:
             fit(model, callback, epochs=2)

@@ -33,10 +33,6 @@ UNIFORM = 1e-6
 # From this number of steps on, a network counts as trained. Routing by trained
 # weights is uniform at first, and means of many votes differ little.
 TRAINED = 1000
-# From this number of steps on, networks with such a routing are judged if they
-# also have a kernel that is too small. Those that learn all the same were past
-# LEAST_VARIATION by then.
-BEGUN = 200
 # A kernel that is smaller than this part of its usual size is to blame if the
 # activations of its layer, or of a later one, vanish. In networks that learn it
 # was 0.9 and more, in those with a kernel that is too small 0.02 and less.
@@ -98,20 +94,20 @@ def _vanished(evidence: Evidence) -> Iterator[Problem]:
     images = evidence.images.reshape(len(evidence.images), -1)
     if (images == images[:1]).all():
         return  # nothing could differ
-    judged = is_begun = True
+    judged = True
     for sums in evidence.layers:
         highest = float(np.max(sums.highest))
         routing = getattr(sums.layer, "routing", None)
         if getattr(routing, "averages", False):
-            # At first, means of many votes hardly differ.
+            # At first, means of many votes hardly differ in any case: only a
+            # kernel that is too small is a fault.
             judged = evidence.steps >= TRAINED
-            is_begun = evidence.steps >= BEGUN
         if highest <= DEAD:
             seen = (
                 f"the highest activation of all capsules is {highest:.1g} "
                 f"(expected more than {DEAD:g})"
             )
-        elif is_begun and sums.variation < LEAST_VARIATION:
+        elif sums.variation < LEAST_VARIATION:
             seen = (
                 f"images change the output by {sums.variation:.1g} of its size "
                 f"(expected at least {LEAST_VARIATION:g})"

@@ -94,11 +94,36 @@ def test_large_pixels():
     [
         keras.layers.Rescaling(1 / 255),
         keras.layers.LayerNormalization(axis=[1, 2, 3]),
+        # Its statistics are those of training, and 0 and 1 before.
+        keras.layers.BatchNormalization(),
     ],
 )
 def test_a_layer_may_make_pixels_small(layer):
     model = sequential(layer, *small().layers)
     assert not names(capsule_health(model, 255 * make_images()))
+
+
+def test_inputs_that_are_no_pixels():
+    """Such as decibels: dividing by 255 would not help."""
+    problem = problem_of(small(), -80 * make_images())
+    assert problem.name == "large_pixels" and "255" not in problem.remedy
+    assert "a mean of 0" in problem.remedy
+    # Weights that stay as they are may be made for what they are given.
+    model = small()
+    model.get_layer("primary").trainable = False
+    assert not names(capsule_health(model, 255 * make_images()))
+
+
+def test_pixels_that_were_divided_twice():
+    images = make_images() / 255
+    tiny = sequential(
+        *small().layers[:1],
+        CapsuleLayer(CLASSES, 7, use_bias=False),
+        CapsuleLength(),
+    )
+    problem = problem_of(tiny, images)
+    assert problem.name == "vanished_activations"
+    assert "at most 0.0039" in problem.remedy and "once" in problem.remedy
 
 
 @pytest.mark.parametrize(
