@@ -3,11 +3,12 @@
     python benchmarks/formats.py          # or: make formats
 
 Every network and routing with random weights, also frozen, and the networks
-whose weights come with the package, also pruned, in every format. Each file
-runs in a process that has neither this package nor Keras, on test images of
-MNIST (`--images` of them for trained networks), in batches of 1 and 7, then of
-100: the largest difference from Keras's scores, the size of the file, and
-for trained networks the accuracy that is lost and the milliseconds of a batch.
+whose weights come with the package, also pruned, in every format; SavedModels
+are portable ones, which other converters take. Each file runs in a process
+without this package, on test images of MNIST (`--images` of them for trained
+networks), in batches of 1 and 7, then of 100: the largest difference from
+Keras's scores, the size of the file, the milliseconds of a batch, and for
+trained networks the accuracy that is lost.
 Writes `formats.json` after each network, and the tables of docs/formats.md.
 Networks that are not named in `--cases` keep their figures.
 """
@@ -29,6 +30,7 @@ import numpy as np
 PAGE = harness.ROOT / "docs" / "formats.md"
 BATCHES = [1, 7]
 TIMED = [1, 256]
+MOST_MS = 2000  # for all repeats of a batch
 CONVERT = ["--input_format=tf_saved_model", "--signature_name=serving_default"]
 
 
@@ -268,7 +270,7 @@ def measure(name, formats, runtimes, number, repeats):
                 "bytes": size_of(path),
                 **compare(call(), scores, labels if is_trained else None),
             }
-            if is_trained and repeats:
+            if repeats:
                 found[form]["latency_ms"] = {
                     threads: call(threads=number, repeats=repeats)[1]
                     for threads, number in (("one", 1), ("default", None))
@@ -318,6 +320,7 @@ def run(runtimes, runtime, path, images, threads=None, repeats=0):
         "batches": batches,
         "timed": TIMED if repeats else [],
         "repeats": repeats,
+        "most_ms": MOST_MS,
         "threads": threads,
     }
     with tempfile.TemporaryDirectory() as scratch:
@@ -357,19 +360,21 @@ def _call(command, runtimes, text=None):
 def render(cases, page):
     """Writes the tables of the page."""
     text = page.read_text()
-    text = evidence.put(text, "trained", trained_table(cases))
-    text = evidence.put(text, "untrained", untrained_table(cases))
+    text = evidence.put(text, "trained", table(cases, TRAINED))
+    text = evidence.put(text, "untrained", table_of_differences(cases))
+    text = evidence.put(text, "all formats", table(cases, UNTRAINED))
     harness.write_text(page, text)
 
 
-def trained_table(cases):
+def table(cases, names):
+    """Rows of networks and formats."""
     lines = [
         "| network | format | KB | largest difference | accuracy lost, points "
         "| ms for 1 image, one thread | default | ms for 256, one thread "
         "| default |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in TRAINED:
+    for name in names:
         for form, found in cases.get(name, {}).items():
             if "cannot" in found:
                 lines.append(f"| {name} | {form} | cannot |" + " – |" * 6)
@@ -380,7 +385,9 @@ def trained_table(cases):
                 form,
                 f"{found['bytes'] / 1000:,.0f}",
                 f"{found['largest_difference']:.1g}",
-                f"{found['accuracy_lost'] + 0:.1f}",
+                f"{found['accuracy_lost'] + 0:.1f}"
+                if names is TRAINED
+                else "–",
                 *(
                     f"{latency[threads][str(size)]:.2f}" if latency else "–"
                     for size in TIMED
@@ -391,7 +398,7 @@ def trained_table(cases):
     return "\n".join(lines)
 
 
-def untrained_table(cases):
+def table_of_differences(cases):
     lines = [
         f"| network | {' | '.join(FORMATS)} |",
         f"|---|{'---|' * len(FORMATS)}",

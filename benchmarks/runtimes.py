@@ -2,11 +2,11 @@
 
     python runtimes.py FORMAT MODEL IMAGES SCORES < options
 
-`benchmarks/formats.py` calls it in an environment that has neither this package
-nor the Keras that it exported with. IMAGES and SCORES are raw float32. The
-options are JSON: `shape` of an image, `batches` (how many images each call
-takes), `timed` (batches to measure), `repeats`, and `threads` (`null` for the
-runtime's default). It prints the milliseconds of each timed batch as JSON.
+`benchmarks/formats.py` calls it in an environment without this package. IMAGES
+and SCORES are raw float32. The options are JSON: `shape` of an image, `batches`
+(how many images each call takes), `timed` (batches to measure), `repeats`,
+`most_ms` (fewer repeats will do if they take longer), and `threads` (`null` for
+the runtime's default). It prints the milliseconds of each timed batch as JSON.
 """
 
 import json
@@ -14,6 +14,8 @@ import sys
 import time
 
 import numpy as np
+
+FEWEST = 3  # repeats
 
 
 def saved_model(path, threads):
@@ -94,10 +96,12 @@ def main():
         batch = np.resize(images, (size, *options["shape"]))
         run(batch)
         times = []
-        for _ in range(options["repeats"]):
+        while len(times) < options["repeats"]:
             begun = time.perf_counter()
             run(batch)
             times.append(1000 * (time.perf_counter() - begun))
+            if len(times) >= FEWEST and sum(times) > options["most_ms"]:
+                break
         found[size] = times
     print(json.dumps(found))
 
