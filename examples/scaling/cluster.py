@@ -74,20 +74,20 @@ def launch(script, options, arguments):
         RuntimeError: If one of them fails. Then the others are ended, too, as
             they are if this process is.
     """
-    # Without this, the signal would end this process alone.
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    # Without this, the signal would end this process alone. Until all processes
+    # are known, it waits.
+    ended = []
+    signal.signal(signal.SIGTERM, lambda number, _: ended.append(number))
     coordinator = arguments.coordinator or f"127.0.0.1:{_free_port()}"
-    started = [
-        subprocess.Popen(
-            [
-                *(sys.executable, script, *options),
-                f"--process={number}",
-                f"--coordinator={coordinator}",
-            ]
-        )
-        for number in range(arguments.processes)
-    ]
+    started = []
     try:
+        for number in range(arguments.processes):
+            command = [sys.executable, script, *options, f"--process={number}"]
+            command += [f"--coordinator={coordinator}"]
+            started.append(subprocess.Popen(command))
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+        if ended:
+            sys.exit(128 + ended[0])
         codes = _wait(started)
         if any(codes):
             # The others notice by themselves, and say so.
