@@ -57,7 +57,7 @@ PANELS = {
 
 def main():
     parser = harness.parser(
-        __doc__, classes=1000, batch=32, filters=32, capsules=14, repeats=5
+        __doc__, classes=1000, batch=32, filters=32, capsules=16, repeats=5
     )
     parser.add_argument("--page", type=pathlib.Path, default=PAGE)
     arguments = parser.parse_args()
