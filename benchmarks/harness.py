@@ -5,6 +5,7 @@ processes of its own.
 """
 
 import argparse
+import contextlib
 import datetime
 import importlib
 import importlib.metadata
@@ -17,9 +18,12 @@ import pathlib
 import platform
 import re
 import shlex
+import socket
 import statistics
 import subprocess
 import sys
+import time
+import urllib.request
 
 import matplotlib
 
@@ -156,6 +160,39 @@ def answer():
         )
     function = getattr(importlib.import_module(module), name)
     print("\n" + json.dumps(function(*arguments, **options)))
+
+
+@contextlib.contextmanager
+def served(command, environment, path="", **options):
+    """A server on loopback, from its first answer on: its port and process.
+
+    Args:
+        command: List of the program and its arguments. A free port is added.
+        environment: Dictionary of its environment.
+        path: What to ask for, to know whether it answers.
+        **options: Of `subprocess.Popen`.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [*map(str, command), "--port", str(port)]
+    process = subprocess.Popen(command, env=environment, **options)
+    try:
+        _wait(f"http://127.0.0.1:{port}{path}", process)
+        yield port, process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait(address, process):
+    """Waits until the server answers."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        time.sleep(0.2)
+    raise RuntimeError(f"The server ended with {process.returncode}")
 
 
 def in_turn(function, *arguments, baseline, rounds, **options):

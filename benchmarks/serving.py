@@ -11,13 +11,10 @@ scores. The resident memory of the server is read while they do. Writes
 """
 
 import concurrent.futures
-import contextlib
 import json
 import os
 import pathlib
-import socket
 import statistics
-import subprocess
 import tempfile
 import threading
 import time
@@ -68,39 +65,17 @@ def export(folder, number):
     np.save(folder / "scores.npy", scores)
 
 
-@contextlib.contextmanager
 def serving(runtimes, model):
-    """The port and the process of a server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The port and the process of a server, as a context."""
     environment = {
         name: value
         for name, value in os.environ.items()
         if name != "PYTHONPATH"
     }
-    command = [runtimes / "bin" / "uvicorn", "serve_http:app", "--port", port]
+    command = [runtimes / "bin" / "uvicorn", "serve_http:app"]
     command += ["--app-dir", harness.ROOT / "examples", "--log-level=warning"]
-    process = subprocess.Popen(
-        [str(each) for each in command],
-        env={**environment, "SAVED_MODEL": str(model)},
-    )
-    try:
-        _wait(port, process)
-        yield port, process
-    finally:
-        process.terminate()
-        process.wait()
-
-
-def _wait(port, process):
-    """Waits until the server answers."""
-    while process.poll() is None:
-        with contextlib.suppress(OSError):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5)
-            return
-        time.sleep(0.2)
-    raise RuntimeError(f"The server ended with {process.returncode}")
+    environment["SAVED_MODEL"] = str(model)
+    return harness.served(command, environment, "/health")
 
 
 def ask(port, process, pixels, scores, clients, requests):

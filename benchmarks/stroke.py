@@ -15,13 +15,9 @@ before the measured ones warm everything up. Writes `stroke.json` to
 import os
 import random
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 
 import harness
 
@@ -68,10 +64,10 @@ def measure(number):
         raise ValueError(
             f"Expected a browser, one of {', '.join(BROWSERS)}. Received: none"
         )
-    with served() as address, sync_api.sync_playwright() as started:
+    with explorer() as (port, _), sync_api.sync_playwright() as started:
         browser = started.chromium.launch(executable_path=browsers[0])
         page = browser.new_page(viewport={"width": 1280, "height": 900})
-        page.goto(address)
+        page.goto(f"http://127.0.0.1:{port}")
         times = times_of(page, number)
         browser.close()
     return times
@@ -114,36 +110,19 @@ def settled(page):
         before = times
 
 
-class served:
-    """The address of the explorer, while its process runs."""
-
-    def __enter__(self):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        command = [sys.executable, harness.ROOT / "examples" / "explorer.py"]
-        self.process = subprocess.Popen(
-            [*command, "--port", str(port)],
-            env={
-                "KERAS_BACKEND": "tensorflow",
-                **os.environ,
-                "PYTHONPATH": str(harness.ROOT),
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        address = f"http://127.0.0.1:{port}"
-        while self.process.poll() is None:
-            try:
-                urllib.request.urlopen(address).close()
-                return address
-            except urllib.error.URLError:
-                time.sleep(1)
-        raise RuntimeError("The explorer ended before it served its page.")
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        self.process.wait()
+def explorer():
+    """The port and the process of the explorer, as a context."""
+    environment = {
+        "KERAS_BACKEND": "tensorflow",
+        **os.environ,
+        "PYTHONPATH": str(harness.ROOT),
+    }
+    return harness.served(
+        [sys.executable, harness.ROOT / "examples" / "explorer.py"],
+        environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 if __name__ == "__main__":

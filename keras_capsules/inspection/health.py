@@ -163,17 +163,13 @@ class _Look:
         self._scores = _score_sums(model, labels, len(images))
         kernels = {kernel.name for kernel in kernels_of(self.graph)}
         # The first that is given pixels: a normalization gives it others.
-        self._first = next(
-            (
-                call
-                for call in self.graph.calls
-                if call.name in kernels
-                or isinstance(call.layer, keras.layers.BatchNormalization)
-            ),
-            None,
-        )
-        if self._first is not None and self._first.name not in kernels:
-            self._first = None
+        self._first = None
+        for call in self.graph.calls:
+            if isinstance(call.layer, keras.layers.BatchNormalization):
+                break
+            if call.name in kernels:
+                self._first = call
+                break
         self._pixels = np.inf, -np.inf
         self._layers: dict[str, Sums] = {}
         self._broken: Any = None
