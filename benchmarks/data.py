@@ -14,6 +14,7 @@ Needs as much disk as the images. Writes `data.json` to `benchmarks/results`,
 and the table between the marks of `docs/data_at_scale.md`.
 """
 
+import importlib
 import pathlib
 import sys
 import tempfile
@@ -121,10 +122,10 @@ def measure(folder, batch_size, part, parts):
 
 
 def of_examples(name):
-    """A module of the examples."""
-    import importlib
-
-    sys.path.insert(0, str(harness.ROOT / "examples"))
+    """A module of the examples, which are no package."""
+    folder = str(harness.ROOT / "examples")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
     return importlib.import_module(name)
 
 

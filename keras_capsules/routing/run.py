@@ -180,19 +180,20 @@ def _route_block(routing, windows, examples, shared, step=1, poses_needed=True):
             sum_votes, poses=poses, kernel=kernel, size=step
         )
     sizes = kernel.shape[2], rows * kernel.shape[3], examples["poses"].shape[1]
-    if not (routing.stop_gradient and poses_needed):
+
+    def last(**arguments):
         routed = tracing.last(routing.iterate(**arguments))
         return check_routed(routed, routing, sizes)
+
+    if not (routing.stop_gradient and poses_needed):
+        return last(**arguments)
     sum_all, bias = arguments.pop("sum_votes"), arguments["bias"]
     tensors = _tensors({k: x for k, x in arguments.items() if k != "windows"})
     constants = {**arguments, **_mapped(ops.stop_gradient, tensors)}
-    routed = tracing.last(
-        routing.iterate(
-            **constants, sum_votes=lambda x: ops.stop_gradient(sum_all(x))
-        )
+    routed = last(
+        **constants, sum_votes=lambda x: ops.stop_gradient(sum_all(x))
     )
-    coupling = check_routed(routed, routing, sizes).coupling
-    coupling = ops.stop_gradient(coupling)
+    coupling = ops.stop_gradient(routed.coupling)
     return Routed(routing.combine(sum_all(coupling), bias), None, coupling)
 
 
