@@ -50,5 +50,9 @@ for (const name of ["pointerup", "pointercancel"])
     last = null;
     send();
   });
-watch("value", show);
+// A button cleared the pad, or put a picture on it.
+watch("value", () => {
+  show();
+  trigger("input");
+});
 show();

@@ -114,47 +114,44 @@ def _one_digit(capsules):
                 for index in range(size)
             ]
 
-    def bend(address, name, *offsets):
-        network, digit = named[name], drawing.from_pad(address)
-        if not network.pose_size or digit is None:
-            return {bent: figures.bent(None)}
-        image = network.frame(digit)
-        offsets = offsets[: network.pose_size]
-        return {bent: figures.bent(network.bend(image, offsets))}
+    # How often the sliders were put back, which changes what is shown.
+    times = gr.State(0)
 
     def look(address, name, *offsets):
         network = named[name]
         found = _found(network, address)
-        if found and found.reconstructions and not any(offsets):
-            # The pose itself: it is decoded already.
-            shown = {bent: figures.bent(found.reconstructions[0])}
-        else:
-            shown = bend(address, name, *offsets)
-        return {answer: _described(network, found), **shown}
+        picture = None
+        if found and network.pose_size and any(offsets):
+            offsets = offsets[: network.pose_size]
+            picture = network.bend(found.image, offsets)
+        elif found and found.reconstructions:  # the pose itself, as decoded
+            picture = found.reconstructions[0]
+        return {
+            answer: _described(network, found),
+            bent: figures.bent(picture),
+        }
 
-    def straighten(address, name):
+    def straighten(name, before):
         size = named[name].pose_size
         return {
-            **look(address, name, *[0] * size),
+            times: before + 1,
             **{
                 slider: gr.Slider(value=0, visible=index < size)
                 for index, slider in enumerate(sliders)
             },
         }
 
-    pads.on_change(drawn, look, [drawn.pad, choice, *sliders], [answer, bent])
-    gr.on(
-        [each.input for each in sliders],
-        bend,
-        [drawn.pad, choice, *sliders],
-        bent,
-        **pads.QUIETLY,
+    _show(
+        look,
+        [drawn.input, times.change, *[each.input for each in sliders]],
+        [drawn, choice, *sliders],
+        [answer, bent],
     )
     gr.on(
         [straight.click, choice.input],
         straighten,
-        [drawn.pad, choice],
-        [answer, bent, *sliders],
+        [choice, times],
+        [times, *sliders],
         **pads.QUIETLY,
     )
 
@@ -183,10 +180,8 @@ def _two_digits(network):
         found = network.answer(image, num_winners=2)
         return {answer: figures.answer(network, found)}
 
-    inputs = [first.pad, second.pad, apart]
-    pads.on_change(first, look, inputs, [answer])
-    pads.on_change(second, look, inputs, [answer])
-    apart.input(look, inputs, [answer], **pads.QUIETLY)
+    inputs = [first, second, apart]
+    _show(look, [each.input for each in inputs], inputs, [answer])
 
 
 def _compare(singles):
@@ -210,11 +205,17 @@ def _compare(singles):
             for place, name in zip(answers, names, strict=True)
         }
 
-    inputs = [drawn.pad, *chosen]
-    pads.on_change(drawn, look, inputs, answers)
-    gr.on(
-        [each.input for each in chosen], look, inputs, answers, **pads.QUIETLY
-    )
+    inputs = [drawn, *chosen]
+    _show(look, [each.input for each in inputs], inputs, answers)
+
+
+def _show(look, changes, inputs, outputs):
+    """Shows what a function of all inputs says, whichever of them changes.
+
+    There is one such function for each answer. Of two, the one that was asked
+    first could answer last, and what it says would be of the past.
+    """
+    gr.on(changes, look, inputs, outputs, **pads.QUIETLY)
 
 
 def _found(network, address):

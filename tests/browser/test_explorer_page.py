@@ -155,6 +155,35 @@ def test_clear_and_reload(open_page):
     expect(said(page)).to_have_text("7")
 
 
+# The first question after this reaches the process two seconds late.
+DELAY = """() => {
+    const { fetch } = window;
+    let wait = 2000;
+    window.fetch = async (...given) => {
+        if (String(given[0].url ?? given[0]).includes("queue/join")) {
+            const milliseconds = wait;
+            wait = 0;
+            await new Promise((done) => setTimeout(done, milliseconds));
+        }
+        return fetch(...given);
+    };
+}"""
+
+
+@pytest.mark.parametrize("name, text", [("Clear", INVITATION), ("8", "8")])
+def test_a_late_answer_does_not_stay(name, text, open_page):
+    page = open_page()
+    draw(page, 7)
+    expect(said(page)).to_have_text("7")
+    page.wait_for_timeout(1000)  # until the last stroke is answered, too
+    page.evaluate(DELAY)
+    page.mouse.down()
+    page.mouse.up()
+    page.get_by_role("button", name=name, exact=True).first.click()
+    page.wait_for_timeout(4000)
+    expect(said(page)).to_have_text(text)
+
+
 def test_by_keyboard_alone(open_page):
     page = open_page()
     # The samples may appear after the pad.
