@@ -6,21 +6,23 @@
 
 Removes primary capsules, which were ranked on 2,000 training images, or fixes
 the coupling at its mean over them, and measures the error on the 10,000 test
-images: as it is then, after fine-tuning on the 60,000 training images, and of
-a LiteRT file with weights of 8 bits, which runs in a process without this
-package. What is removed and the fine-tuning are not chosen by these figures. Of
-a network with fixed coupling it writes the `dependence` of `freeze_routing` as
-well, the largest one.
+images: as it is then, after fine-tuning on the training images of the network,
+and of a LiteRT file with weights of 8 bits, which runs in a process without
+this package. What is removed and the fine-tuning are not chosen by these
+figures. Of a network with fixed coupling it writes the `dependence` of
+`freeze_routing` as well, the largest one.
 
-The networks are `EfficientCapsNet(weights="mnist")`, and the `CapsNet`, in the
-folder `--run`, that `benchmarks/trainings.py mnist-capsnet --seeds 0` trained.
-Both are measured without their decoder, which makes no scores.
+The networks are `EfficientCapsNet(weights="mnist")`, and the `CapsNet` in the
+folder `--run`, which `benchmarks/trainings.py` trained: `mnist-capsnet-few1000`
+on 1,000 images of each class, or `mnist-capsnet` on all. Both are measured
+without their decoder, which makes no scores.
 
 Needs the environment of `make formats`. Writes `pruning.json` and
 `pruning-capsnet.json` to `benchmarks/results`, and the tables between the marks
 of `docs/formats.md`.
 """
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -31,21 +33,43 @@ import formats
 import harness
 import readme
 
-# What is done to each network: arguments of `changed`.
-CASES = {
-    "EfficientCapsNet": [
-        {"fraction": x} for x in (0.0, 0.25, 0.5, 0.625, 0.75)
-    ],
-    "CapsNet": [
-        {},
-        {"freeze": True},
-        {"fraction": 0.95, "unit": "capsule"},
-        {"fraction": 0.5},
-        {"fraction": 0.875},
-        {"fraction": 0.9375},
-        {"fraction": 0.9375, "freeze": True},
-    ],
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network, the files of its figures, and what is done to it.
+
+    Args:
+        file: Name of the results.
+        mark: Mark of the table in the page.
+        cases: List of dictionaries, arguments of `changed`.
+    """
+
+    file: str
+    mark: str
+    cases: list
+
+
+NETWORKS = {
+    "EfficientCapsNet": Network(
+        "pruning",
+        "pruned",
+        [{"fraction": x} for x in (0.0, 0.25, 0.5, 0.625, 0.75)],
+    ),
+    "CapsNet": Network(
+        "pruning-capsnet",
+        "pruned CapsNet",
+        [
+            {},
+            {"freeze": True},
+            {"fraction": 0.95, "unit": "capsule"},
+            {"fraction": 0.5},
+            {"fraction": 0.875},
+            {"fraction": 0.9375},
+            {"fraction": 0.9375, "freeze": True},
+        ],
+    ),
 }
+EPOCHS = 2  # of fine-tuning
 HEADS = {
     "capsules": "primary capsules",
     "routing": "routing",
@@ -58,50 +82,46 @@ HEADS = {
     "milliseconds": "int8, ms an image, one thread",
     "times": "times as quick",
 }
-EPOCHS = {"EfficientCapsNet": 2, "CapsNet": 1}  # of fine-tuning
-FILES = {"EfficientCapsNet": "pruning", "CapsNet": "pruning-capsnet"}
-MARKS = {"EfficientCapsNet": "pruned", "CapsNet": "pruned CapsNet"}
 
 
 def main():
     parser = harness.parser(__doc__, repeats=200)
     add = parser.add_argument
-    add("--networks", nargs="+", choices=CASES, default=[*CASES])
-    add("--run", default="outputs/runs/mnist-capsnet-seed0")
+    add("--networks", nargs="+", choices=NETWORKS, default=[*NETWORKS])
+    add("--run", default="outputs/runs/mnist-capsnet-few1000-seed0")
     add("--runtimes", type=pathlib.Path, default=harness.ROOT / ".venv-formats")
     add("--page", type=pathlib.Path, default=formats.PAGE)
     options = parser.parse_args()
     text = options.page.read_text()
-    for network in options.networks:
+    for name in options.networks:
+        network = NETWORKS[name]
         if not options.redraw:
             formats.check_runtimes(options.runtimes)
             rows = []
-            for case in CASES[network]:
+            for case in network.cases:
                 row = harness.call(
                     measure,
-                    network,
+                    name,
                     case,
                     options.run,
-                    EPOCHS[network],
                     str(options.runtimes.absolute()),
                     options.repeats,
                 )
                 print(row, flush=True)
                 rows.append(row)
-            harness.write(FILES[network], {"networks": rows}, options.output)
-        rows = harness.read(FILES[network], options.output)["networks"]
-        text = evidence.put(text, MARKS[network], table(rows))
+            harness.write(network.file, {"networks": rows}, options.output)
+        rows = harness.read(network.file, options.output)["networks"]
+        text = evidence.put(text, network.mark, table(rows))
     harness.write_text(options.page, text)
 
 
-def measure(network, case, run, epochs, runtimes, repeats):
+def measure(network, case, run, runtimes, repeats):
     """The figures of a network that is pruned, frozen or both.
 
     Args:
-        network: Key of `CASES`.
+        network: Key of `NETWORKS`.
         case: Dictionary of arguments of `changed`.
         run: Path of the folder in which a `CapsNet` was trained.
-        epochs: Integer, for how many to fine-tune what was changed.
         runtimes: Path of the environment that runs the file.
         repeats: Integer, how often to measure the time.
     """
@@ -116,7 +136,8 @@ def measure(network, case, run, epochs, runtimes, repeats):
     images, labels = datasets.load_arrays("mnist", "train")
     test_images, test_labels = datasets.load_arrays("mnist", "test")
     if network == "CapsNet":
-        model = of_run(pathlib.Path(run))
+        model, chosen = of_run(pathlib.Path(run), labels)
+        images, labels = images[chosen], labels[chosen]
     else:
         model = EfficientCapsNet(weights="mnist", decoder_units=None)
     model, dependence = changed(model, images[:2000], **case)
@@ -128,10 +149,10 @@ def measure(network, case, run, epochs, runtimes, repeats):
     before = error()
     after = before
     if any(case.values()):
-        steps = epochs * len(images) // 64
+        steps = EPOCHS * len(images) // 64
         rate = keras.optimizers.schedules.CosineDecay(5e-4, steps)
         model.compile(keras.optimizers.Adam(rate), MarginLoss())
-        model.fit(images, labels, batch_size=64, epochs=epochs, verbose=0)
+        model.fit(images, labels, batch_size=64, epochs=EPOCHS, verbose=0)
         after = error()
     with tempfile.TemporaryDirectory() as folder:
         path = export_litert(model, pathlib.Path(folder, "m.tflite"), "int8")
@@ -154,17 +175,28 @@ def measure(network, case, run, epochs, runtimes, repeats):
     }
 
 
-def of_run(run):
-    """The `CapsNet` of a run, without its decoder."""
+def of_run(run, labels):
+    """The `CapsNet` of a run, without its decoder.
+
+    Returns:
+        The network, and which of the training images it was trained on.
+    """
+    import numpy as np
+
     from keras_capsules.models import CapsNet
+    from keras_capsules.training import orders
 
     record = json.loads((run / "record.json").read_text())
-    options = record["settings"]["options"]
-    whole = CapsNet(**options)
+    settings = record["settings"]
+    whole = CapsNet(**settings["options"])
     whole.load_weights(run / "model.weights.h5")
-    model = CapsNet(**{**options, "decoder_units": None})
+    model = CapsNet(**{**settings["options"], "decoder_units": None})
     model.encoder.set_weights(whole.encoder.get_weights())
-    return model
+    number, seed = settings["per_class"], settings["seed"]
+    if number is None:
+        return model, slice(None)
+    # In the order of the data: the first ones are not all of one class.
+    return model, np.sort(orders.few_of_each(labels, number, seed))
 
 
 def changed(model, images, fraction=0.0, unit="type", freeze=False):

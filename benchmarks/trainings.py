@@ -126,7 +126,8 @@ TRAININGS = {
     "mnist-conv_net": f"conv_net {_MNIST}",
     "mnist-squeeze_excitation_net": f"squeeze_excitation_net {_MNIST}",
     # It takes long, so there are fewer epochs, and convolutions compute in 16
-    # bits. It learns at the rate and from the batches of its paper.
+    # bits, which needs a processor with AVX512-BF16 or AMX. It learns at the
+    # rate and from the batches of its paper.
     "mnist-capsnet": "capsnet mnist --no-validation --epochs 12 "
     "--batch-size 128 --dtype mixed_bfloat16 "
     f"--learning-rate 0.001 --warmup 1 --average 0.999 {_CHANGES}",

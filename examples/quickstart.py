@@ -162,7 +162,8 @@ def parse(argv):
     parser.add_argument(
         "--dtype",
         default="float32",
-        help="Keras dtype policy; mixed_bfloat16 is faster on newer machines",
+        help="Keras dtype policy; mixed_bfloat16 is faster on GPUs and on "
+        "processors with instructions for it, and far slower on others",
     )
     parser.add_argument("--data-dir", help="where TensorFlow Datasets looks")
     parser.add_argument("--output", default="outputs")

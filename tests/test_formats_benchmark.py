@@ -398,9 +398,14 @@ def test_networks_whose_pruning_is_measured(monkeypatch, tmp_path):
     options = {"filters": 8, "num_primary_capsules": 4, "decoder_units": [5]}
     trained = models.CapsNet(**options)
     trained.save_weights(tmp_path / "model.weights.h5")
-    record = {"settings": {"options": options}}
-    (tmp_path / "record.json").write_text(json.dumps(record))
-    model = pruning.of_run(tmp_path)
+    labels = np.arange(30) // 3  # three of each class
+    for number, expected in ((None, 30), (2, 20), (3, 30)):
+        settings = {"options": options, "per_class": number, "seed": 0}
+        record = json.dumps({"settings": settings})
+        (tmp_path / "record.json").write_text(record)
+        model, chosen = pruning.of_run(tmp_path, labels)
+        assert len(labels[chosen]) == expected
+        assert (np.diff(labels[chosen]) >= 0).all()  # as in the data
     assert model.decoder is None
     images = np.random.default_rng(1).uniform(size=(30, 28, 28, 1))
     images = images.astype("float32")
@@ -414,7 +419,7 @@ def test_networks_whose_pruning_is_measured(monkeypatch, tmp_path):
         (pruning.number_of(each), pruning.routing_of(each), dependence)
         for each, dependence in (
             pruning.changed(model, images, **case)
-            for case in pruning.CASES["CapsNet"][:5]
+            for case in pruning.NETWORKS["CapsNet"].cases[:5]
         )
     ]
     (layer,) = freeze_routing(model, images, limit=1).layers
