@@ -14,8 +14,9 @@ figures. Of a network with fixed coupling it writes the `dependence` of
 
 The networks are `EfficientCapsNet(weights="mnist")`, and the `CapsNet` in the
 folder `--run`, which `benchmarks/trainings.py` trained: `mnist-capsnet-few1000`
-on 1,000 images of each class, or `mnist-capsnet` on all. Both are measured
-without their decoder, which makes no scores.
+on 1,000 images of each class, or `mnist-capsnet` on all. It is fine-tuned with
+the random changes of images that it was trained with. Both are measured without
+their decoder, which makes no scores.
 
 Needs the environment of `make formats`. Writes `pruning.json` and
 `pruning-capsnet.json` to `benchmarks/results`, and the tables between the marks
@@ -127,19 +128,20 @@ def measure(network, case, run, runtimes, repeats):
     """
     import keras
 
-    from keras_capsules import MarginLoss
     from keras_capsules import datasets
     from keras_capsules.export import export_litert
     from keras_capsules.models import EfficientCapsNet
+    from keras_capsules.training import augmentation
 
     keras.utils.set_random_seed(0)
     images, labels = datasets.load_arrays("mnist", "train")
     test_images, test_labels = datasets.load_arrays("mnist", "test")
     if network == "CapsNet":
-        model, chosen = of_run(pathlib.Path(run), labels)
+        model, chosen, change = of_run(pathlib.Path(run), labels)
         images, labels = images[chosen], labels[chosen]
     else:
         model = EfficientCapsNet(weights="mnist", decoder_units=None)
+        change = augmentation.Augmentation()  # none
     model, dependence = changed(model, images[:2000], **case)
 
     def error():
@@ -149,10 +151,7 @@ def measure(network, case, run, runtimes, repeats):
     before = error()
     after = before
     if any(case.values()):
-        steps = EPOCHS * len(images) // 64
-        rate = keras.optimizers.schedules.CosineDecay(5e-4, steps)
-        model.compile(keras.optimizers.Adam(rate), MarginLoss())
-        model.fit(images, labels, batch_size=64, epochs=EPOCHS, verbose=0)
+        fine_tune(model, images, labels, change)
         after = error()
     with tempfile.TemporaryDirectory() as folder:
         path = export_litert(model, pathlib.Path(folder, "m.tflite"), "int8")
@@ -179,24 +178,48 @@ def of_run(run, labels):
     """The `CapsNet` of a run, without its decoder.
 
     Returns:
-        The network, and which of the training images it was trained on.
+        The network; which of the training images it was trained on; and the
+        `Augmentation` that changed them.
     """
     import numpy as np
 
     from keras_capsules.models import CapsNet
     from keras_capsules.training import orders
+    from keras_capsules.training.settings import Settings
 
     record = json.loads((run / "record.json").read_text())
-    settings = record["settings"]
-    whole = CapsNet(**settings["options"])
+    settings = Settings.from_record(record["settings"])
+    whole = CapsNet(**settings.options)
     whole.load_weights(run / "model.weights.h5")
-    model = CapsNet(**{**settings["options"], "decoder_units": None})
+    model = CapsNet(**{**settings.options, "decoder_units": None})
     model.encoder.set_weights(whole.encoder.get_weights())
-    number, seed = settings["per_class"], settings["seed"]
-    if number is None:
-        return model, slice(None)
-    # In the order of the data: the first ones are not all of one class.
-    return model, np.sort(orders.few_of_each(labels, number, seed))
+    if settings.per_class is None:
+        chosen = np.arange(len(labels))
+    else:
+        # In the order of the data: the first ones are not all of one class.
+        chosen = orders.few_of_each(labels, settings.per_class, settings.seed)
+        chosen.sort()
+    return model, chosen, settings.augmentation
+
+
+def fine_tune(model, images, labels, change):
+    """Trains a model on images that change, which the seed 0 chooses."""
+    import keras
+    import tensorflow as tf
+
+    from keras_capsules import MarginLoss
+
+    size = 64
+    data = tf.data.Dataset.from_tensor_slices((images, labels))
+    data = data.shuffle(len(images), seed=0).repeat(EPOCHS)
+    data = data.batch(size, drop_remainder=True).enumerate()
+    data = data.map(
+        lambda step, each: (change(each[0], 0, step), each[1]),
+        tf.data.AUTOTUNE,
+    )
+    rate = keras.optimizers.schedules.CosineDecay(5e-4, len(data))
+    model.compile(keras.optimizers.Adam(rate), MarginLoss())
+    model.fit(data.prefetch(1), verbose=0)
 
 
 def changed(model, images, fraction=0.0, unit="type", freeze=False):

@@ -21,6 +21,8 @@ from keras_capsules.export import export_onnx
 from keras_capsules.export import export_saved_model
 from keras_capsules.pruning import freeze_routing
 from keras_capsules.routing import FixedRouting
+from keras_capsules.training.augmentation import Augmentation
+from keras_capsules.training.settings import Settings
 from tests.helpers.capsnet import small
 from tests.helpers.testing import import_or_skip
 
@@ -400,15 +402,34 @@ def test_networks_whose_pruning_is_measured(monkeypatch, tmp_path):
     trained.save_weights(tmp_path / "model.weights.h5")
     labels = np.arange(30) // 3  # three of each class
     for number, expected in ((None, 30), (2, 20), (3, 30)):
-        settings = {"options": options, "per_class": number, "seed": 0}
-        record = json.dumps({"settings": settings})
+        settings = Settings(
+            "capsnet",
+            "mnist",
+            options,
+            per_class=number,
+            augmentation=Augmentation(shift=2.0),
+        )
+        record = json.dumps({"settings": settings.as_record(is_folder=False)})
         (tmp_path / "record.json").write_text(record)
-        model, chosen = pruning.of_run(tmp_path, labels)
+        model, chosen, change = pruning.of_run(tmp_path, labels)
         assert len(labels[chosen]) == expected
         assert (np.diff(labels[chosen]) >= 0).all()  # as in the data
+        assert change == settings.augmentation
     assert model.decoder is None
     images = np.random.default_rng(1).uniform(size=(30, 28, 28, 1))
     images = images.astype("float32")
+    monkeypatch.setattr(pruning, "EPOCHS", 5)
+    tuned = pruning.of_run(tmp_path, labels)[0]
+    many = np.repeat(images, 5, axis=0)
+    steps = []
+    pruning.fine_tune(
+        tuned,
+        many,
+        np.repeat(labels, 5).astype("int32"),
+        lambda x, seed, step: steps.append(step) or x,
+    )
+    assert tuned.optimizer.iterations == 5 * 150 // 64
+    assert len(steps) == 1  # in the graph of the data
     np.testing.assert_allclose(
         model.predict(images, verbose=0),
         trained.predict(images, verbose=0),
