@@ -219,7 +219,7 @@ def fine_tune(model, images, labels, change):
     )
     rate = keras.optimizers.schedules.CosineDecay(5e-4, len(data))
     model.compile(keras.optimizers.Adam(rate), MarginLoss())
-    model.fit(data.prefetch(1), verbose=0)
+    model.fit(data.prefetch(1), shuffle=False, verbose=0)
 
 
 def changed(model, images, fraction=0.0, unit="type", freeze=False):
