@@ -43,11 +43,13 @@ class Network:
         file: Name of the results.
         mark: Mark of the table in the page.
         cases: List of dictionaries, arguments of `changed`.
+        epochs: Integer, for how many to fine-tune what was changed.
     """
 
     file: str
     mark: str
     cases: list
+    epochs: int = 2
 
 
 NETWORKS = {
@@ -69,8 +71,14 @@ NETWORKS = {
             {"fraction": 0.9375, "freeze": True},
         ],
     ),
+    # Long enough to recover.
+    "CapsNet-longer": Network(
+        "pruning-capsnet-longer",
+        "pruned CapsNet, longer",
+        [{}, {"fraction": 0.90625}],
+        epochs=30,
+    ),
 }
-EPOCHS = 2  # of fine-tuning
 HEADS = {
     "capsules": "primary capsules",
     "routing": "routing",
@@ -82,6 +90,8 @@ HEADS = {
     "error_int8": "int8, test error, %",
     "milliseconds": "int8, ms an image, one thread",
     "times": "times as quick",
+    "milliseconds_float32": "float32, ms",
+    "times_float32": "times as quick, float32",
 }
 
 
@@ -105,6 +115,7 @@ def main():
                     name,
                     case,
                     options.run,
+                    network.epochs,
                     str(options.runtimes.absolute()),
                     options.repeats,
                 )
@@ -116,13 +127,14 @@ def main():
     harness.write_text(options.page, text)
 
 
-def measure(network, case, run, runtimes, repeats):
+def measure(network, case, run, epochs, runtimes, repeats):
     """The figures of a network that is pruned, frozen or both.
 
     Args:
         network: Key of `NETWORKS`.
         case: Dictionary of arguments of `changed`.
         run: Path of the folder in which a `CapsNet` was trained.
+        epochs: Integer, for how many to fine-tune what was changed.
         runtimes: Path of the environment that runs the file.
         repeats: Integer, how often to measure the time.
     """
@@ -136,7 +148,7 @@ def measure(network, case, run, runtimes, repeats):
     keras.utils.set_random_seed(0)
     images, labels = datasets.load_arrays("mnist", "train")
     test_images, test_labels = datasets.load_arrays("mnist", "test")
-    if network == "CapsNet":
+    if network.startswith("CapsNet"):
         model, chosen, change = of_run(pathlib.Path(run), labels)
         images, labels = images[chosen], labels[chosen]
     else:
@@ -151,7 +163,7 @@ def measure(network, case, run, runtimes, repeats):
     before = error()
     after = before
     if any(case.values()):
-        fine_tune(model, images, labels, change)
+        fine_tune(model, images, labels, change, epochs)
         after = error()
     with tempfile.TemporaryDirectory() as folder:
         path = export_litert(model, pathlib.Path(folder, "m.tflite"), "int8")
@@ -160,6 +172,10 @@ def measure(network, case, run, runtimes, repeats):
             runtimes, "litert", path, test_images, threads=1, repeats=repeats
         )
         size = formats.size_of(path)
+        path = export_litert(model, pathlib.Path(folder, "float32.tflite"))
+        _, times_float32 = formats.run(
+            runtimes, "litert", path, test_images, threads=1, repeats=repeats
+        )
     scores = scores.reshape(len(test_images), -1)
     return {
         "capsules": number_of(model),
@@ -171,6 +187,7 @@ def measure(network, case, run, runtimes, repeats):
         "kilobytes": round(size / 1000),
         "error_int8": percent(scores, test_labels),
         "milliseconds": times["1"],
+        "milliseconds_float32": times_float32["1"],
     }
 
 
@@ -202,7 +219,7 @@ def of_run(run, labels):
     return model, chosen, settings.augmentation
 
 
-def fine_tune(model, images, labels, change):
+def fine_tune(model, images, labels, change, epochs):
     """Trains a model on images that change, which the seed 0 chooses."""
     import keras
     import tensorflow as tf
@@ -211,7 +228,7 @@ def fine_tune(model, images, labels, change):
 
     size = 64
     data = tf.data.Dataset.from_tensor_slices((images, labels))
-    data = data.shuffle(len(images), seed=0).repeat(EPOCHS)
+    data = data.shuffle(len(images), seed=0).repeat(epochs)
     data = data.batch(size, drop_remainder=True).enumerate()
     data = data.map(
         lambda step, each: (change(each[0], 0, step), each[1]),
@@ -264,10 +281,12 @@ def percent(scores, labels):
 
 def table(rows):
     """A row for each network, in Markdown."""
-    first = rows[0]["milliseconds"]
-    rows = [
-        {**row, "times": round(first / row["milliseconds"], 1)} for row in rows
-    ]
+    rows = [dict(row) for row in rows]
+    for name in ("", "_float32"):
+        time = f"milliseconds{name}"
+        for row in rows:
+            if time in row:
+                row[f"times{name}"] = round(rows[0][time] / row[time], 1)
     # Earlier results do not say how a network routes, and most networks have
     # no fixed coupling.
     heads = [key for key in HEADS if any(key in row for row in rows)]

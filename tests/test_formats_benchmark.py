@@ -373,6 +373,7 @@ def test_table_of_pruned_networks(monkeypatch, tmp_path):
     for name, rows in (
         ("pruning", [row]),
         ("pruning-capsnet", [{**row, "routing": "dynamic"}, second]),
+        ("pruning-capsnet-longer", [row]),
     ):
         path = tmp_path / f"{name}.json"
         path.write_text(json.dumps({"networks": rows}))
@@ -418,7 +419,6 @@ def test_networks_whose_pruning_is_measured(monkeypatch, tmp_path):
     assert model.decoder is None
     images = np.random.default_rng(1).uniform(size=(30, 28, 28, 1))
     images = images.astype("float32")
-    monkeypatch.setattr(pruning, "EPOCHS", 5)
     tuned = pruning.of_run(tmp_path, labels)[0]
     many = np.repeat(images, 5, axis=0)
     steps = []
@@ -427,6 +427,7 @@ def test_networks_whose_pruning_is_measured(monkeypatch, tmp_path):
         many,
         np.repeat(labels, 5).astype("int32"),
         lambda x, seed, step: steps.append(step) or x,
+        epochs=5,
     )
     assert tuned.optimizer.iterations == 5 * 150 // 64
     assert len(steps) == 1  # in the graph of the data
