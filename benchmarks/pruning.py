@@ -18,9 +18,9 @@ on 1,000 images of each class, or `mnist-capsnet` on all. It is fine-tuned with
 the random changes of images that it was trained with. Both are measured without
 their decoder, which makes no scores.
 
-Needs the environment of `make formats`. Writes `pruning.json` and
-`pruning-capsnet.json` to `benchmarks/results`, and the tables between the marks
-of `docs/formats.md`.
+Needs the environment of `make formats`. Writes `pruning.json`,
+`pruning-capsnet.json` and `pruning-capsnet-longer.json` to
+`benchmarks/results`, and the tables between the marks of `docs/formats.md`.
 """
 
 import dataclasses
