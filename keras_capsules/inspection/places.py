@@ -1,5 +1,6 @@
 """Where in an image the capsules and features of a grid lie."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -115,12 +116,21 @@ def scattered(parts: np.ndarray, index: np.ndarray, number: int) -> np.ndarray:
 
 def unfolded(size: Sequence[int], layer: Any, types: int = 1) -> np.ndarray:
     """For each window, the indices of its places on a grid, `[P, i]`; or -1."""
+    kernel_size, strides = layer.sizes_for(len(size))
+    sizes = map(tuple, (size, kernel_size, strides))
+    return _unfolded(*sizes, layer.padding, types)
+
+
+@functools.lru_cache(maxsize=64)
+def _unfolded(size, kernel_size, strides, padding, types):
+    """As `unfolded`, but slow: a backend cuts out each place of the window."""
     number = math.prod(size) * types
     grid = ops.reshape(ops.arange(1, number + 1), (1, *size, types))
-    kernel_size, strides = layer.sizes_for(len(size))
-    windows = Windows(size, kernel_size, strides, layer.padding)
+    windows = Windows(size, kernel_size, strides, padding)
     found = ops.convert_to_numpy(windows.unfold(grid))
-    return found.reshape(len(found), -1) - 1
+    found = found.reshape(len(found), -1) - 1
+    found.flags.writeable = False  # all callers share it
+    return found
 
 
 def paint(

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_capsules.engine.votes import count_votes
 from keras_capsules.engine.votes import make_votes
 from keras_capsules.inspection.fields import follow
 from keras_capsules.inspection.fields import places_of
@@ -36,6 +37,9 @@ from keras_capsules.layers.primary_capsules import PrimaryCapsules
 from keras_capsules.layers.propagate_nan import PropagateNaN
 from keras_capsules.routing.self_attention import SelfAttentionRouting
 from keras_capsules.types import Tensor
+
+# Of how many numbers the votes are that are made at once.
+_MOST_VOTES = 2**24
 
 
 class Level(NamedTuple):
@@ -278,12 +282,15 @@ def _contributions(trace, weights):
     found = np.empty_like(weights)
     poses = ops.cast(trace.poses, "float32")
     kernel = ops.cast(trace.kernel, "float32")
-    for output in range(weights.shape[1]):  # few votes at a time
-        part = slice(output, output + 1)
-        votes = as_array(make_votes(poses, kernel[:, :, part]))[:, 0]
-        votes = votes * weights[:, output, :, None]  # [b P, i, f]
-        sums = votes.sum(axis=1)
-        lengths = np.linalg.norm(sums, axis=1, keepdims=True)
+    # As many output capsules at once as their votes fit into the bound.
+    numbers = len(weights) * count_votes(poses, kernel[:, :, :1])
+    size = max(1, _MOST_VOTES // numbers)
+    for first in range(0, weights.shape[1], size):
+        part = slice(first, first + size)
+        votes = as_array(make_votes(poses, kernel[:, :, part]))
+        votes = votes * weights[:, part, :, None]  # [b P, j, i, f]
+        sums = votes.sum(axis=2)
+        lengths = np.linalg.norm(sums, axis=2, keepdims=True)
         directions = sums / np.where(lengths > 0, lengths, 1)
-        found[:, output] = np.einsum("bif,bf->bi", votes, directions)
+        found[:, part] = np.einsum("bjif,bjf->bji", votes, directions)
     return found
