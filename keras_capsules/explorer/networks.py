@@ -81,9 +81,6 @@ class Network:
     def answer(self, image: np.ndarray, num_winners: int = 1) -> Answer:
         """What the network says of a picture.
 
-        The model is called directly, which takes a fraction of the time of
-        `predict` for a single picture.
-
         Args:
             image: A picture in the frame of this network.
             num_winners: Integer, how many classes win.
@@ -92,8 +89,7 @@ class Network:
         if not self.has_capsules:
             scores = _scores(self.model, images)[0]
             return Answer(image, scores, _winners(scores, num_winners), (), ())
-        capsules = self.model.encode(images)
-        scores = _as_array(CapsuleLength()(capsules))[0]
+        capsules, scores = self._encode(images)
         winners = _winners(scores, num_winners)
         decoded = self._decode(capsules, winners) if self.pose_size else ()
         answer = Answer(image, scores, winners, tuple(decoded), ())
@@ -126,13 +122,22 @@ class Network:
         Returns:
             A picture.
         """
-        capsules = self.model.encode(_as_batch(image))
-        scores = _as_array(CapsuleLength()(capsules))[0]
+        capsules, scores = self._encode(_as_batch(image))
         poses, *activations = keras.tree.flatten(capsules)
         added = np.reshape(offsets, poses.shape[2:]).astype("float32")
         poses = poses + ops.cast(added, poses.dtype)
         bent = (poses, *activations) if activations else poses
         return self._decode(bent, _winners(scores, 1))[0]
+
+    def _encode(self, images):
+        """The class capsules of one image, and the scores of its classes."""
+        # Compiled, and in a fraction of the time of `predict` for one image.
+        capsules = self.model.encoder.predict_on_batch(images)
+        capsules = [
+            ops.convert_to_tensor(x) for x in keras.tree.flatten(capsules)
+        ]
+        capsules = capsules[0] if len(capsules) == 1 else tuple(capsules)
+        return capsules, _as_array(CapsuleLength()(capsules))[0]
 
     def _decode(self, capsules, winners):
         """Pictures `(winners, height, width)` of the capsules of one image."""
