@@ -121,7 +121,7 @@ UNTRAINED = {
     ),
     "ConvNet": functools.partial(untrained, "ConvNet", filters=(4, 8, 8)),
     "SqueezeExcitationNet": functools.partial(
-        untrained, "SqueezeExcitationNet", filters=(4, 8, 8)
+        untrained, "SqueezeExcitationNet", filters=(8, 16, 16), ratio=2
     ),
 }
 

@@ -76,7 +76,7 @@ NETWORKS = {
         "pruning-capsnet-longer",
         "pruned CapsNet, longer",
         [{}, {"fraction": 0.90625}],
-        epochs=30,
+        epochs=10,
     ),
 }
 HEADS = {

@@ -188,6 +188,36 @@ def test_a_network_of_16_bits_is_calibrated(tmp_path):
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
+def squeezed(sign):
+    """A network whose only squeezed unit is dead, or alive."""
+    images = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(8, 3, activation="relu")(images)
+    x = keras.layers.GlobalAveragePooling2D()(x)
+    constant = keras.initializers.Constant(sign)
+    dense = keras.layers.Dense
+    x = dense(1, "relu", kernel_initializer=constant, name="squeezed")(x)
+    return keras.Model(images, dense(5, "sigmoid")(x))
+
+
+def test_zeros_do_not_calibrate(tmp_path):
+    path = tmp_path / "a.tflite"
+    message = "zero for all images.*Received: zeros at .*squeezed"
+    with pytest.raises(ValueError, match=message):
+        export_litert(squeezed(-1), path, "int8", IMAGES)
+    assert not [*tmp_path.iterdir()]
+    model = squeezed(1)
+    found = litert(export_litert(model, path, "int8", IMAGES))(IMAGES)
+    np.testing.assert_allclose(found, scores_of(model, IMAGES), atol=0.02)
+
+
+def test_squeeze_and_excitation_is_calibrated(tmp_path):
+    keras.utils.set_random_seed(3)
+    model = models.SqueezeExcitationNet((8, 8, 1), 5, filters=(8, 16), ratio=1)
+    path = export_litert(model, tmp_path / "a.tflite", "int8", IMAGES)
+    found = litert(path)(IMAGES)
+    np.testing.assert_allclose(found, scores_of(model, IMAGES), atol=0.02)
+
+
 def test_a_network_that_cannot_be_copied_in_float32(tmp_path):
     class Own(keras.Model):
         def __init__(self):

@@ -26,6 +26,8 @@ _IN_INT8 = {
     "FULLY_CONNECTED",
     "TRANSPOSE_CONV",
 }
+# LiteRT's converter takes zeros for a range of 1e-6.
+_NO_RANGE = 1e-8
 
 
 def export_litert(
@@ -79,8 +81,8 @@ def export_litert(
 
     Raises:
         ValueError: If an argument is not as described, the backend is another,
-            or LiteRT lacks an operator, which is named. Nothing is written
-            then.
+            LiteRT lacks an operator, which is named, or calibration finds
+            nothing but zeros at a layer. Nothing is written then.
 
     Example:
 
@@ -206,6 +208,7 @@ def _run(content, inputs):
         (name,) = runner.get_input_details()
         found = runner(**{name: inputs})
     except (RuntimeError, ValueError) as error:
+        _refuse_zeros(content, error)
         _refuse_node(error)
         raise
     # The names of a dictionary; or output_0, output_1 and so on.
@@ -225,6 +228,23 @@ def _interpreter(content: bytes) -> Any:
 def _ignore_deprecation():
     # Its successor is a package of its own, with the same interface.
     warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
+
+
+def _refuse_zeros(content, error):
+    """Names what is calibrated to no range, which LiteRT's kernels refuse."""
+    found = sorted(
+        each["name"].split(";")[-1]
+        for each in _interpreter(content).get_tensor_details()
+        if each["dtype"] is np.int8
+        and (each["quantization_parameters"]["scales"] < _NO_RANGE).any()
+    )
+    if found:
+        raise ValueError(
+            "Ranges of 8 bits cannot be calibrated for outputs that are zero "
+            "for all images, such as those of a layer whose units have died. "
+            "Expected a trained model, and images like those of its training; "
+            f"or calibration=None. Received: zeros at {', '.join(found)}"
+        ) from error
 
 
 def _refuse_node(error):
