@@ -87,13 +87,13 @@ def table(found):
         }
         for family, runs in recorded.of_families(chosen).items():
             for numbers in runs[0]["r2"]:
-                rows[f"{family} | {numbers}"] = [
+                rows[f"{family} | {len(runs)} | {numbers}"] = [
                     spread([run["r2"][numbers][name][0] for run in runs])
                     for name in TRANSFORMS
                 ]
         if rows:
             yield f"{title}:\n"
-            yield from table_of(["R² of", "numbers", *titles], rows)
+            yield from table_of(["R² of", "seeds", "numbers", *titles], rows)
 
 
 def kind_of(name):

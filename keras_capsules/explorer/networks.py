@@ -2,7 +2,9 @@
 
 import dataclasses
 import pathlib
+import threading
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,6 +20,8 @@ from keras_capsules.utils import loading
 
 # The name of the weights that know two digits in one picture.
 TWO_DIGITS = "multi_mnist"
+# While JAX runs a compiled network, no other thread can read its weights.
+_one_at_a_time = threading.Lock()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Answer:
             alone; nothing without a decoder.
         supports: An array like `image` for each winner, where in the picture
             its support comes from; nothing without capsules.
+        capsules: The class capsules, as the encoder makes them, if any.
         remark: Why nothing is known of the support of capsules.
     """
 
@@ -40,6 +45,7 @@ class Answer:
     winners: tuple[int, ...]
     reconstructions: tuple[np.ndarray, ...]
     supports: tuple[np.ndarray, ...]
+    capsules: Any = None
     remark: str = ""
 
 
@@ -85,6 +91,10 @@ class Network:
             image: A picture in the frame of this network.
             num_winners: Integer, how many classes win.
         """
+        with _one_at_a_time:
+            return self._answer(image, num_winners)
+
+    def _answer(self, image, num_winners):
         images = _as_batch(image)
         if not self.has_capsules:
             scores = _scores(self.model, images)[0]
@@ -92,7 +102,7 @@ class Network:
         capsules, scores = self._encode(images)
         winners = _winners(scores, num_winners)
         decoded = self._decode(capsules, winners) if self.pose_size else ()
-        answer = Answer(image, scores, winners, tuple(decoded), ())
+        answer = Answer(image, scores, winners, tuple(decoded), (), capsules)
         try:
             supports = inspection.support_map(
                 self.model,
@@ -106,37 +116,34 @@ class Network:
     def warm_up(self) -> None:
         """Computes everything once, because the first time takes longest."""
         image = self.frame(np.eye(drawing.SIZE, dtype="float32"))
-        self.answer(image)
+        answer = self.answer(image)
         if self.pose_size:
-            self.bend(image, np.zeros(self.pose_size))
+            self.bend(answer, np.zeros(self.pose_size))
 
     def bend(
-        self, image: np.ndarray, offsets: Sequence[float] | np.ndarray
+        self, answer: Answer, offsets: Sequence[float] | np.ndarray
     ) -> np.ndarray:
         """The picture of the winning pose when numbers are added to it.
 
         Args:
-            image: A picture in the frame of this network.
+            answer: What this network says of a picture.
             offsets: Numbers, as many as the pose has.
 
         Returns:
             A picture.
         """
-        capsules, scores = self._encode(_as_batch(image))
-        poses, *activations = keras.tree.flatten(capsules)
+        poses, *activations = keras.tree.flatten(answer.capsules)
         added = np.reshape(offsets, poses.shape[2:]).astype("float32")
         poses = poses + ops.cast(added, poses.dtype)
         bent = (poses, *activations) if activations else poses
-        return self._decode(bent, _winners(scores, 1))[0]
+        return self._decode(bent, answer.winners[:1])[0]
 
     def _encode(self, images):
         """The class capsules of one image, and the scores of its classes."""
-        # Compiled, and in a fraction of the time of `predict` for one image.
-        capsules = self.model.encoder.predict_on_batch(images)
-        capsules = [
-            ops.convert_to_tensor(x) for x in keras.tree.flatten(capsules)
-        ]
-        capsules = capsules[0] if len(capsules) == 1 else tuple(capsules)
+        # For one image, this takes a fraction of the time of `predict`.
+        found = self.model.encoder.predict_on_batch(images)
+        tensors = tuple(map(ops.convert_to_tensor, keras.tree.flatten(found)))
+        capsules = tensors if len(tensors) > 1 else tensors[0]
         return capsules, _as_array(CapsuleLength()(capsules))[0]
 
     def _decode(self, capsules, winners):

@@ -37,6 +37,7 @@ function send() {
 canvas.addEventListener("pointerdown", (event) => {
   if (event.button || !event.isPrimary) return;
   canvas.setPointerCapture(event.pointerId);
+  sent = Date.now(); // a short stroke is sent once, at its end
   draw(event);
 });
 canvas.addEventListener("pointermove", (event) => {

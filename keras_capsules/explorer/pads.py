@@ -1,5 +1,6 @@
 """Pads to draw on, each with buttons that put a drawing there."""
 
+import json
 import pathlib
 
 import gradio as gr
@@ -8,8 +9,8 @@ from keras_capsules.explorer import drawing
 from keras_capsules.explorer import samples
 
 _FOLDER = pathlib.Path(__file__).parent
-# For all events. While something is computed, the page shows what it did; of
-# many calls that wait, the last one is enough, with the values of its time.
+# For all events. While something is computed, the page shows what it did. Of
+# many calls that wait, only the last one is made.
 QUIETLY = {
     "show_progress": "hidden",
     "trigger_mode": "always_last",
@@ -51,9 +52,15 @@ def make(name: str) -> gr.HTML:
         label="Samples",
         type="index",
     )
-    clear.click(None, None, pad, js="() => ''")
-    upload.upload(_uploaded, upload, pad, **QUIETLY)
-    examples.click(_sample, examples, pad, **QUIETLY)
+    uploaded = upload.upload(_uploaded, upload, pad, **QUIETLY)
+    # In the browser, at once: an answer of the process could come after later
+    # acts. So could a picture that is uploaded, which these call off.
+    addresses = json.dumps([*map(_address, samples.STROKES)])
+    for act, source, js in (
+        (clear.click, None, "() => ''"),
+        (examples.click, examples, f"(index) => {addresses}[index]"),
+    ):
+        act(None, source, pad, js=js, cancels=[uploaded])
     return pad
 
 
@@ -70,5 +77,5 @@ def _uploaded(content):
         return gr.skip()
 
 
-def _sample(index):
-    return drawing.to_pad(samples.draw(list(samples.STROKES)[index]))
+def _address(digit):
+    return drawing.to_pad(samples.draw(digit))

@@ -1,5 +1,6 @@
 """The page of the explorer, made of Gradio's parts."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Sequence
@@ -64,6 +65,8 @@ def launch(page: gr.Blocks, host: str, port: int) -> None:
         font=["system-ui", "sans-serif"],
         font_mono=["ui-monospace", "monospace"],
     )
+    # Only the page asks: other requests would not wait for their turn.
+    page.queue(api_open=False)
     page.launch(
         server_name=host,
         server_port=port,
@@ -123,7 +126,7 @@ def _one_digit(capsules):
         picture = None
         if found and network.pose_size and any(offsets):
             offsets = offsets[: network.pose_size]
-            picture = network.bend(found.image, offsets)
+            picture = network.bend(found, offsets)
         elif found and found.reconstructions:  # the pose itself, as decoded
             picture = found.reconstructions[0]
         return {
@@ -212,12 +215,14 @@ def _compare(singles):
 def _show(look, changes, inputs, outputs):
     """Shows what a function of all inputs says, whichever of them changes.
 
-    There is one such function for each answer. Of two, the one that was asked
-    first could answer last, and what it says would be of the past.
+    There is one such function for each answer. With two, an older question
+    could be answered last, and its outdated answer would stay.
     """
     gr.on(changes, look, inputs, outputs, **pads.QUIETLY)
 
 
+# A slider that moves, or another network, changes nothing about the others.
+@functools.lru_cache(maxsize=8)
 def _found(network, address):
     """The answer to what is on the pad; `None` if nothing is."""
     digit = drawing.from_pad(address)

@@ -121,9 +121,9 @@ def unfolded(size: Sequence[int], layer: Any, types: int = 1) -> np.ndarray:
     return _unfolded(*sizes, layer.padding, types)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=8)
 def _unfolded(size, kernel_size, strides, padding, types):
-    """As `unfolded`, but slow: a backend cuts out each place of the window."""
+    """Kept, because cutting out each place of a window is slow."""
     number = math.prod(size) * types
     grid = ops.reshape(ops.arange(1, number + 1), (1, *size, types))
     windows = Windows(size, kernel_size, strides, padding)

@@ -38,7 +38,7 @@ from keras_capsules.layers.propagate_nan import PropagateNaN
 from keras_capsules.routing.self_attention import SelfAttentionRouting
 from keras_capsules.types import Tensor
 
-# Of how many numbers the votes are that are made at once.
+# Votes that are made at once have at most this many numbers.
 _MOST_VOTES = 2**24
 
 

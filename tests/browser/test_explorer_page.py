@@ -184,6 +184,28 @@ def test_a_late_answer_does_not_stay(name, text, open_page):
     expect(said(page)).to_have_text(text)
 
 
+def a_one():
+    """A 1, in blue on yellowish paper."""
+    pixels = np.full((90, 120, 3), (240, 230, 220), "uint8")
+    pixels[20:70, 55:62] = (20, 20, 90)
+    return as_file("one.jpg", Image.fromarray(pixels), "JPEG")
+
+
+@pytest.mark.parametrize("how", ["sample", "upload"])
+def test_what_comes_before_clear_does_not_stay(how, open_page):
+    page = open_page()
+    expect(said(page)).to_have_text(INVITATION)
+    page.evaluate(DELAY)
+    if how == "sample":
+        page.get_by_role("button", name="8", exact=True).first.click()
+    else:
+        upload(page, a_one())
+        page.wait_for_timeout(500)
+    page.get_by_role("button", name="Clear", exact=True).first.click()
+    page.wait_for_timeout(4000)
+    expect(said(page)).to_have_text(INVITATION)
+
+
 def test_by_keyboard_alone(open_page):
     page = open_page()
     # The samples may appear after the pad.
@@ -199,9 +221,7 @@ def test_by_keyboard_alone(open_page):
 
 def test_an_uploaded_picture_is_read(open_page):
     page = open_page()
-    pixels = np.full((90, 120, 3), (240, 230, 220), "uint8")
-    pixels[20:70, 55:62] = (20, 20, 90)  # a 1, in blue on yellowish paper
-    upload(page, as_file("one.jpg", Image.fromarray(pixels), "JPEG"))
+    upload(page, a_one())
     expect(said(page)).to_have_text("1")
 
 

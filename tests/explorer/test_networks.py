@@ -1,5 +1,6 @@
 """The networks, and what they say of a drawing."""
 
+import concurrent.futures
 import zipfile
 
 import keras
@@ -46,15 +47,14 @@ def test_an_answer_is_the_model_s(shipped):
 def test_bend_adds_to_the_winning_pose(shipped):
     image = shipped.frame(drawing.as_mnist(samples.draw("7")))
     assert shipped.pose_size == 16
-    straight = shipped.bend(image, [0.0] * 16)
-    np.testing.assert_allclose(
-        straight, shipped.answer(image).reconstructions[0], atol=1e-6
-    )
+    answer = shipped.answer(image)
+    straight = shipped.bend(answer, [0.0] * 16)
+    np.testing.assert_allclose(straight, answer.reconstructions[0], atol=1e-6)
     offsets = np.linspace(-0.5, 0.5, 16)
     capsules = shipped.model.encode(image[None, ..., None])
     capsules[0, 7] += offsets
     expected = shipped.model.decode(capsules, np.array([7]))
-    bent = shipped.bend(image, offsets)
+    bent = shipped.bend(answer, offsets)
     np.testing.assert_allclose(bent, expected[0, ..., 0], atol=1e-5)
     assert np.abs(bent - straight).max() > 0.1
 
@@ -79,16 +79,33 @@ def test_bend_matrix_poses():
     network = networks.Network("pairs", model, tuple("01234"))
     assert network.pose_size == 3
     image = np.random.default_rng(0).uniform(size=(5, 5)).astype("float32")
-    bent = network.bend(image, [1.0, -2.0, 3.0])
+    found = network.answer(image)
+    bent = network.bend(found, [1.0, -2.0, 3.0])
     poses, activations = model.encode(image[None, ..., None])
     winner = int(activations[0].argmax())
     poses[0, winner, :, 0] += [1.0, -2.0, 3.0]
     expected = model.decode((poses, activations), np.array([winner]))
     np.testing.assert_allclose(bent, expected[0, ..., 0], atol=1e-5)
     # Nothing is routed here.
-    found = network.answer(image)
     assert found.supports == () and len(found.reconstructions) == 1
     assert "layer that routes" in found.remark
+
+
+def test_several_threads_ask_at_once():
+    """On JAX, a compiled call gives the weights away until it returns."""
+    model = models.CapsNet((9, 8, 1), 3, filters=4, num_primary_capsules=2)
+    network = networks.Network("shared", model, tuple("abc"))
+    images = np.random.default_rng(0).uniform(size=(4, 9, 8)).astype("float32")
+    expected = [network.answer(image).scores for image in images]
+
+    def ask(index):
+        return [network.answer(images[index]) for _ in range(5)]
+
+    with concurrent.futures.ThreadPoolExecutor(len(images)) as pool:
+        found = [*pool.map(ask, range(len(images)))]
+    for answers, scores in zip(found, expected, strict=True):
+        for answer in answers:
+            np.testing.assert_allclose(answer.scores, scores, atol=1e-5)
 
 
 @on_one_backend

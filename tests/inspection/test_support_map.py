@@ -9,6 +9,7 @@ from keras_capsules import CapsuleLayer
 from keras_capsules import CapsuleLength
 from keras_capsules import MatrixPrimaryCapsules
 from keras_capsules import inspection
+from keras_capsules.inspection import supports
 from keras_capsules.models import CapsuleNetwork
 from tests.helpers import networks
 from tests.helpers.by_hand import classes_of
@@ -43,6 +44,18 @@ def test_the_map_of_a_patch_is_the_patch():
     (found,) = inspection.support_map(whole(kernel), image[None])
     image[4, 7] = 0
     np.testing.assert_allclose(found, image[..., 0] / 6, rtol=1e-5, atol=1e-8)
+
+
+@on_one_backend
+def test_votes_may_be_made_for_one_class_after_the_other(monkeypatch):
+    model = networks.make("CapsNet")
+    shape = (3, *model.input_shape[1:])
+    images = np.random.default_rng(0).uniform(size=shape).astype("float32")
+    expected = inspection.support_map(model, images)
+    for bound in (1, 3000):
+        monkeypatch.setattr(supports, "_MOST_VOTES", bound)
+        found = inspection.support_map(model, images)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
 def test_spots_reach_as_far_as_the_next_ones():
