@@ -52,29 +52,31 @@ def make(name: str) -> gr.HTML:
         label="Samples",
         type="index",
     )
-    uploaded = upload.upload(_uploaded, upload, pad, **QUIETLY)
     # In the browser, at once: an answer of the process could come after later
-    # acts. So could a picture that is uploaded, which these call off.
+    # acts. An upload has to go there, and counts if the pad is as it was.
     addresses = json.dumps([*map(_address, samples.STROKES)])
-    for act, source, js in (
-        (clear.click, None, "() => ''"),
-        (examples.click, examples, f"(index) => {addresses}[index]"),
-    ):
-        act(None, source, pad, js=js, cancels=[uploaded])
+    clear.click(None, None, pad, js="() => ''")
+    examples.click(None, examples, pad, js=f"(index) => {addresses}[index]")
+    found = gr.JSON(visible=False)
+    upload.upload(_uploaded, [upload, pad], found, **QUIETLY).then(
+        None,
+        [pad, found],
+        pad,
+        js="(now, found) => (found?.before === now ? found.picture : now)",
+    )
     return pad
 
 
-def _uploaded(content):
+def _uploaded(content, before):
+    """The picture on the pad, and what was there; `None` if it is unusable."""
     try:
         marks = drawing.ink(drawing.read(content))
-        if marks is None:
-            raise drawing.Unreadable(
-                "Nothing stands out from the background here."
-            )
-        return drawing.to_pad(marks)
+        if marks is not None:
+            return {"before": before, "picture": drawing.to_pad(marks)}
+        gr.Warning("Nothing stands out from the background here.")
     except drawing.Unreadable as error:
         gr.Warning(str(error))
-        return gr.skip()
+    return None
 
 
 def _address(digit):

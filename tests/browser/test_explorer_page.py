@@ -194,7 +194,9 @@ def a_one():
 @pytest.mark.parametrize("how", ["sample", "upload"])
 def test_what_comes_before_clear_does_not_stay(how, open_page):
     page = open_page()
-    expect(said(page)).to_have_text(INVITATION)
+    draw(page, 7)
+    expect(said(page)).to_have_text("7")
+    page.wait_for_timeout(1000)  # until the last stroke is answered, too
     page.evaluate(DELAY)
     if how == "sample":
         page.get_by_role("button", name="8", exact=True).first.click()
