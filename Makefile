@@ -126,7 +126,8 @@ networks: .venv/ready
 
 formats: .venv/ready .venv-formats/ready
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/formats.py
-	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/pruning.py
+	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/pruning.py \
+	    --networks EfficientCapsNet
 	KERAS_BACKEND=tensorflow $(BIN)/python benchmarks/serving.py
 
 docs: .venv-docs/ready

@@ -1,16 +1,16 @@
 """How small and quick trained networks become, and what that costs.
 
-    python benchmarks/pruning.py
-    python benchmarks/pruning.py --networks CapsNet  # the others stay
-    python benchmarks/pruning.py --redraw            # writes the tables only
+    python benchmarks/pruning.py --networks EfficientCapsNet
+    python benchmarks/pruning.py           # those of a trained CapsNet, too
+    python benchmarks/pruning.py --redraw  # writes the tables only
 
 Removes primary capsules, which were ranked on 2,000 training images, or fixes
 the coupling at its mean over them, and measures the error on the 10,000 test
-images: as it is then, after fine-tuning on the training images of the network,
-and of a LiteRT file with weights of 8 bits, which runs in a process without
-this package. What is removed and the fine-tuning are not chosen by these
-figures. Of a network with fixed coupling it writes the `dependence` of
-`freeze_routing` as well, the largest one.
+images: as it is then; if it was changed, after fine-tuning on the training
+images of the network; and of a LiteRT file with weights of 8 bits, which runs
+in a process without this package. What is removed and the fine-tuning are not
+chosen by these figures. Of a network with fixed coupling it writes the
+`dependence` of `freeze_routing` as well, the largest one.
 
 The networks are `EfficientCapsNet(weights="mnist")`, and the `CapsNet` in the
 folder `--run`, which `benchmarks/trainings.py` trained: `mnist-capsnet-few1000`
@@ -104,6 +104,8 @@ def main():
     add("--page", type=pathlib.Path, default=formats.PAGE)
     options = parser.parse_args()
     text = options.page.read_text()
+    if not options.redraw and options.networks != ["EfficientCapsNet"]:
+        check_run(pathlib.Path(options.run))
     for name in options.networks:
         network = NETWORKS[name]
         if not options.redraw:
@@ -125,6 +127,16 @@ def main():
         rows = harness.read(network.file, options.output)["networks"]
         text = evidence.put(text, network.mark, table(rows))
     harness.write_text(options.page, text)
+
+
+def check_run(run):
+    """Raises if no `CapsNet` was trained here, before anything is measured."""
+    if not (run / "record.json").exists():
+        raise ValueError(
+            "CapsNet is trained first. Expected the folder of a run, which "
+            "`python benchmarks/trainings.py mnist-capsnet-few1000 --seeds 0 "
+            f"--records outputs` makes. Received: run={str(run)!r}"
+        )
 
 
 def measure(network, case, run, epochs, runtimes, repeats):
@@ -160,11 +172,10 @@ def measure(network, case, run, epochs, runtimes, repeats):
         scores = model.predict(test_images, batch_size=250, verbose=0)
         return percent(scores, test_labels)
 
-    before = error()
-    after = before
+    errors = {"error": error()}
     if any(case.values()):
         fine_tune(model, images, labels, change, epochs)
-        after = error()
+        errors["error_tuned"] = error()
     with tempfile.TemporaryDirectory() as folder:
         path = export_litert(model, pathlib.Path(folder, "m.tflite"), "int8")
         scores, _ = formats.run(runtimes, "litert", path, test_images)
@@ -182,8 +193,7 @@ def measure(network, case, run, epochs, runtimes, repeats):
         "routing": routing_of(model),
         **({} if dependence is None else {"dependence": dependence}),
         "parameters": model.count_params(),
-        "error": before,
-        "error_tuned": after,
+        **errors,
         "kilobytes": round(size / 1000),
         "error_int8": percent(scores, test_labels),
         "milliseconds": times["1"],
@@ -282,6 +292,7 @@ def percent(scores, labels):
 def table(rows):
     """A row for each network, in Markdown."""
     rows = [dict(row) for row in rows]
+    rows[0].pop("error_tuned", None)  # the whole network, which is not tuned
     for name in ("", "_float32"):
         time = f"milliseconds{name}"
         for row in rows:

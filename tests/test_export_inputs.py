@@ -188,26 +188,44 @@ def test_a_network_of_16_bits_is_calibrated(tmp_path):
     np.testing.assert_allclose(found, expected, atol=0.02)
 
 
-def squeezed(sign):
+def squeezed(sign, bias=0.0):
     """A network whose only squeezed unit is dead, or alive."""
     images = keras.Input((8, 8, 1))
     x = keras.layers.Conv2D(8, 3, activation="relu")(images)
     x = keras.layers.GlobalAveragePooling2D()(x)
-    constant = keras.initializers.Constant(sign)
+    kernel, bias = map(keras.initializers.Constant, (sign, bias))
     dense = keras.layers.Dense
-    x = dense(1, "relu", kernel_initializer=constant, name="squeezed")(x)
+    x = dense(1, "relu", True, kernel, bias, name="squeezed")(x)
     return keras.Model(images, dense(5, "sigmoid")(x))
 
 
-def test_zeros_do_not_calibrate(tmp_path):
-    path = tmp_path / "a.tflite"
-    message = "zero for all images.*Received: zeros at .*squeezed"
+@pytest.mark.parametrize("largest", [0.0, 3e-6])
+def test_zeros_do_not_calibrate(largest, tmp_path):
+    model = squeezed(-1)
+    layer = model.get_layer("squeezed")
+    below = keras.Model(model.input, layer.input)(IMAGES)
+    sums = ops.convert_to_numpy(below).sum(axis=1)
+    layer.bias.assign([sums.min() + largest - 1e-7])
+    message = (
+        r"zero, or nearly, for all images.*Received: a range of .*e-0[67] at"
+    )
     with pytest.raises(ValueError, match=message):
-        export_litert(squeezed(-1), path, "int8", IMAGES)
+        export_litert(model, tmp_path / "a.tflite", "int8", IMAGES)
     assert not [*tmp_path.iterdir()]
+
+
+def test_one_unit_is_calibrated(tmp_path):
     model = squeezed(1)
-    found = litert(export_litert(model, path, "int8", IMAGES))(IMAGES)
+    found = litert(export_litert(model, tmp_path / "a.tflite", "int8", IMAGES))(
+        IMAGES
+    )
     np.testing.assert_allclose(found, scores_of(model, IMAGES), atol=0.02)
+
+
+def test_a_model_of_small_kernels_has_nothing_in_8_bits(tmp_path):
+    with pytest.raises(ValueError, match="Nothing in this model can be kept"):
+        export_litert(squeezed(1), tmp_path / "a.tflite", "int8")
+    assert not [*tmp_path.iterdir()]
 
 
 def test_squeeze_and_excitation_is_calibrated(tmp_path):

@@ -26,8 +26,6 @@ _IN_INT8 = {
     "FULLY_CONNECTED",
     "TRANSPOSE_CONV",
 }
-# LiteRT's converter takes zeros for a range of 1e-6.
-_NO_RANGE = 1e-8
 
 
 def export_litert(
@@ -43,13 +41,14 @@ def export_litert(
     The file takes and returns float32, or the integers that the model takes,
     whatever its weights are kept in:
 
-    | `quantization` | weights | activations | size |
+    | `quantization` | kernels | activations | size of kernels |
     |---|---|---|---|
     | `None` | float32 | float32 | 1 |
     | `"float16"` | float16 | float32 | 1/2 |
     | `"int8"` | int8 | int8, by the range of each call | 1/4 |
     | `"int8"`, `calibration` | int8 | int8, by fixed ranges | 1/4 |
 
+    Without `calibration`, kernels of fewer than 1,024 numbers stay in float32.
     Only products have activations in int8: convolutions and dense layers, and
     without `calibration` also votes and agreements. With `calibration`, the
     kernels of votes stay in float32, because routing needs more than fixed
@@ -81,8 +80,9 @@ def export_litert(
 
     Raises:
         ValueError: If an argument is not as described, the backend is another,
-            LiteRT lacks an operator, which is named, or calibration finds
-            nothing but zeros at a layer. Nothing is written then.
+            LiteRT lacks an operator, which is named, calibration finds next to
+            nothing but zeros at a layer, or no weight is large enough for 8
+            bits. Nothing is written then.
 
     Example:
 
@@ -127,6 +127,8 @@ def export_litert(
             )
             archive.write_out(folder, verbose=False)
         content = _convert(folder, quantization, calibration, batch_size)
+    if quantization == "int8":
+        _check_int8(content)
     inputs, outputs = trial.run(model, spec)
     found = _run(content, inputs)
     if quantization is None:
@@ -194,6 +196,18 @@ def _calibrated(converter, content, images, size):
             ) from error
 
 
+def _check_int8(content):
+    """Raises if nothing in a file is kept in 8 bits."""
+    details = _interpreter(content).get_tensor_details()
+    if not any(each["dtype"] is np.int8 for each in details):
+        raise ValueError(
+            "Nothing in this model can be kept in 8 bits, so the file would be "
+            "that of float32. Expected kernels of at least 1,024 numbers, "
+            "which LiteRT's converter quantizes; or another quantization. "
+            "Received: quantization='int8', and a model of smaller kernels"
+        )
+
+
 def _operators(content):
     """The names of the operators in a file."""
     return {
@@ -208,7 +222,7 @@ def _run(content, inputs):
         (name,) = runner.get_input_details()
         found = runner(**{name: inputs})
     except (RuntimeError, ValueError) as error:
-        _refuse_zeros(content, error)
+        _refuse_range(content, error)
         _refuse_node(error)
         raise
     # The names of a dictionary; or output_0, output_1 and so on.
@@ -230,20 +244,24 @@ def _ignore_deprecation():
     warnings.filterwarnings("ignore", ".*tf.lite.Interpreter is deprecated")
 
 
-def _refuse_zeros(content, error):
-    """Names what is calibrated to no range, which LiteRT's kernels refuse."""
-    found = sorted(
-        each["name"].split(";")[-1]
+def _refuse_range(content, error):
+    """Names the smallest range of a file that LiteRT's kernels refuse."""
+    if "XNNPACK" not in str(error):
+        return
+    ranges = {
+        each["name"].split(";")[-1]: 255 * float(scales[0])
         for each in _interpreter(content).get_tensor_details()
         if each["dtype"] is np.int8
-        and (each["quantization_parameters"]["scales"] < _NO_RANGE).any()
-    )
-    if found:
+        and len(scales := each["quantization_parameters"]["scales"]) == 1
+    }
+    if ranges:
+        name = min(ranges, key=ranges.__getitem__)
         raise ValueError(
-            "Ranges of 8 bits cannot be calibrated for outputs that are zero "
-            "for all images, such as those of a layer whose units have died. "
-            "Expected a trained model, and images like those of its training; "
-            f"or calibration=None. Received: zeros at {', '.join(found)}"
+            "Ranges of 8 bits cannot be calibrated for outputs that are zero, "
+            "or nearly, for all images, such as those of a layer whose units "
+            "have died. Expected a trained model, and images like those of its "
+            "training; or calibration=None. Received: a range of "
+            f"{ranges[name]:.1g} at {name}"
         ) from error
 
 
