@@ -20,7 +20,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-tensorflow test-jax \
     test-torch test-lowest test-lowest-tensorflow test-lowest-jax \
-    test-lowest-torch test-slow test-browser fuzz lint format benchmark networks \
+    test-lowest-torch test-slow test-browser test-formats fuzz lint format benchmark networks \
     evidence results formats stroke docs notebooks fixtures release clean
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo "make test-lowest the tests, with the lowest supported versions"
 	@echo "make test-slow  the tests that take longest; BACKEND=jax or torch"
 	@echo "make test-browser the page of the explorer, in Chromium"
+	@echo "make test-formats exported files in their own runtimes"
 	@echo "make fuzz       10,000 random cases, on TensorFlow"
 	@echo "make lint       check the style and the types of the code"
 	@echo "make format     bring the code into that style"
@@ -76,6 +77,10 @@ test-slow: $(if $(findstring torch,$(BACKEND)),.venv-torch,.venv)/ready
 
 stroke: .venv-browser/ready
 	.venv-browser/bin/python benchmarks/stroke.py
+
+test-formats: .venv/ready .venv-formats/ready
+	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest \
+	    tests/test_formats_benchmark.py
 
 # Where Chromium is neither found nor installed, the reason is printed.
 test-browser: .venv-browser/ready

@@ -102,11 +102,11 @@ def measure(folder, batch_size, part, parts):
     model.compile("adam", MarginLoss())
     fit_and_measure = of_examples("sharded_data").fit_and_measure
 
-    def fit(steps):
-        batches = records.read(folder, batch_size, part, parts)
+    def fit(steps, **options):
+        batches = records.read(folder, batch_size, part, parts, **options)
         return fit_and_measure(model, batches.take(steps))
 
-    fit(3)  # compiles, and takes the memory of the network
+    fit(3, shuffle=1)  # compiles, and takes the memory of the network alone
     before = harness.status("VmHWM")
     found = fit(steps)
     pixels = 4 * steps * batch_size

@@ -9,7 +9,8 @@ out over classes or over input capsules (`ModelParallel`, laid out by
 `keras_capsules.distribution.layout_map`). Every kind has the same global batch,
 and a process of its own. Measures examples per second, the bytes of weights and
 of the optimizer's state on each device, and the bytes that the compiled step
-needs on each device, and counts the collective operations of that step.
+needs on each device, and counts the tensors in collective operations of that
+step.
 
 One device has all cores of the machine to itself, because XLA computes with
 several threads. So several devices of one CPU show what sharing costs, not what
@@ -96,7 +97,7 @@ def table(found):
         ]
         for kind, each in found.items()
     ]
-    heads = ["shared out", *titles, "collective operations", "largest, numbers"]
+    heads = ["shared out", *titles, "tensors communicated", "the largest"]
     return readme.in_markdown([heads, *rows])
 
 

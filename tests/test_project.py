@@ -124,7 +124,7 @@ def test_workflows_prepare_the_data_of_tests():
         if "data" in workflow["jobs"]:
             used = workflow["jobs"]["data"]["uses"]
             assert used == "./.github/workflows/data.yml"
-    assert sorted(found) == ["lowest", "sdist", "slow", "test"]
+    assert sorted(found) == ["formats", "lowest", "sdist", "slow", "test"]
 
 
 @pytest.mark.parametrize(
