@@ -8,7 +8,8 @@ folder, and trains a network on them for an epoch, as `examples/sharded_data.py`
 does: in one process that reads all files, and in two, one after the other, that
 each read half of them. Measures in which share of the time training waits for
 images, and by how much the memory of the process grows over what the network
-takes, on Linux, beside what the images would take.
+takes, beside what the images would take. The process may take 1 GiB for them:
+it would end if it kept them all. Needs Linux.
 
 Needs as much disk as the images. Writes `data.json` to `benchmarks/results`,
 and the table between the marks of `docs/data_at_scale.md`.
@@ -25,6 +26,8 @@ import readme
 
 PAGE = harness.ROOT / "docs" / "data_at_scale.md"
 PARTS = {"all of them": (0, 1), "process 0 of 2": (0, 2), "1 of 2": (1, 2)}
+# How much memory a process may take for the images, less than they all need.
+LIMIT_MIB = 1024
 HEADS = {
     "images": "images read",
     "seconds": "seconds",
@@ -86,6 +89,8 @@ def write(folder, number, size, shards):
 
 def measure(folder, batch_size, part, parts):
     """How an epoch of one process goes."""
+    import resource  # which only Unix has
+
     from keras_capsules import MarginLoss
     from keras_capsules.models import EfficientCapsNet
 
@@ -108,6 +113,8 @@ def measure(folder, batch_size, part, parts):
 
     fit(3, shuffle=1)  # compiles, and takes the memory of the network alone
     before = harness.status("VmHWM")
+    limit = 1024 * (harness.status("VmData") + LIMIT_MIB * 1024)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))  # for good
     found = fit(steps)
     pixels = 4 * steps * batch_size
     for each in contents["image_shape"]:

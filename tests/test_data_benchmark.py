@@ -24,6 +24,8 @@ def test_images_are_read_and_measured(tmp_path, monkeypatch):
     monkeypatch.setattr(
         data.harness, "call", lambda function, *each: function(*each)
     )
+    limits = []
+    monkeypatch.setattr("resource.setrlimit", lambda *each: limits.append(each))
     page = tmp_path / "page.md"
     page.write_text(data.PAGE.read_text())
     arguments = ["data", f"--output={tmp_path}", f"--page={page}"]
@@ -38,6 +40,7 @@ def test_images_are_read_and_measured(tmp_path, monkeypatch):
     for each in found.values():
         assert 0 < each["waiting"] < 100 and each["seconds"] >= 0
         assert 0 <= each["memory_mib"] < 500
+    assert len(limits) == 3  # one in each process
     # Pixels are floats of 32 bits.
     assert found["all of them"]["decoded_mib"] == round(
         56 * 23 * 23 * 3 * 4 / 2**20
