@@ -97,24 +97,27 @@ class Graph:
         return self._makers.get(id(self.resolve(tensor)))
 
     def reader(
-        self, tensors: Iterable[Tensor]
+        self, tensors: Iterable[Tensor], compiled: bool = False
     ) -> Callable[[Tensor], dict[int, Tensor]]:
         """Makes a function that computes the values of symbolic tensors.
 
         Args:
             tensors: Symbolic tensors of this model, and of those in it.
+            compiled: Whether the function is compiled at its first call, which
+                pays if there are many. No two threads may call it at once.
 
         Returns:
             A function from a batch of the model's only input to a dictionary
             of values, for `value` and `run`.
         """
-        read = self._reader({id(self.resolve(x)) for x in tensors})
+        wanted = {id(self.resolve(x)) for x in tensors}
+        read = self._reader(wanted, compiled)
         return lambda images: read([images])
 
-    def _reader(self, wanted):
+    def _reader(self, wanted, compiled):
         own = [x for x in self._own if id(x) in wanted]
         parts = [
-            (part._reader(wanted), inputs)
+            (part._reader(wanted, compiled), inputs)
             for part, inputs in self._parts
             if wanted & {id(x) for call in part.calls for x in call.outputs}
         ]
@@ -124,7 +127,11 @@ class Graph:
         function = keras.Model(self.inputs, needed, name="reader")
 
         def read(inputs):
-            results = keras.tree.flatten(function(inputs, training=False))
+            results = keras.tree.flatten(
+                function.predict_on_batch(inputs)
+                if compiled
+                else function(inputs, training=False)
+            )
             values = dict(zip(map(id, own), results, strict=False))
             rest = iter(results[len(own) :])
             for reader, symbols in parts:

@@ -1,6 +1,5 @@
 """Which parts of an image a class is made of, as a tree and as a map."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import numpy as np
 from keras_capsules.inspection import places
 from keras_capsules.inspection.images import check_image
 from keras_capsules.inspection.images import check_images
-from keras_capsules.inspection.spread import over_places
+from keras_capsules.inspection.painter import Painter
 from keras_capsules.inspection.supports import Chain
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_boolean
@@ -226,31 +225,17 @@ def support_map(
     images = check_images(model, images)
     batch_size = check_integer(batch_size, "batch_size")
     verbose = int(check_boolean(verbose, "verbose"))
-    chain = Chain(model)
-    grids = _check_places(chain)
+    painter = Painter(model)
     chosen = None
     if classes is not None:
-        chosen = _check_classes(classes, chain.num_classes, len(images))
+        chosen = _check_classes(classes, painter.num_classes, len(images))
     found = np.zeros(images.shape[:3], "float32")
     progress = keras.utils.Progbar(len(images), verbose=verbose)
     for start in range(0, len(images), batch_size):
         part = slice(start, start + batch_size)
-        values = chain.read(images[part])
-        scores = chain.scores(values)
-        winners = scores.argmax(axis=1) if chosen is None else chosen[part]
-        amounts = np.eye(chain.num_classes)[winners]
-        levels = chain.levels(values)
-        axes = [level.outputs for level in levels[1:]]
-        axes.append(chain.lowest_axes(values))
-        for level, below in zip(levels, axes, strict=True):
-            amounts = level.below(amounts, math.prod(below))
-        if chain.is_primary:
-            amounts = over_places(chain, values, amounts)
-        painted = places.paint(grids, amounts, images.shape[1:3])
-        total = painted.sum(axis=(1, 2), keepdims=True)
-        some = total > 0
-        found[part] = np.where(some, painted / np.where(some, total, 1), 0)
-        progress.update(start + len(amounts))
+        winners = None if chosen is None else chosen[part]
+        found[part] = painter.paint(images[part], winners)
+        progress.update(start + len(found[part]))
     return found
 
 
@@ -271,17 +256,3 @@ def _check_classes(classes: Any, number: int, images: int | None = None) -> Any:
             f"Received: {len(values)} classes for {images} images"
         )
     return values.tolist()
-
-
-def _check_places(chain):
-    """The grids to paint on."""
-    grids = chain.painted
-    if isinstance(grids, str):
-        raise ValueError(
-            "It is not known which pixels the lowest capsules see. Expected "
-            "a model of convolutions, poolings, normalizations, activations "
-            "and sums of them on the same grid, with a known image size and "
-            f"channels last, up to the layer {chain.names[-1]!r}. Received: a "
-            f"model with {chain.kind_of(grids)}, which is not followed"
-        )
-    return grids

@@ -82,12 +82,13 @@ class Chain:
 
     Args:
         model: A functional model with one input.
+        compiled: See `Graph.reader`.
 
     Raises:
         ValueError: If its last layer that routes has no class capsules.
     """
 
-    def __init__(self, model: keras.Model):
+    def __init__(self, model: keras.Model, compiled: bool = False):
         self._graph = graph = Graph(model)
         self._calls = [_last_routing(graph, model)]
         # Which capsules of the layer below each gets; `None` for all.
@@ -115,7 +116,7 @@ class Chain:
         tensors += [*self._scores, self.poses]
         if self.origin is not None:
             tensors += self.origin.inputs
-        self.read = graph.reader(tensors)
+        self.read = graph.reader(tensors, compiled)
 
     def _source(self):
         """What makes the inputs of the lowest layer, and its poses."""

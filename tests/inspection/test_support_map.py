@@ -10,6 +10,7 @@ from keras_capsules import CapsuleLength
 from keras_capsules import MatrixPrimaryCapsules
 from keras_capsules import inspection
 from keras_capsules.inspection import supports
+from keras_capsules.inspection.painter import Painter
 from keras_capsules.models import CapsuleNetwork
 from tests.helpers import networks
 from tests.helpers.by_hand import classes_of
@@ -56,6 +57,18 @@ def test_votes_may_be_made_for_one_class_after_the_other(monkeypatch):
         monkeypatch.setattr(supports, "_MOST_VOTES", bound)
         found = inspection.support_map(model, images)
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", ["CapsNet", "MatrixCapsNet"])
+def test_a_compiled_painter_paints_the_same(name):
+    model = networks.make(name)
+    shape = (3, *model.input_shape[1:])
+    images = np.random.default_rng(0).uniform(size=shape).astype("float32")
+    expected = inspection.support_map(model, images)
+    painter = Painter(model, compiled=True)
+    for part in (slice(2), slice(2, 3)):
+        found = painter.paint(images[part])
+        np.testing.assert_allclose(found, expected[part], rtol=1e-3, atol=1e-5)
 
 
 def test_spots_reach_as_far_as_the_next_ones():
