@@ -114,7 +114,10 @@ def step(kind, routing, batch):
     counts["in loops"] = len(re.findall("= .* all-reduce", loops_of(text)))
     results = keras.tree.flatten(program(weights, inputs, targets))
     results = [np.asarray(x) for x in results]
-    return counts, program.cost_analysis()["flops"], results
+    costs = program.cost_analysis()
+    if isinstance(costs, list):  # older versions
+        (costs,) = costs
+    return counts, costs["flops"], results
 
 
 def difference(ours, exact):

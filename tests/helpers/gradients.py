@@ -142,6 +142,10 @@ def _float64():
         return contextlib.nullcontext()
     import jax
 
+    if not hasattr(jax, "enable_x64"):  # older versions
+        from jax import experimental
+
+        return experimental.enable_x64(True)
     return jax.enable_x64(True)
 
 
