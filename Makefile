@@ -20,8 +20,9 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .PHONY: help demo test test-tensorflow test-jax \
     test-torch test-lowest test-lowest-tensorflow test-lowest-jax \
-    test-lowest-torch test-slow test-browser test-formats fuzz lint format benchmark networks \
-    evidence results formats stroke docs notebooks fixtures release clean
+    test-lowest-torch test-slow test-browser test-formats fuzz lint format \
+    benchmark networks evidence results formats stroke docs notebooks fixtures \
+    release clean
 
 help:
 	@echo "make demo       train on real digits, look inside, export, reload"

@@ -1,5 +1,6 @@
 """Pads to draw on, each with buttons that put a drawing there."""
 
+import functools
 import json
 import pathlib
 
@@ -54,9 +55,8 @@ def make(name: str) -> gr.HTML:
     )
     # In the browser, at once: an answer of the process could come after later
     # acts. An upload has to go there, and counts if the pad is as it was.
-    addresses = json.dumps([*map(_address, samples.STROKES)])
     clear.click(None, None, pad, js="() => ''")
-    examples.click(None, examples, pad, js=f"(index) => {addresses}[index]")
+    examples.click(None, examples, pad, js=f"(index) => {_drawn()}[index]")
     found = gr.JSON(visible=False)
     upload.upload(_uploaded, [upload, pad], found, **QUIETLY).then(
         None,
@@ -79,5 +79,9 @@ def _uploaded(content, before):
     return None
 
 
-def _address(digit):
-    return drawing.to_pad(samples.draw(digit))
+@functools.cache
+def _drawn():
+    """All samples as the pad has them, a list in JavaScript."""
+    return json.dumps(
+        [drawing.to_pad(samples.draw(digit)) for digit in samples.STROKES]
+    )

@@ -130,7 +130,7 @@ def export_litert(
     if quantization == "int8":
         _check_int8(content)
     inputs, outputs = trial.run(model, spec)
-    found = _run(content, inputs)
+    found = _run(content, inputs, calibration is not None)
     if quantization is None:
         trial.check_same("LiteRT", found, outputs)
     checks.write_file(path, content, overwrite)
@@ -198,14 +198,22 @@ def _calibrated(converter, content, images, size):
 
 def _check_int8(content):
     """Raises if nothing in a file is kept in 8 bits."""
-    details = _interpreter(content).get_tensor_details()
-    if not any(each["dtype"] is np.int8 for each in details):
+    if not _in_int8(content):
         raise ValueError(
             "Nothing in this model can be kept in 8 bits, so the file would be "
             "that of float32. Expected kernels of at least 1,024 numbers, "
             "which LiteRT's converter quantizes; or another quantization. "
             "Received: quantization='int8', and a model of smaller kernels"
         )
+
+
+def _in_int8(content):
+    """The scales of what a file keeps in 8 bits, by its names."""
+    return {
+        each["name"]: each["quantization_parameters"]["scales"]
+        for each in _interpreter(content).get_tensor_details()
+        if each["dtype"] is np.int8
+    }
 
 
 def _operators(content):
@@ -215,14 +223,15 @@ def _operators(content):
     }
 
 
-def _run(content, inputs):
+def _run(content, inputs, is_calibrated):
     """Runs a file once: some shapes are refused only then."""
     try:
         runner = _interpreter(content).get_signature_runner()
         (name,) = runner.get_input_details()
         found = runner(**{name: inputs})
     except (RuntimeError, ValueError) as error:
-        _refuse_range(content, error)
+        if is_calibrated:
+            _refuse_range(content, error)
         _refuse_node(error)
         raise
     # The names of a dictionary; or output_0, output_1 and so on.
@@ -249,10 +258,9 @@ def _refuse_range(content, error):
     if "XNNPACK" not in str(error):
         return
     ranges = {
-        each["name"].split(";")[-1]: 255 * float(scales[0])
-        for each in _interpreter(content).get_tensor_details()
-        if each["dtype"] is np.int8
-        and len(scales := each["quantization_parameters"]["scales"]) == 1
+        name.split(";")[-1]: 255 * float(scales[0])
+        for name, scales in _in_int8(content).items()
+        if len(scales) == 1
     }
     if ranges:
         name = min(ranges, key=ranges.__getitem__)
