@@ -2,9 +2,10 @@
 
     make notebooks                        # or: python docs/make_notebooks.py
 
-A notebook has the sentences and the code of its guide, and the outputs of a
-run. It is run in an empty folder, so nothing that the guide writes is left. A
-notebook whose code has not changed keeps its outputs, unless `--run` is given.
+A notebook has the sentences and the code of its guide, or its own, and the
+outputs of a run. It is run in an empty folder, so nothing that it writes is
+left. A notebook whose code has not changed keeps its outputs, unless `--run` is
+given.
 """
 
 import argparse
@@ -16,6 +17,8 @@ import tempfile
 DOCS = pathlib.Path(__file__).resolve().parent
 FOLDER = DOCS.parent / "examples" / "notebooks"
 GUIDES = ["own_arrays", "image_folder", "several_objects", "own_routing"]
+# Notebooks that are no guides: each is its own source.
+WRITTEN = ["inspection"]
 # The package is on no index and has no address yet (`[project.urls]`), so a
 # hosted notebook installs a wheel that was uploaded there.
 INSTALL = (
@@ -38,19 +41,30 @@ def main():
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("guides", nargs="*", help="by default, all")
+    parser.add_argument("names", nargs="*", help="by default, all")
     parser.add_argument("--output", type=pathlib.Path, default=FOLDER)
     parser.add_argument("--run", action="store_true", help="run all of them")
     arguments = parser.parse_args()
-    for name in arguments.guides or GUIDES:
+    for name in arguments.names or GUIDES + WRITTEN:
         path = arguments.output / f"{name}.ipynb"
-        notebook = made(name)
+        notebook = written(name) if name in WRITTEN else made(name)
         if arguments.run or not takes_outputs(notebook, path):
             notebook = executed(notebook)
         text = json.dumps(
             notebook, indent=1, ensure_ascii=False, sort_keys=True
         )
         path.write_text(f"{text}\n", encoding="utf-8")
+
+
+def written(name):
+    """A notebook that is its own source, without outputs."""
+    path = FOLDER / f"{name}.ipynb"
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        cell["source"] = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            cell["execution_count"], cell["outputs"] = None, []
+    return notebook
 
 
 def made(name):

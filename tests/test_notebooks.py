@@ -17,6 +17,7 @@ FOLDER = REPOSITORY / "examples" / "notebooks"
 INSPECTION = FOLDER / "inspection.ipynb"
 # Those that are made of guides.
 OF_GUIDES = sorted(set(FOLDER.glob("*.ipynb")) - {INSPECTION})
+ALL = [*OF_GUIDES, INSPECTION]
 LARGEST = 300_000
 
 
@@ -37,6 +38,12 @@ def names_of_errors(cell):
         for output in cell["outputs"]
         if output["output_type"] == "error"
     ]
+
+
+def kinds_of(cell):
+    """Kinds of what a cell shows, such as texts and pictures."""
+    outputs = (output.get("data", {}) for output in cell["outputs"])
+    return {kind for output in outputs for kind in output}
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +100,7 @@ def test_it_holds_what_was_seen(path):
 
 @on_one_backend
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", [*OF_GUIDES, INSPECTION], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", ALL, ids=lambda path: path.stem)
 def test_it_runs(path, maker):
     """Every cell, in a kernel; an error that none was meant to be is raised."""
     if path == INSPECTION:
@@ -106,6 +111,7 @@ def test_it_runs(path, maker):
     run = maker.executed(json.loads(path.read_text()))
     for cell, kept in zip(cells_of(run), cells(path), strict=True):
         assert names_of_errors(cell) == names_of_errors(kept)
+        assert kinds_of(cell) == kinds_of(kept)
 
 
 def test_outputs_are_kept_if_the_code_is(maker, tmp_path, monkeypatch):
@@ -113,12 +119,12 @@ def test_outputs_are_kept_if_the_code_is(maker, tmp_path, monkeypatch):
         raise RuntimeError("run again")
 
     monkeypatch.setattr(maker, "executed", run)
-    for path in OF_GUIDES:
+    for path in ALL:
         shutil.copy(path, tmp_path)
     options = ["--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["make_notebooks", *options])
     maker.main()  # `make notebooks` changes nothing
-    for path in OF_GUIDES:
+    for path in ALL:
         assert (tmp_path / path.name).read_text() == path.read_text()
     (tmp_path / "own_arrays.ipynb").write_text('{"cells": []}')
     with pytest.raises(RuntimeError, match="again"):
@@ -140,12 +146,8 @@ def test_it_holds_its_pictures(path, maker):
     assert first["source"] == maker.INSTALL
     for cell in rest:
         last = "".join(cell["source"]).splitlines()[-1]
-        kinds = [
-            kind
-            for output in cell["outputs"]
-            for kind in output.get("data", {})
-        ]
-        assert ("image/png" in kinds) == last.startswith("plots."), last
+        pictures = "image/png" in kinds_of(cell)
+        assert pictures == last.startswith("plots."), last
         assert all(
             output["output_type"] != "error" for output in cell["outputs"]
         )

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_capsules import models
 from keras_capsules.explorer import drawing
+from keras_capsules.inspection.graph import Untraceable
 from keras_capsules.inspection.painter import Painter
 from keras_capsules.layers import CapsuleLength
 from keras_capsules.models import pretrained
@@ -96,7 +97,7 @@ class Network:
             return self._answer(image, num_winners)
 
     def _answer(self, image, num_winners):
-        images = _as_batch(image)
+        images = image[None, ..., None].astype("float32")
         if not self.has_capsules:
             scores = _scores(self.model, images)[0]
             return Answer(image, scores, _winners(scores, num_winners), (), ())
@@ -105,16 +106,20 @@ class Network:
         decoded = self._decode(capsules, winners) if self.pose_size else ()
         answer = Answer(image, scores, winners, tuple(decoded), (), capsules)
         try:
-            images = np.repeat(_as_array(images), num_winners, axis=0)
+            images = np.repeat(images, len(winners), axis=0)
             supports = self._painter.paint(images, winners)
-        except ValueError as error:  # not every network can be taken apart
+        except Untraceable as error:
             return dataclasses.replace(answer, remark=str(error))
         return dataclasses.replace(answer, supports=tuple(supports))
 
-    def warm_up(self) -> None:
-        """Computes everything once, because the first time takes longest."""
+    def warm_up(self, num_winners: int = 1) -> None:
+        """Computes everything once, because the first time takes longest.
+
+        Args:
+            num_winners: As in the answers that will be asked for.
+        """
         image = self.frame(np.eye(drawing.SIZE, dtype="float32"))
-        answer = self.answer(image)
+        answer = self.answer(image, num_winners)
         if self.pose_size:
             self.bend(answer, np.zeros(self.pose_size))
 
@@ -128,8 +133,7 @@ class Network:
             offsets: Numbers, as many as the pose has.
         """
         poses, *activations = keras.tree.flatten(answer.capsules)
-        added = np.reshape(offsets, poses.shape[2:]).astype("float32")
-        poses = poses + ops.cast(added, poses.dtype)
+        poses = poses + np.reshape(offsets, poses.shape[2:]).astype(poses.dtype)
         bent = (poses, *activations) if activations else poses
         return self._decode(bent, answer.winners[:1])[0]
 
@@ -140,8 +144,7 @@ class Network:
     def _encode(self, images):
         """The class capsules of one image, and the scores of its classes."""
         found = self.model.encoder.predict_on_batch(images)
-        tensors = tuple(map(ops.convert_to_tensor, keras.tree.flatten(found)))
-        capsules = tensors if len(tensors) > 1 else tensors[0]
+        capsules = tuple(found) if isinstance(found, list) else found
         return capsules, _as_array(CapsuleLength()(capsules))[0]
 
     def _decode(self, capsules, winners):
@@ -151,10 +154,6 @@ class Network:
         )
         labels = np.asarray(winners, "int32")
         return _as_array(self.model.decode(capsules, labels))[..., 0]
-
-
-def _as_batch(image):
-    return ops.convert_to_tensor(image[None, ..., None].astype("float32"))
 
 
 def _as_array(tensor):
@@ -199,11 +198,12 @@ def find(
         pairs = [of_two_digits(two_digits)]
     else:
         pairs = [_of_card(card) for card in cards if card.name == TWO_DIGITS]
-    pair = pairs[0] if pairs else None
     singles = [*own, *shipped]
-    for network in filter(None, [*singles, pair]):
+    for network in singles:
         network.warm_up()
-    return singles, pair
+    for pair in pairs:
+        pair.warm_up(num_winners=2)
+    return singles, pairs[0] if pairs else None
 
 
 def two_kinds(singles: Sequence[Network]) -> tuple[Network, Network]:
@@ -254,7 +254,7 @@ def of_two_digits(path: str) -> Network:
 
     Raises:
         ValueError: As `of_file`; if the weights do not fit the network; or if
-            it has no decoder.
+            it has no decoder, or one class alone.
     """
     if pathlib.Path(path).suffix == ".keras":
         network = of_file(path)
@@ -262,10 +262,12 @@ def of_two_digits(path: str) -> Network:
         model = models.EfficientCapsNet.multi_mnist(weights=path)
         network = _checked(Network(path, model, ()))
     shape = network.model.inputs[0].shape[1:]
-    if not network.pose_size or tuple(shape) != (36, 36, 1):
+    classes = len(network.classes)
+    if not network.pose_size or shape != (36, 36, 1) or classes < 2:
         raise ValueError(
             "Two digits need a capsule network with a decoder for pictures of "
-            f"(36, 36, 1). Received: {path} for {tuple(shape)}"
+            "(36, 36, 1) and at least two classes. Received: "
+            f"{path} for {shape} and {classes} classes"
         )
     return network
 

@@ -13,6 +13,10 @@ from keras import ops
 from keras_capsules.types import Tensor
 
 
+class Untraceable(ValueError):
+    """It cannot be followed which layers make what of a model."""
+
+
 class Call(NamedTuple):
     """One call of a layer in a model.
 
@@ -40,7 +44,8 @@ class Graph:
         prefix: String, what the names of calls begin with. Defaults to `""`.
 
     Raises:
-        ValueError: If the model calls a model several times.
+        Untraceable: If the model calls a model several times, or a model that
+            begins at one of its own tensors, with another one.
     """
 
     def __init__(self, model: keras.Model, prefix: str = ""):
@@ -67,6 +72,13 @@ class Graph:
                 Call(name, layer, arguments, inputs, node.outputs)
             )
             self._own += node.outputs
+        if self._same.keys() & {id(x) for x in self._own}:
+            raise Untraceable(
+                "A model in the model begins at a tensor of the model, but is "
+                "called with another one. Expected each to begin at a "
+                "`keras.Input` of its own. Received: models in the model "
+                f"{model.name!r}"
+            )
         self._makers = {
             id(x): call for call in self.calls for x in call.outputs
         }
@@ -75,11 +87,14 @@ class Graph:
         part = Graph(model, f"{name}/")
         for inner, outer in zip(part.inputs, inputs, strict=False):
             if id(inner) in self._same:
-                raise ValueError(
-                    "A model in the model is called several times. Expected "
-                    f"each to be called once. Received: calls of {name!r}"
+                raise Untraceable(
+                    "A model in the model is called several times, or begins "
+                    "at the same `keras.Input` as another. Expected each to "
+                    "have inputs of its own, and to be called once. Received: "
+                    f"calls of {name!r}"
                 )
-            self._same[id(inner)] = outer
+            if inner is not outer:
+                self._same[id(inner)] = outer
         for inner, outer in zip(model.outputs, outputs, strict=True):
             self._same[id(outer)] = inner
         self._same.update(part._same)
@@ -103,12 +118,15 @@ class Graph:
 
         Args:
             tensors: Symbolic tensors of this model, and of those in it.
-            compiled: Whether the function is compiled at its first call, which
-                pays if there are many. No two threads may call it at once.
+            compiled: Whether the function is compiled, which takes time at the
+                first call, and on JAX for each size of a batch, and pays if
+                there are many calls. On PyTorch nothing is compiled. While it
+                runs, no other thread may use the model.
 
         Returns:
             A function from a batch of the model's only input to a dictionary
-            of values, for `value` and `run`.
+            of values, for `value` and `run`: tensors or, if it is compiled,
+            arrays.
         """
         wanted = {id(self.resolve(x)) for x in tensors}
         read = self._reader(wanted, compiled)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_capsules.inspection import places
+from keras_capsules.inspection.graph import Untraceable
 from keras_capsules.inspection.spread import over_places
 from keras_capsules.inspection.supports import Chain
 
@@ -19,7 +20,8 @@ class Painter:
         compiled: See `Graph.reader`.
 
     Raises:
-        ValueError: As `support_map`.
+        Untraceable: If the model does not end in class capsules, or it is not
+            known which pixels the lowest capsules see.
     """
 
     def __init__(self, model: keras.Model, compiled: bool = False):
@@ -33,11 +35,19 @@ class Painter:
     def paint(
         self, images: np.ndarray, classes: Sequence[int] | None = None
     ) -> np.ndarray:
-        """Paints onto images, `(batch, height, width)`.
+        """Paints onto images.
 
         Args:
-            images: A batch for the model.
-            classes: A class for each image; `None` for the winners.
+            images: A batch for the model, as `check_images` returns it.
+            classes: For each image a class, an integer from 0 to
+                `num_classes - 1`; `None` for the winners. They are not checked.
+
+        Returns:
+            `(batch, height, width)`, see `support_map`.
+
+        Raises:
+            Untraceable: If a routing has no coupling coefficients.
+            ValueError: If scores are not finite.
         """
         chain = self._chain
         values = chain.read(images)
@@ -54,14 +64,15 @@ class Painter:
         painted = places.paint(self._grids, amounts, images.shape[1:3])
         total = painted.sum(axis=(1, 2), keepdims=True)
         some = total > 0
-        return np.where(some, painted / np.where(some, total, 1), 0)
+        painted = np.where(some, painted / np.where(some, total, 1), 0)
+        return painted.astype("float32")
 
 
 def _check_places(chain):
     """The grids to paint on."""
     grids = chain.painted
     if isinstance(grids, str):
-        raise ValueError(
+        raise Untraceable(
             "It is not known which pixels the lowest capsules see. Expected "
             "a model of convolutions, poolings, normalizations, activations "
             "and sums of them on the same grid, with a known image size and "

@@ -14,6 +14,7 @@ from keras_capsules.inspection.fields import follow
 from keras_capsules.inspection.fields import places_of
 from keras_capsules.inspection.graph import Call
 from keras_capsules.inspection.graph import Graph
+from keras_capsules.inspection.graph import Untraceable
 from keras_capsules.inspection.graph import as_array
 from keras_capsules.inspection.places import Places
 from keras_capsules.inspection.places import scattered
@@ -85,7 +86,7 @@ class Chain:
         compiled: See `Graph.reader`.
 
     Raises:
-        ValueError: If its last layer that routes has no class capsules.
+        Untraceable: If its last layer that routes has no class capsules.
     """
 
     def __init__(self, model: keras.Model, compiled: bool = False):
@@ -219,7 +220,7 @@ def _last_routing(graph, model):
     if calls and _is_followed(calls[-1]):
         if isinstance(layers_of(calls[-1])[-1], CapsuleLayer):
             return calls[-1]
-    raise ValueError(
+    raise Untraceable(
         "Invalid value for argument `model`. Expected a model with class "
         "capsules, whose last layer that routes is a CapsuleLayer, or a "
         "CapsuleStack that ends in one. Received: the model "
@@ -260,7 +261,7 @@ def _shares(route):
     """The shares of input capsules in output capsules, `[b P, j, i]`."""
     trace = route.trace
     if trace.coupling[-1] is None:
-        raise ValueError(
+        raise Untraceable(
             "A routing has no coupling coefficients, so that nothing is known "
             f"of its supports. Received: the layer {route.name!r} with "
             f"routing={route.layer.routing!r}"

@@ -35,10 +35,7 @@ def grid_of_axes(
     left: float = 0.0,
     top: float = 0.0,
 ) -> tuple[Any, Any]:
-    """A figure that belongs to nobody, and its axes.
-
-    It is not registered with pyplot, so nothing shows it unasked, and it is
-    freed with its last reference.
+    """A new figure, and its axes.
 
     Args:
         rows: Positive integer.
@@ -51,13 +48,12 @@ def grid_of_axes(
     Returns:
         The figure, and an array of its axes of shape `(rows, columns)`.
     """
-    from matplotlib.figure import Figure
+    from keras_capsules.plots import picture  # as late as matplotlib
 
-    size = (
+    figure = picture.empty(
         max(columns * width, 2.5) + max(0.4, 0.25 + left),
         max(rows * height, 1.5) + max(0.4, 0.25 + top),
     )
-    figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 

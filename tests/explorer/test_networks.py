@@ -7,10 +7,12 @@ import keras
 import numpy as np
 import pytest
 
+from keras_capsules import layers
 from keras_capsules import models
 from keras_capsules.explorer import drawing
 from keras_capsules.explorer import networks
 from keras_capsules.explorer import samples
+from keras_capsules.inspection import places
 from keras_capsules.models import pretrained
 from keras_capsules.training import trained
 from tests.helpers.testing import on_one_backend
@@ -60,6 +62,48 @@ def test_bend_adds_to_the_winning_pose(shipped):
 
 
 @on_one_backend
+def test_what_is_compiled_is_kept(monkeypatch):
+    """A network that was warmed up compiles nothing when it is asked."""
+    model = models.CapsNet((9, 8, 1), 3, filters=4, num_primary_capsules=2)
+    network = networks.Network("pair", model, tuple("abc"))
+    image = network.frame(np.eye(28, dtype="float32"))
+    call, calls = layers.CapsuleLayer.call, []
+
+    def counted(self, *args, **kwargs):
+        calls.append(self.name)
+        return call(self, *args, **kwargs)
+
+    monkeypatch.setattr(layers.CapsuleLayer, "call", counted)
+    network.warm_up(num_winners=2)
+    calls.clear()
+    for _ in range(3):
+        network.answer(image, num_winners=2)
+    # Each map asks the layer itself for its coupling coefficients.
+    assert len(calls) == 3
+
+
+@on_one_backend
+def test_errors_are_no_remarks(monkeypatch):
+    """What is remarked is that a network cannot be taken apart."""
+    model = models.CapsNet((9, 8, 1), 3, filters=4, num_primary_capsules=2)
+    network = networks.Network("mine", model, tuple("abc"))
+    monkeypatch.setattr(places, "paint", lambda *_: np.zeros(3).reshape(2))
+    with pytest.raises(ValueError, match="cannot reshape"):
+        network.answer(np.zeros((9, 8), "float32"))
+
+
+@on_one_backend
+@pytest.mark.parametrize("num_classes", [1, 2])
+def test_more_winners_than_classes(num_classes):
+    model = models.CapsNet((9, 8, 1), num_classes, filters=4)
+    network = networks.Network("few", model, tuple("ab"[:num_classes]))
+    found = network.answer(np.ones((9, 8), "float32"), num_winners=3)
+    assert sorted(found.winners) == list(range(num_classes))
+    assert found.remark == "" and len(found.supports) == num_classes
+    assert found.supports[0].dtype == "float32"
+
+
+@on_one_backend
 def test_bend_matrix_poses():
     inputs = keras.Input((5, 5, 1))
     poses = keras.layers.Reshape((5, 3, 1))(
@@ -96,16 +140,20 @@ def test_several_threads_ask_at_once():
     model = models.CapsNet((9, 8, 1), 3, filters=4, num_primary_capsules=2)
     network = networks.Network("shared", model, tuple("abc"))
     images = np.random.default_rng(0).uniform(size=(4, 9, 8)).astype("float32")
-    expected = [network.answer(image).scores for image in images]
+    expected = [network.answer(image) for image in images]
 
     def ask(index):
         return [network.answer(images[index]) for _ in range(5)]
 
     with concurrent.futures.ThreadPoolExecutor(len(images)) as pool:
         found = [*pool.map(ask, range(len(images)))]
-    for answers, scores in zip(found, expected, strict=True):
+    for answers, known in zip(found, expected, strict=True):
         for answer in answers:
-            np.testing.assert_allclose(answer.scores, scores, atol=1e-5)
+            assert (answer.winners, answer.remark) == (known.winners, "")
+            for name in ("scores", "supports", "reconstructions"):
+                np.testing.assert_allclose(
+                    getattr(answer, name), getattr(known, name), atol=1e-5
+                )
 
 
 @on_one_backend
@@ -167,15 +215,19 @@ def test_files_that_do_not_fit_are_refused(tmp_path):
     models.ConvNet((36, 36, 1), 2, filters=(2,), units=()).save(small)
     with pytest.raises(ValueError, match="a decoder for pictures of"):
         networks.of_two_digits(small)
+    one = str(tmp_path / "one.keras")
+    models.EfficientCapsNet((36, 36, 1), 1).save(one)
+    with pytest.raises(ValueError, match=r"two classes.* and 1 classes"):
+        networks.of_two_digits(one)
     with pytest.raises(ValueError, match="weights='none.h5'"):
         networks.of_two_digits("none.h5")
 
 
 def flat(*inputs):
     """A small network, with other layers in front."""
-    layers = keras.layers
+    own = keras.layers
     return keras.Sequential(
-        [*inputs, layers.Flatten(), layers.Dense(3, activation="softmax")]
+        [*inputs, own.Flatten(), own.Dense(3, activation="softmax")]
     )
 
 

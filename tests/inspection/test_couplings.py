@@ -442,6 +442,18 @@ def test_a_model_that_is_called_twice_raises():
         inspection.couplings(model, networks.images())
 
 
+@on_one_backend
+def test_a_model_that_begins_at_a_tensor_of_the_model():
+    images = keras.Input((8, 8, 1))
+    x = keras.layers.Rescaling(2.0)(images)
+    inner = keras.Model(images, part("part")(images), name="inner")
+    same = keras.Model(images, inner(images))
+    assert len(inspection.couplings(same, networks.images())) == 1
+    other = keras.Model(images, inner(x), name="outer")
+    with pytest.raises(ValueError, match=r"of its own\. Received.*'outer'"):
+        inspection.couplings(other, networks.images())
+
+
 def test_16_bits():
     layer = CapsuleLayer(3, 2, dtype="mixed_bfloat16")
     model, x = model_of(layer, (2, 5, 4))

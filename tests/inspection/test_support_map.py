@@ -59,9 +59,12 @@ def test_votes_may_be_made_for_one_class_after_the_other(monkeypatch):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", ["CapsNet", "MatrixCapsNet"])
+@pytest.mark.parametrize("name", ["CapsNet", "MatrixCapsNet", "nested"])
 def test_a_compiled_painter_paints_the_same(name):
-    model = networks.make(name)
+    model = networks.make("CapsNet" if name == "nested" else name)
+    if name == "nested":  # and with the same input as the model in it
+        images = keras.Input(model.input_shape[1:])
+        model = keras.Model(images, keras.Model(images, model(images))(images))
     shape = (3, *model.input_shape[1:])
     images = np.random.default_rng(0).uniform(size=shape).astype("float32")
     expected = inspection.support_map(model, images)

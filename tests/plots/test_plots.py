@@ -42,6 +42,12 @@ def images_of(axis):
     return [np.asarray(each.get_array()) for each in axis.get_images()]
 
 
+def test_notebooks_show_a_figure_of_nobody():
+    """They show the figures of pyplot, and those that say how they look."""
+    figure = plots.reconstructions(uniform(1, 7, 5, 1), uniform(1, 7, 5, 1))
+    assert figure._repr_png_().startswith(b"\x89PNG")
+
+
 # Images.
 
 
