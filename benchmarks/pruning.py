@@ -8,8 +8,9 @@ Removes primary capsules, which were ranked on 2,000 training images, or fixes
 the coupling at its mean over them, and measures the error on the 10,000 test
 images: as it is then; if it was changed, after fine-tuning on the training
 images of the network; and of a LiteRT file with weights of 8 bits, which runs
-in a process without this package. What is removed and the fine-tuning are not
-chosen by these figures. Of a network with fixed coupling it writes the
+in a process without this package. At last the files of all are timed in turn,
+so that they can be compared. What is removed and the fine-tuning are not chosen
+by these figures. Of a network with fixed coupling it writes the
 `dependence` of `freeze_routing` as well, the largest one.
 
 The networks are `EfficientCapsNet(weights="mnist")`, and the `CapsNet` in the
@@ -27,6 +28,7 @@ import dataclasses
 import json
 import math
 import pathlib
+import statistics
 import tempfile
 
 import evidence
@@ -79,6 +81,12 @@ NETWORKS = {
         epochs=10,
     ),
 }
+# The time of a network, and the file that is timed.
+FILES = {
+    "milliseconds": "int8.tflite",
+    "milliseconds_float32": "float32.tflite",
+}
+ROUNDS = 5
 HEADS = {
     "capsules": "primary capsules",
     "routing": "routing",
@@ -111,23 +119,33 @@ def main():
     for name in options.networks:
         network = NETWORKS[name]
         if not options.redraw:
-            rows = []
-            for case in network.cases:
-                row = harness.call(
-                    measure,
-                    name,
-                    case,
-                    options.run,
-                    network.epochs,
-                    str(options.runtimes.absolute()),
-                    options.repeats,
-                )
-                print(row, flush=True)
-                rows.append(row)
+            rows = rows_of(name, network, options)
             harness.write(network.file, {"networks": rows}, options.output)
         rows = harness.read(network.file, options.output)["networks"]
         text = evidence.put(text, network.mark, table(rows))
     harness.write_text(options.page, text)
+
+
+def rows_of(name, network, options):
+    """The figures of each case of a network.
+
+    Args:
+        name: Key of `NETWORKS`.
+        network: Its value.
+        options: Of the command line.
+    """
+    runtimes, rows = str(options.runtimes.absolute()), []
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = [f"{scratch}/{n}" for n in range(len(network.cases))]
+        for case, folder in zip(network.cases, folders, strict=True):
+            arguments = name, case, options.run, network.epochs
+            row = harness.call(measure, *arguments, runtimes, folder)
+            print(row, flush=True)
+            rows.append(row)
+        times = harness.call(times_of, folders, runtimes, options.repeats)
+    for row, own in zip(rows, times, strict=True):
+        row.update(own)
+    return rows
 
 
 def is_trained_here(network):
@@ -145,8 +163,8 @@ def check_run(run):
         )
 
 
-def measure(network, case, run, epochs, runtimes, repeats):
-    """The figures of a network that is pruned, frozen or both.
+def measure(network, case, run, epochs, runtimes, folder):
+    """The figures but times of a network that is pruned, frozen or both.
 
     Args:
         network: Key of `NETWORKS`.
@@ -154,7 +172,7 @@ def measure(network, case, run, epochs, runtimes, repeats):
         run: Path of the folder in which a `CapsNet` was trained.
         epochs: Integer, for how many to fine-tune what was changed.
         runtimes: Path of the environment that runs the file.
-        repeats: Integer, how often to measure the time.
+        folder: Path of a new folder, which gets the files of `FILES`.
     """
     import keras
 
@@ -182,17 +200,10 @@ def measure(network, case, run, epochs, runtimes, repeats):
     if any(case.values()):
         fine_tune(model, images, labels, change, epochs)
         errors["error_tuned"] = error()
-    with tempfile.TemporaryDirectory() as folder:
-        path = export_litert(model, pathlib.Path(folder, "m.tflite"), "int8")
-        scores, _ = formats.run(runtimes, "litert", path, test_images)
-        _, times = formats.run(
-            runtimes, "litert", path, test_images, threads=1, repeats=repeats
-        )
-        size = formats.size_of(path)
-        path = export_litert(model, pathlib.Path(folder, "float32.tflite"))
-        _, times_float32 = formats.run(
-            runtimes, "litert", path, test_images, threads=1, repeats=repeats
-        )
+    int8, float32 = (pathlib.Path(folder, each) for each in FILES.values())
+    export_litert(model, float32)
+    export_litert(model, int8, "int8")
+    scores, _ = formats.run(runtimes, "litert", int8, test_images)
     scores = scores.reshape(len(test_images), -1)
     return {
         "capsules": number_of(model),
@@ -200,11 +211,42 @@ def measure(network, case, run, epochs, runtimes, repeats):
         **({} if dependence is None else {"dependence": dependence}),
         "parameters": model.count_params(),
         **errors,
-        "kilobytes": round(size / 1000),
+        "kilobytes": round(formats.size_of(int8) / 1000),
         "error_int8": percent(scores, test_labels),
-        "milliseconds": times["1"],
-        "milliseconds_float32": times_float32["1"],
     }
+
+
+def times_of(folders, runtimes, repeats):
+    """Medians of the times of files, each of which runs `ROUNDS` times.
+
+    Args:
+        folders: Paths that hold the files of `FILES`.
+        runtimes: Path of the environment that runs them.
+        repeats: Integer, how often to measure the time in each run.
+
+    Returns:
+        For each folder, a dictionary with the keys of `FILES`.
+    """
+    from keras_capsules import datasets
+
+    images, _ = datasets.load_arrays("mnist", "test")
+    found = [{name: [] for name in FILES} for _ in folders]
+    for _ in range(ROUNDS):
+        for folder, times in zip(folders, found, strict=True):
+            for name, file in FILES.items():
+                _, medians = formats.run(
+                    runtimes,
+                    "litert",
+                    pathlib.Path(folder, file),
+                    images[:256],
+                    threads=1,
+                    repeats=repeats,
+                )
+                times[name].append(medians["1"])
+    return [
+        {name: round(statistics.median(each), 3) for name, each in own.items()}
+        for own in found
+    ]
 
 
 def of_run(run, labels):
