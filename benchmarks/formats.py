@@ -219,7 +219,9 @@ def main():
             )
             # Networks may be measured one by one, after changes.
             for each in found.values():
+                each["command"] = harness.command()
                 each["commit"] = harness.provenance.commit(harness.ROOT)
+                each["processor"] = harness.provenance.processor()
             results["cases"].setdefault(name, {}).update(found)
             harness.write(
                 "formats", {"cases": results["cases"]}, options.output

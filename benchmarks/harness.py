@@ -403,14 +403,8 @@ def write(name, results, folder):
     """Writes results, and the machine and versions they were measured with."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    # Of paths, only the last part: folders of this machine mean nothing.
-    script, *options = (
-        re.sub(r"(^|=)/.*/(?=.)", r"\1", each) for each in sys.argv
-    )
     results = {
-        "command": shlex.join(
-            ["python", f"benchmarks/{pathlib.Path(script).name}", *options]
-        ),
+        "command": command(),
         "commit": provenance.commit(ROOT),
         "date": datetime.date.today().isoformat(),
         "machine": {
@@ -429,6 +423,17 @@ def write(name, results, folder):
     }
     write_text(path, json.dumps(results, indent=1) + "\n")
     print(f"\nwritten to {path}")
+
+
+def command():
+    """The command that runs."""
+    # Of paths, only the last part: folders of this machine mean nothing.
+    script, *options = (
+        re.sub(r"(^|=)/.*/(?=.)", r"\1", each) for each in sys.argv
+    )
+    return shlex.join(
+        ["python", f"benchmarks/{pathlib.Path(script).name}", *options]
+    )
 
 
 def write_text(path, text):

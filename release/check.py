@@ -113,7 +113,7 @@ def check_readme(wheel, folder):
     place = folder / "elsewhere"
     place.mkdir()
     # -I: neither the folder of a script nor PYTHONPATH is searched.
-    where = run(python, "-I", "-c", WHERE, cwd=place, stdout=subprocess.PIPE)
+    where = run(python, "-I", "-c", WHERE, cwd=place)
     if not where.stdout.startswith(str(environment)):
         raise SystemExit(f"Not the installed package: {where.stdout}")
     run(python, "-I", RUN_PAGE, README, cwd=place)
@@ -122,14 +122,17 @@ def check_readme(wheel, folder):
 def run(*command, **options):
     """Runs a command; if it fails, its output is the last that is printed."""
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
-    options = {"stdout": subprocess.DEVNULL, **options}
-    return subprocess.run(
+    finished = subprocess.run(
         list(map(str, command)),
-        check=True,
+        stdout=subprocess.PIPE,
         env=environment,
         text=True,
         **options,
     )
+    if finished.returncode:
+        print(finished.stdout, flush=True)
+    finished.check_returncode()
+    return finished
 
 
 def main(python):

@@ -273,7 +273,7 @@ def test_overwrite_needs_nothing_to_overwrite(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("kind", ["empty", "full", "file", "link"])
+@pytest.mark.parametrize("kind", ["empty", "full", "more", "file", "link"])
 def test_leaves_alone_what_is_no_saved_model(model, kind, overwrite, tmp_path):
     path = tmp_path / "thesis"
     if kind == "file":
@@ -282,8 +282,10 @@ def test_leaves_alone_what_is_no_saved_model(model, kind, overwrite, tmp_path):
         path.symlink_to(tmp_path / "nowhere")
     else:
         path.mkdir()
-    if kind == "full":
+    if kind in ("full", "more"):
         (path / "chapter.txt").write_text("dear")
+    if kind == "more":
+        (path / "saved_model.pb").write_bytes(b"old")
     before = contents(tmp_path)
     with pytest.raises(ValueError, match="path that does not exist") as raised:
         export_saved_model(model, path, overwrite=overwrite)

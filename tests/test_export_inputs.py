@@ -1,6 +1,9 @@
 """Exports: images for calibration, networks of 16 bits, files in two parts."""
 
 import os
+import pathlib
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -19,6 +22,7 @@ from tests.test_export_options import formats
 from tests.test_export_options import litert
 from tests.test_export_options import scores_of
 
+ROOT = pathlib.Path(__file__).parents[1]
 pytestmark = [
     pytest.mark.skipif(BACKEND != "tensorflow", reason="is about TensorFlow"),
     pytest.mark.filterwarnings(
@@ -56,6 +60,37 @@ def test_pixels_as_in_files_do_not_calibrate(model, dtype, tmp_path):
     message = f"scale of those that .*Received: calibration.dtype={dtype}"
     with pytest.raises(ValueError, match=message):
         export_litert(model, tmp_path / "a.tflite", "int8", images)
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "dtype"), [(0, 1, "float32"), (-300, 0, "int32")]
+)
+def test_what_integers_cannot_hold_does_not_calibrate(
+    low, high, dtype, tmp_path
+):
+    pixels = keras.Input((8, 8, 1), dtype="uint8")
+    x = keras.layers.Rescaling(1 / 255)(pixels)
+    model = keras.Model(pixels, keras.layers.Conv2D(32, 6)(x))
+    images = np.random.default_rng(0).uniform(low, high, (20, 8, 8, 1))
+    path = tmp_path / "a.tflite"
+    message = f"numbers that uint8 can hold.*Received: .*dtype={dtype}"
+    with pytest.raises(ValueError, match=message):
+        export_litert(model, path, "int8", images.astype(dtype))
+    assert not os.listdir(tmp_path)
+    # Numbers that it can hold may have any type.
+    images = np.floor(255 * np.abs(images / images.max(initial=1)))
+    images = np.clip(images, 0, 255)
+    export_litert(model, path, "int8", images.astype("float32"))
+
+
+def test_weights_that_are_too_large_for_float16(model, tmp_path):
+    model = keras.models.clone_model(model)
+    weight = model.trainable_weights[0]
+    weight.assign(weight * 0 + 1e5)
+    message = r"of float16 is 65504.*Received: .*kernel with 1e\+05 to 1e\+05"
+    with pytest.raises(ValueError, match=message):
+        export_litert(model, tmp_path / "a.tflite", "float16")
     assert not os.listdir(tmp_path)
 
 
@@ -292,6 +327,30 @@ def test_both_files_are_replaced_or_neither(
     after = content_of(tmp_path)
     assert set(after) == {"a.xml", "a.bin"}
     assert all(after[name] != before.get(name) for name in after)
+
+
+def test_a_kill_leaves_no_graph_beside_other_weights(model, tmp_path):
+    import_or_skip("openvino")
+    path = tmp_path / "a.xml"
+    export_openvino(small(filters=8, decoder_units=None), path)
+    program = f"""
+import os
+from keras_capsules.export import checks, export_openvino
+from tests.helpers.capsnet import small
+write = checks.write_file
+def killed(*arguments):
+    write(*arguments)
+    os._exit(9)
+checks.write_file = killed
+export_openvino(small(decoder_units=None), {str(path)!r}, overwrite=True)
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, cwd=ROOT, check=False)
+    assert ended.returncode == 9
+    assert not path.exists() and [*tmp_path.glob(".*.partial")]
+    (tmp_path / "a.bin").unlink()
+    export_openvino(model, path)
+    assert sorted(os.listdir(tmp_path)) == ["a.bin", "a.xml"]
 
 
 def test_weights_of_something_else_are_not_replaced(

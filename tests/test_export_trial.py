@@ -13,6 +13,7 @@ from keras_capsules.export import export_onnx
 from keras_capsules.export import export_openvino
 from keras_capsules.export import export_saved_model
 from keras_capsules.export import trial
+from keras_capsules.routing import VariationalBayesRouting
 from tests.fixtures import networks
 from tests.helpers.testing import import_or_skip
 from tests.helpers.testing import only_tensorflow
@@ -141,6 +142,18 @@ def test_portable_files_have_no_preprocessing(tmp_path):
             model, tmp_path / "model", preprocess=True, portable=True
         )
     assert not [*tmp_path.iterdir()]
+
+
+def test_portable_files_factorize_no_matrices(tmp_path):
+    """The converter of TensorFlow.js lacks the operators."""
+    routing = VariationalBayesRouting(covariance="full")
+    inputs = keras.Input((6, 4))
+    model = keras.Model(inputs, CapsuleLayer(3, 4, routing=routing)(inputs))
+    message = "TensorFlow.js cannot run this model: it has no operator Cholesky"
+    with pytest.raises(ValueError, match=message):
+        export_saved_model(model, tmp_path / "model", portable=True)
+    assert not [*tmp_path.iterdir()]
+    export_saved_model(model, tmp_path / "model")
 
 
 def test_volumes_in_8_bits(tmp_path):

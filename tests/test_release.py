@@ -2,6 +2,8 @@
 
 import pathlib
 import re
+import subprocess
+import sys
 import tomllib
 import zipfile
 
@@ -15,6 +17,16 @@ from tests.helpers.testing import on_one_backend
 pytestmark = on_one_backend
 ROOT = pathlib.Path(keras_capsules.__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_output_of_a_failed_command_is_printed(capfd):
+    quiet = check.run(sys.executable, "-c", "print('all is well')")
+    assert quiet.stdout == "all is well\n"
+    assert not capfd.readouterr().out
+    program = "print('1 failed'); raise SystemExit(3)"
+    with pytest.raises(subprocess.CalledProcessError, match="status 3"):
+        check.run(sys.executable, "-c", program)
+    assert "1 failed" in capfd.readouterr().out
 
 
 # Versions.

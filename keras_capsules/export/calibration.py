@@ -36,9 +36,17 @@ def check_calibration(model: keras.Model, images: Tensor) -> np.ndarray:
             f"floating-point type, as for `model.predict`, such as {dtype}. "
             f"Received: calibration.dtype={array.dtype}"
         )
-    array = array.astype(dtype)
-    _check_scale(model, array)
-    return array
+    cast = array.astype(dtype)
+    if "float" not in dtype and not np.array_equal(cast, array):
+        raise ValueError(
+            "The model takes integers, and images from 0 to 1 would all be 0. "
+            f"Expected `calibration` to be numbers that {dtype} can hold, such "
+            "as pixels as they are in files. Received: calibration.dtype="
+            f"{array.dtype}, calibration.min()={array.min():.4g}, "
+            f"calibration.max()={array.max():.4g}"
+        )
+    _check_scale(model, cast)
+    return cast
 
 
 def _check_scale(model, images):

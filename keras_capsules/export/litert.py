@@ -81,8 +81,8 @@ def export_litert(
     Raises:
         ValueError: If an argument is not as described, the backend is another,
             LiteRT lacks an operator, which is named, calibration finds next to
-            nothing but zeros at a layer, or no weight is large enough for 8
-            bits. Nothing is written then.
+            nothing but zeros at a layer, no kernel is large enough for 8 bits,
+            or a weight is too large for float16. Nothing is written then.
 
     Example:
 
@@ -116,6 +116,8 @@ def export_litert(
     spec = checks.input_spec(model, batch_size)
     if calibration is not None:
         calibration = check_calibration(model, calibration)
+    if quantization == "float16":
+        _check_float16(model)
     with tempfile.TemporaryDirectory() as folder:
         archive = keras.export.ExportArchive()
         archive.track(model)
@@ -194,6 +196,19 @@ def _calibrated(converter, content, images, size):
                 "layers; or calibration=None. Received: a model with "
                 f"{', '.join(sorted(_operators(content)))}"
             ) from error
+
+
+def _check_float16(model):
+    """Raises if a weight has no place in float16, which would cut it off."""
+    largest = float(np.finfo("float16").max)
+    for weight in model.weights:
+        values = keras.ops.convert_to_numpy(weight)
+        if values.size and np.abs(values).max() > largest:
+            raise ValueError(
+                f"The largest number of float16 is {largest:g}. Expected "
+                "smaller weights, or another `quantization`. Received: "
+                f"{weight.path} with {values.min():.4g} to {values.max():.4g}"
+            )
 
 
 def _check_int8(content):

@@ -5,7 +5,6 @@ import importlib
 import os
 import pathlib
 import re
-import shutil
 import tempfile
 
 import keras
@@ -14,6 +13,7 @@ from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
 from keras_capsules.export import trial
 from keras_capsules.export.precision import in_float32
+from keras_capsules.utils import files
 
 
 def export_openvino(
@@ -125,29 +125,33 @@ def _separate(node):
 
 
 def _write(file, path, weights, overwrite):
-    """Puts both files in their place, or neither."""
-    older = "an older file"
-    folder = pathlib.Path(path).parent
-    folder.mkdir(parents=True, exist_ok=True)
+    """Puts both files in their place, or neither.
+
+    Older ones are taken away first: if the program is killed meanwhile, no
+    graph is left beside the weights of another.
+    """
     is_placed = False
-    with tempfile.TemporaryDirectory(
-        ".partial", f".{folder.name}.", folder
-    ) as scratch:
-        kept = pathlib.Path(scratch, "kept")
-        with contextlib.suppress(FileNotFoundError):
-            shutil.copy2(weights, kept, follow_symlinks=False)
+    with files.beside(path) as scratch:
+        kept = {path: scratch / "kept.xml", weights: scratch / "kept.bin"}
         try:
-            # The graph last: with it, the export is there.
             with checks.replacing(
-                path, overwrite, older, os.path.isfile(path)
+                path, overwrite, "an older file", os.path.isfile(path)
             ) as graph:
                 graph.write_bytes(file.read_bytes())
                 content = file.with_suffix(".bin").read_bytes()
+                if overwrite:
+                    _move(kept.items())
                 checks.write_file(weights, content, overwrite)
                 is_placed = True
         except BaseException:
-            if is_placed and os.path.lexists(kept):
-                os.replace(kept, weights)
-            elif is_placed:
+            if is_placed:
                 os.remove(weights)
+            _move((there, here) for here, there in kept.items())
             raise
+
+
+def _move(pairs):
+    """Moves files, those that are there."""
+    for here, there in pairs:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(here, there)

@@ -11,6 +11,22 @@ from keras_capsules.engine.blocks import all_at_once
 from keras_capsules.export import checks
 from keras_capsules.utils.validation import check_boolean
 
+# What TensorFlow writes into the folder of a SavedModel.
+_NAMES = {
+    "saved_model.pb",
+    "fingerprint.pb",
+    "variables",
+    "assets",
+    "assets.extra",
+}
+# Operations of layers of this package that other runtimes lack.
+_NOT_PORTABLE = {
+    "Cholesky",
+    "MatrixDiagPartV3",
+    "MatrixDiagV3",
+    "MatrixTriangularSolve",
+}
+
 
 def export_saved_model(
     model: keras.Model,
@@ -42,7 +58,7 @@ def export_saved_model(
         model: A built `keras.Model` with one input.
         path: String or path-like, the folder to make.
         overwrite: Boolean, whether to replace a SavedModel that exists at the
-            path. Defaults to `False`.
+            path, with nothing else in its folder. Defaults to `False`.
         preprocess: Boolean, whether `serve` takes images of dtype uint8 and
             shape `(batch, height, width, channels)`, with pixels from 0 to
             255. It divides them by 255, unless the model takes integers, and
@@ -69,7 +85,8 @@ def export_saved_model(
         ValueError: If `model` is not a built Keras model, an argument is
             invalid, there is something else at `path`, or the backend is
             PyTorch, which Keras cannot export from. JAX makes no portable
-            SavedModels, and those have no preprocessing.
+            SavedModels, and those have no preprocessing and none of the
+            operations that factorize matrices.
 
     An export that fails or is killed leaves an older SavedModel at the path as
     it was.
@@ -122,7 +139,7 @@ def export_saved_model(
     if class_names is not None:
         class_names = _check_names(class_names, model)
     path = checks.check_path(path)
-    is_older = os.path.isfile(os.path.join(path, "saved_model.pb"))
+    is_older = _is_saved_model(path)
     older = path, check_boolean(overwrite, "overwrite"), "an older SavedModel"
     checks.check_free(*older, is_older)
     archive = keras.export.ExportArchive()
@@ -131,7 +148,32 @@ def export_saved_model(
         _add_endpoints(archive, model, spec, preprocess, class_names)
         with checks.replacing(*older, is_older) as fresh:
             archive.write_out(str(fresh), verbose=False)
+            if portable:
+                _check_portable(fresh)
     return path
+
+
+def _is_saved_model(path):
+    """Whether a folder holds a SavedModel, and nothing else that is lost."""
+    try:
+        names = set(os.listdir(path))
+    except OSError:  # nothing is there, or it is no folder
+        return False
+    return "saved_model.pb" in names and names <= _NAMES
+
+
+def _check_portable(path):
+    """Raises if TensorFlow.js cannot run a SavedModel."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    found = set()
+    for signature in loaded.signatures.values():
+        graph = signature.graph.as_graph_def()
+        for part in (graph.node, *(x.node_def for x in graph.library.function)):
+            found |= {node.op for node in part}
+    if lacking := found & _NOT_PORTABLE:
+        checks.refuse("TensorFlow.js", lacking)
 
 
 def _add_endpoints(archive, model, spec, preprocess, class_names):

@@ -78,7 +78,7 @@ def _shape_of_input(model):
 
 
 def _as_array(value, name):
-    value = batches.as_array(value)
+    value = batches.as_array(value, name)
     if not holds_numbers(value.dtype):
         raise ValueError(
             f"Expected `{name}` to be real numbers: booleans, integers or "

@@ -99,21 +99,26 @@ def _with_sizes(x, expected):
     return ops.broadcast_to(x, sizes)
 
 
-def as_array(value: Any) -> Any:
-    """Converts lists to arrays; returns arrays and tensors unchanged."""
+def as_array(value: Any, name: str) -> Any:
+    """Converts lists to arrays; returns arrays and tensors unchanged.
+
+    Args:
+        value: The argument.
+        name: Its name.
+    """
     if isinstance(value, (list, tuple)):
         try:
             return np.asarray(value)
         except ValueError as error:
             raise ValueError(
-                "Expected the examples of a list to have one shape. Received: "
-                f"{reprlib.repr(value)}, whose examples differ"
+                f"Expected the examples of the list `{name}` to have one "
+                f"shape. Received: {name}={reprlib.repr(value)}, whose "
+                "examples differ"
             ) from error
     if not hasattr(value, "shape"):
         raise ValueError(
-            "Expected an array, a list or a tensor. Pass one batch of a data "
-            "set at a time. "
-            f"Received: {value!r}"
+            f"Expected `{name}` to be an array, a list or a tensor. Pass one "
+            f"batch of a data set at a time. Received: {name}={value!r}"
         )
     return value
 
@@ -125,7 +130,8 @@ def as_pair(value: Any) -> tuple[Any, Any]:
             "Expected `capsules` to be a pair of poses and activations, as "
             f"`encode` returns. Received: capsules={value!r}"
         )
-    return as_array(value[0]), as_array(value[1])
+    poses, activations = value
+    return as_array(poses, "poses"), as_array(activations, "activations")
 
 
 def check_shape(value: Any, shape: Shape, name: str) -> None:

@@ -259,7 +259,9 @@ class CapsuleNetwork(Network):
         """
         batch_size = check_integer(batch_size, "batch_size")
         if len(self.inputs) == 1:
-            images = batches.as_array(batches.in_order(self, images)[0])
+            images = batches.as_array(
+                batches.in_order(self, images)[0], "images"
+            )
             batches.check_shape(images, self.inputs[0].shape[1:], "images")
         images = batches.arrange(self, images)
         return batches.apply(self.encoder, images, batch_size)
@@ -294,7 +296,7 @@ class CapsuleNetwork(Network):
                 f"This network was made without a decoder. Received: {options}"
             )
         if len(self._capsule_shapes) == 1:
-            capsules = poses = batches.as_array(capsules)
+            capsules = poses = batches.as_array(capsules, "capsules")
             batches.check_shape(capsules, self._capsule_shapes[0], "capsules")
         else:
             capsules = batches.as_pair(capsules)

@@ -86,10 +86,12 @@ def _reason_against(graph, call):
             f"{tuple(call.inputs[0].shape)}"
         )
     same = [each for each in graph.calls if each.layer is call.layer]
-    if len(same) > 1 or "/" in call.name:
-        return (
-            "Layers can be frozen that are called once, and are no part of a "
-            "model within the model. Received: the layer "
-            f"{call.name!r}, which is called {len(same)} times"
-        )
+    expected = (
+        "Expected `layers`, names of layers that are called once, and are no "
+        f"part of a model within the model. Received: the layer {call.name!r}"
+    )
+    if "/" in call.name:
+        return f"{expected}, which is part of another model"
+    if len(same) > 1:
+        return f"{expected}, which is called {len(same)} times"
     return None

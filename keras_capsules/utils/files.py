@@ -65,21 +65,40 @@ def replacing(path: Path, overwrite: bool = True) -> Iterator[pathlib.Path]:
             `overwrite` is `False`.
     """
     path = pathlib.Path(path).absolute()
+    with beside(path) as scratch:
+        try:
+            fresh = scratch / path.name
+            yield fresh
+            if not overwrite and os.path.lexists(path):
+                raise FileExistsError(
+                    errno.EEXIST, "Something is there", str(path)
+                )
+            _move(fresh, path, scratch, overwrite)
+        finally:
+            _bring_back(scratch, path)  # if it was interrupted just then
+
+
+@contextlib.contextmanager
+def beside(path: Path) -> Iterator[pathlib.Path]:
+    """Makes a temporary folder beside a path.
+
+    If the program is killed, the next call for the same path removes it.
+
+    Args:
+        path: A file or folder, which need not exist. Its parents are made.
+
+    Yields:
+        The temporary folder.
+    """
+    path = pathlib.Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear(path)
-    scratch = pathlib.Path(
-        tempfile.mkdtemp(
-            ".partial", f"{_prefix(path)}{os.getpid()}-{_RUN}.", path.parent
-        )
+    scratch = tempfile.mkdtemp(
+        ".partial", f"{_prefix(path)}{os.getpid()}-{_RUN}.", path.parent
     )
     try:
-        fresh = scratch / path.name
-        yield fresh
-        if not overwrite and os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "Something is there", str(path))
-        _move(fresh, path, scratch, overwrite)
+        yield pathlib.Path(scratch)
     finally:
-        _bring_back(scratch, path)  # if it was interrupted just then
         shutil.rmtree(scratch, ignore_errors=True)
 
 

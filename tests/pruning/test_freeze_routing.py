@@ -411,6 +411,12 @@ def test_layers_that_are_called_twice():
     message = "Received: the layer 'twice', which is called 2 times"
     with pytest.raises(ValueError, match=message):
         pruning.freeze_routing(model, x, ["twice"])
+    inner = keras.Model(inputs, CapsuleLayer(3, 2, name="deep")(inputs))
+    others = keras.Input((7, 2))
+    around = CapsuleNetwork(others, inner(others))
+    part = "Received: the layer '.*/deep', which is part of another model"
+    with pytest.raises(ValueError, match=part):
+        pruning.freeze_routing(around, x)
     twice, other = pruning.freeze_routing(model, x, limit=1).layers
     assert not twice.frozen and message in twice.reason
     assert other.frozen
