@@ -94,6 +94,16 @@ def test_weights_that_are_too_large_for_float16(model, tmp_path):
     assert not os.listdir(tmp_path)
 
 
+def test_variances_that_are_too_large_for_float16(tmp_path):
+    """They are no part of the file, which holds what is made of them."""
+    inputs = keras.Input((8, 8, 1))
+    x = keras.layers.Conv2D(32, 6)(inputs)
+    layer = keras.layers.BatchNormalization()
+    model = keras.Model(inputs, layer(x))
+    layer.moving_variance.assign(np.full(32, 1e5))
+    export_litert(model, tmp_path / "a.tflite", "float16")
+
+
 @pytest.fixture(scope="module")
 def normalized():
     """A network whose batch normalizations know images from 0 to 1."""
