@@ -40,6 +40,13 @@ def parser_of(description, page, images):
     add("--runs", type=pathlib.Path, default=pathlib.Path("outputs/runs"))
     add("--records", type=pathlib.Path, default=evidence.RUNS)
     add("--page", type=pathlib.Path, default=page)
+    add(
+        "--networks",
+        nargs="+",
+        choices=FAMILIES,
+        help="measure these alone, and keep what is known of others; by "
+        "default, all of the benchmark",
+    )
     return parser
 
 
@@ -73,10 +80,14 @@ def measured(
             arguments.records, kinds, networks
         ).items():
             print(name, flush=True)
-            if is_gone(name, record, arguments):
+            chosen = arguments.networks or networks
+            if record["network"] not in chosen or is_gone(
+                name, record, arguments
+            ):
                 found[name] = earlier_of(earlier, name, record)
                 continue
             found[name] = {
+                "measured_by": harness.provenance.commit(),
                 "network": record["network"],
                 "parameters": record["parameters"],
                 "seed": record["seed"],

@@ -90,16 +90,14 @@ def _of_folders(parser):
     add(
         "--image-size",
         type=sizes,
-        default=32,
         metavar="PIXELS",
         help="resize all images to this size: one number, or height and "
-        f"width, such as 28x48. {DEFAULT}",
+        "width, such as 28x48. Default: 32",
     )
     add(
         "--color-mode",
         choices=("rgb", "grayscale"),
-        default="rgb",
-        help=f"read images in colours, or in shades of grey. {DEFAULT}",
+        help="read images in colours, or in shades of grey. Default: rgb",
     )
 
 

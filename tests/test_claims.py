@@ -9,6 +9,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_capsules import datasets
 from keras_capsules import models
@@ -77,10 +78,12 @@ def test_attacks_stay_within_their_limit(claims):
         logs[np.arange(23), labels] = -np.inf
         return right - logs.max(axis=1)
 
-    gradient = claims.attack_gradient(model, labels)
+    gradient = claims.attack_gradient(model, claims.LEADS["logarithms"])
     means = [leads(IMAGES).mean()]
     for options in ({"steps": 1}, {"steps": 20}, {"steps": 20, "seed": 1}):
-        changed = claims.attack(gradient, IMAGES, largest, **options)
+        changed = claims.attack(
+            gradient, IMAGES, labels, largest=largest, **options
+        )
         assert np.abs(changed - IMAGES).max() <= largest + 1e-6
         assert changed.min() >= 0 and changed.max() <= 1
         means.append(leads(changed).mean())
@@ -89,25 +92,72 @@ def test_attacks_stay_within_their_limit(claims):
     assert means[2] != means[3]
 
 
+@pytest.mark.parametrize("name", ["logarithms", "scores", "before squash"])
+def test_leads_that_attacks_lower(claims, name):
+    """The gradient raises the lead of the label over the best other class."""
+    keras.utils.set_random_seed(2)
+    model = models.EfficientCapsNet(
+        filters=(3,),
+        kernel_sizes=9,
+        conv_strides=(2, 3),
+        num_primary_capsules=3,
+        decoder_units=None,
+    )
+    images, labels = IMAGES[:3], np.array([7, 0, 3])
+    gradient = claims.attack_gradient(model, claims.LEADS[name])
+
+    def lead(images):
+        scores = claims.predict(model, images).astype("float64")
+        values = {
+            "logarithms": np.log(scores + 1e-9),
+            "scores": scores,
+            "before squash": -np.log(1 - scores),
+        }[name]
+        right = values[np.arange(3), labels]
+        values[np.arange(3), labels] = -np.inf
+        return right - values.max(axis=1)
+
+    direction = gradient(tf.constant(images), tf.constant(labels)).numpy()
+    change = 0.001 * direction / np.abs(direction).max()
+    growth = lead(images + change) - lead(images - change)
+    expected = 2 * (direction * change).sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(growth, expected, rtol=0.1)
+    assert (growth > 0).all()
+
+
 def test_an_image_is_wrong_if_any_attack_succeeds(claims, monkeypatch):
-    model = models.ConvNet(filters=(3,), units=(5,))
-    right = claims.predict(model, IMAGES).argmax(axis=1)
-    spoiled = {1: [0, 1], 20: [1, 2, 3], 50: [20]}
+    right = np.arange(23) % 10
+    # Which attacks, by their steps and the number of the lead, succeed on what.
+    spoiled = {0: (1, 0), 1: (1, 2), 2: (20, 1), 3: (20, 0), 4: (50, 2)}
     monkeypatch.setattr(
         claims,
-        "attack",
-        lambda gradient, images, largest, steps, seed=None: steps,
+        "attack_gradient",
+        lambda model, lead: list(claims.LEADS.values()).index(lead),
     )
-    monkeypatch.setattr(
-        claims,
-        "predict",
-        lambda model, steps: np.eye(10)[
-            [(x + (n in spoiled[steps])) % 10 for n, x in enumerate(right)]
-        ],
-    )
-    found = claims.attacks(model, IMAGES, right)
-    assert found["fgsm"]["0.1"] == pytest.approx(100 * 2 / 23, abs=1e-3)
-    assert found["pgd"]["0.1"] == pytest.approx(100 * 5 / 23, abs=1e-3)
+
+    def attack(gradient, images, labels, largest, steps, seed=None):
+        assert len(images) == len(labels)
+        assert (seed is not None) == (steps == 50)
+        changed = images.copy()
+        changed[:, 0, 0, 0] = 100 * steps + gradient
+        return changed
+
+    def predict(model, images):
+        codes = images[:, 0, 0, 0]
+        wrong = [
+            number in spoiled
+            and code == 100 * spoiled[number][0] + spoiled[number][1]
+            for number, code in enumerate(codes)
+        ]
+        return np.eye(10)[(right + wrong) % 10]
+
+    monkeypatch.setattr(claims, "attack", attack)
+    monkeypatch.setattr(claims, "predict", predict)
+    found = claims.attacks(None, IMAGES, right)
+    assert list(found["any"]) == [str(each) for each in claims.ATTACKS]
+    for claim, number in (("fgsm", 2), ("pgd", 2), ("any", 5)):
+        expected = pytest.approx(100 * number / 23, abs=1e-3)
+        assert found[claim]["0.1"] == expected
 
 
 def test_how_sure_a_network_is(claims):
@@ -233,7 +283,7 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", arguments)
     claims.main()
     text = page.read_text()
-    assert text.count("| ConvNet |") == 9 and "±" in text
+    assert text.count("| ConvNet |") == 10 and "±" in text
     # CIFAR-10 has only one network: there is nothing to compare.
     assert "| Test error, % | affine MNIST |\n" in text
     assert "| EfficientCapsNet | 2.50 |\n" in text

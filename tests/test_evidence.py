@@ -223,6 +223,16 @@ def test_the_commit_of_a_checkout(monkeypatch, tmp_path):
     assert harness.name_of(tmp_path) == f"commit {commit[:7]} with changes"
 
 
+def test_runs_of_one_name_have_the_same_settings(evidence):
+    first = record(name="a", settings={"epochs": 3, "seed": 0, "name": "a"})
+    same = {"epochs": 3, "passes": 1, "per_class": None, "seed": 1, "name": "b"}
+    evidence.check_settings(first, record(name="b", settings=same))
+    for change in ({"passes": 9}, {"per_class": 5}, {"noise": 0.1}):
+        other = record(name="b", settings=same | change)
+        with pytest.raises(ValueError, match="of one name have other settings"):
+            evidence.check_settings(first, other)
+
+
 def test_every_training_has_a_task_and_a_place(trainings):
     parser = cli_options.make_parser()
     page = (ROOT / "docs" / "evidence.md").read_text()

@@ -17,6 +17,8 @@ from keras_capsules.utils.validation import check_sizes
 if TYPE_CHECKING:
     import tensorflow as tf
 
+_PART = 1000  # images
+
 
 def info(name: str) -> DatasetInfo:
     """Returns the facts about a data set, without loading or downloading it.
@@ -191,5 +193,13 @@ def load_arrays(
     ((360, 8, 8, 1), (360,))
     """
     dataset = load(name, split, image_size=image_size, data_dir=data_dir)
-    images, labels = dataset.batch(len(dataset)).get_single_element()
-    return images.numpy(), labels.numpy()
+    specs = dataset.element_spec
+    images, labels = (
+        np.empty((len(dataset), *spec.shape), spec.dtype.as_numpy_dtype)
+        for spec in specs
+    )
+    # In parts, so that nothing is in memory twice.
+    for number, (some, answers) in enumerate(dataset.batch(_PART)):
+        part = slice(number * _PART, (number + 1) * _PART)
+        images[part], labels[part] = some, answers
+    return images, labels

@@ -1,7 +1,9 @@
 """Images of two objects, one on top of the other."""
 
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +80,37 @@ def multi_mnist(
     (TensorShape([12, 12, 1]), TensorShape([2, 12, 12, 1]))
     """
     pairs_per_image = check_integer(pairs_per_image, "pairs_per_image")
+    make, number = pair_maker(split, name, pad, shift, targets, seed, data_dir)
+    import tensorflow as tf
+
+    indices = tf.data.Dataset.range(number * pairs_per_image)
+    return indices.map(make, tf.data.AUTOTUNE)
+
+
+def pair_maker(
+    split: str = "train",
+    name: str = "mnist",
+    pad: int = 4,
+    shift: int = 6,
+    targets: bool = True,
+    seed: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> tuple[Callable[["tf.Tensor"], Any], int]:
+    """A function that makes any pair, for those who want another order.
+
+    Args:
+        split: See `multi_mnist`; and so for the others.
+        name: See there.
+        pad: See there.
+        shift: See there.
+        targets: See there.
+        seed: See there.
+        data_dir: See there.
+
+    Returns:
+        A function of an int64 scalar, the number of the pair; and the number of
+        images.
+    """
     pad = check_integer(pad, "pad", minimum=0)
     shift = check_integer(shift, "shift", minimum=0)
     check_boolean(targets, "targets")
@@ -96,6 +129,9 @@ def multi_mnist(
     import tensorflow as tf
 
     number = len(images)
+    # As arrays, they would be part of the graph, which is copied many times.
+    images, labels = tf.constant(images), tf.constant(labels)
+    order, starts = tf.constant(order), tf.constant(starts)
     padding = [(pad, pad), (pad, pad), (0, 0)]
 
     def make(index):
@@ -124,8 +160,7 @@ def multi_mnist(
             "targets": objects,
         }
 
-    indices = tf.data.Dataset.range(number * pairs_per_image)
-    return indices.map(make, tf.data.AUTOTUNE)
+    return make, number
 
 
 def _shifted(images, number, padding, shift, seed, index):

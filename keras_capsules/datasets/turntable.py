@@ -90,7 +90,7 @@ def coil20(
     size = None
     if image_size is not None:
         size = check_sizes(image_size, "image_size", 2)
-    path = pathlib.Path(path)
+    path = pathlib.Path(given(path))
     read = _of_folder if path.is_dir() else _of_file
     images, labels, views = read(path)
     order = np.lexsort((views, labels))
@@ -108,6 +108,21 @@ def coil20(
 
     pairs = (images[chosen], labels[chosen].astype("int32"))
     return tf.data.Dataset.from_tensor_slices(pairs).map(convert)
+
+
+def given(path: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """The path, or an error that says that there is no default.
+
+    Args:
+        path: The path of COIL-20, or `None`.
+    """
+    if path is None:
+        raise ValueError(
+            "COIL-20 is not downloaded. Expected the path of its file or "
+            "folder; `data_dir` and --data-dir take it as well. Received: "
+            "path=None"
+        )
+    return path
 
 
 def _of_file(path):

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -81,10 +82,45 @@ def affine_mnist(
     >>> len(turned), turned.element_spec[0].shape
     (720, TensorShape([14, 14, 1]))
     """
+    versions = check_integer(versions, "versions")
+    make, number = view_maker(
+        split, name, size, rotation, shear, scale, seed, data_dir
+    )
+    import tensorflow as tf
+
+    indices = tf.data.Dataset.range(number * versions)
+    return indices.map(make, tf.data.AUTOTUNE)
+
+
+def view_maker(
+    split: str = "test",
+    name: str = "mnist",
+    size: int = 40,
+    rotation: float = 20.0,
+    shear: float = 0.2,
+    scale: Sequence[float] = (0.8, 1.2),
+    seed: int = 0,
+    data_dir: str | os.PathLike[str] | None = None,
+) -> "tuple[Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]], int]":
+    """A function that makes any version, for those who want another order.
+
+    Args:
+        split: See `affine_mnist`; and so for the others.
+        name: See there.
+        size: See there.
+        rotation: See there.
+        shear: See there.
+        scale: See there.
+        seed: See there.
+        data_dir: See there.
+
+    Returns:
+        A function of an int64 scalar, the number of the example; and the number
+        of images.
+    """
     rotation = math.radians(check_number(rotation, "rotation", 0, 180))
     shear = check_number(shear, "shear", 0, 2)
     scale = _check_scale(scale)
-    versions = check_integer(versions, "versions")
     seed = check_seed(seed)
     size = check_integer(size, "size")
     images, labels = load_arrays(name, split, data_dir=data_dir)
@@ -97,13 +133,14 @@ def affine_mnist(
 
     import tensorflow as tf
 
+    # As arrays, they would be part of the graph, which is copied many times.
+    images, labels = tf.constant(images), tf.constant(labels)
     room = math.ceil(max(image_size) * max(1.0, scale[1]) * (1 + shear))
     low = [-rotation, -shear, scale[0], scale[0]]
     high = [rotation, shear, scale[1], scale[1]]
+    is_only_placed = low == high == [0, 0, 1, 1]
 
-    def make(index):
-        base = index % number
-        image = tf.gather(images, base)
+    def change(image, index):
         # Room for what is turned or stretched.
         image = tf.pad(image, [(room, room), (room, room), (0, 0)])
         angle, slant, tall, wide = tf.unstack(
@@ -113,32 +150,24 @@ def affine_mnist(
             * (np.array(high) - low).astype("float32")
             + np.array(low, "float32")
         )
-        image = _transformed(image, angle, slant, tall, wide)
+        return _transformed(image, angle, slant, tall, wide)
+
+    def make(index):
+        base = index % number
+        image = tf.gather(images, base)
+        if not is_only_placed:
+            image = change(image, index)
         image = _placed(image, size, [seed, 2], index)
         return image, tf.gather(labels, base)
 
-    indices = tf.data.Dataset.range(number * versions)
-    return indices.map(make, tf.data.AUTOTUNE)
+    return make, number
 
 
 def _transformed(image, angle, slant, tall, wide):
     """Rotates, shears and scales an image around its center."""
     import tensorflow as tf
 
-    # First the rotation, then the shear of the width, then the scales: where
-    # the new coordinates (x, y) were before.
-    sine, cosine = tf.sin(angle), tf.cos(angle)
-    inverse = tf.linalg.inv(
-        tf.stack(
-            [
-                [
-                    wide * (cosine + slant * sine),
-                    wide * (slant * cosine - sine),
-                ],
-                [tall * sine, tall * cosine],
-            ]
-        )
-    )
+    inverse = tf.stack(where_from(angle, slant, tall, wide))
     height, width, _ = image.shape
     center = tf.constant([(width - 1) / 2, (height - 1) / 2], "float32")
     offset = center - tf.linalg.matvec(inverse, center)
@@ -156,6 +185,31 @@ def _transformed(image, angle, slant, tall, wide):
     turned.set_shape(image.shape)
     # Rounding may carry the interpolated values just over 1.
     return tf.clip_by_value(turned, 0.0, 1.0)
+
+
+def where_from(
+    angle: "tf.Tensor", slant: "tf.Tensor", tall: "tf.Tensor", wide: "tf.Tensor"
+) -> "tuple[list[tf.Tensor], list[tf.Tensor]]":
+    """Where points were before an image was turned, slanted and scaled.
+
+    First comes the rotation, then the shear of the width, then the scales.
+
+    Args:
+        angle: Angles in radians, of any shape.
+        slant: Parts of the height by which the width is sheared.
+        tall: Factors of the height.
+        wide: Factors of the width.
+
+    Returns:
+        The rows of the matrix from new coordinates (x, y) to those before.
+    """
+    import tensorflow as tf
+
+    sine, cosine = tf.sin(angle), tf.cos(angle)
+    return (
+        [cosine / wide, (sine - slant * cosine) / tall],
+        [-sine / wide, (cosine + slant * sine) / tall],
+    )
 
 
 def _placed(image, size, seed, index):

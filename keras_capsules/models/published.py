@@ -25,7 +25,8 @@ def load_efficient_capsnet(
     path = pathlib.Path(path)
     try:
         models = _read(path)
-    except OSError as error:
+    # KeyErrors are of parts that the file lists and does not have.
+    except (OSError, KeyError) as error:
         if not path.is_file():
             raise
         raise ValueError(

@@ -5,6 +5,7 @@ import math
 
 import tensorflow as tf
 
+from keras_capsules.datasets.viewpoints import where_from
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_integer
@@ -18,7 +19,7 @@ class Augmentation:
     Args:
         shift: Number of pixels, up and down, left and right, at most.
         rotation: Number of degrees, in both directions, at most.
-        scale: Number; 0.1 is from 0.9 to 1.1, for height and width.
+        scale: Number below 1; 0.1 is from 0.9 to 1.1, for height and width.
         shear: Number, part of the height.
         flip: Boolean, whether half of the images are mirrored, left and right.
         erase: Integer, pixels of the side of a square that becomes grey.
@@ -26,7 +27,7 @@ class Augmentation:
         noise: Number, a standard deviation.
 
     Raises:
-        ValueError: If one of them is negative.
+        ValueError: If one of them is negative, or `scale` is not below 1.
     """
 
     shift: float = 0.0
@@ -42,6 +43,11 @@ class Augmentation:
         for field in dataclasses.fields(self):
             if field.name != "flip":
                 check_number(getattr(self, field.name), field.name, 0.0)
+        if self.scale >= 1:
+            raise ValueError(
+                "Images would be scaled by 0 or less. Expected `scale` to be "
+                f"below 1. Received: scale={self.scale!r}"
+            )
         check_integer(self.erase, "erase", 0)
         check_boolean(self.flip, "flip")
 
@@ -113,10 +119,8 @@ def turn(images: Tensor, degrees: Tensor) -> Tensor:
 def _move(images, angle, slant, tall, wide, right, down):
     """Turns, slants, scales and shifts images; a number each for each image."""
     height, width = images.shape[1:3]
-    sine, cosine = tf.sin(angle), tf.cos(angle)
     # Where a pixel of the result is in the image: its row of `xs`, `ys`.
-    xs = [cosine / wide, (sine + slant) / tall]
-    ys = [-sine / wide, cosine / tall]
+    xs, ys = where_from(angle, slant, tall, wide)
     middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
     offset_x, offset_y = middle_x + right, middle_y + down
     transforms = tf.stack(

@@ -3,6 +3,7 @@
 import os
 
 from keras_capsules import datasets
+from keras_capsules.datasets.turntable import given
 from keras_capsules.training import tasks
 
 _MNIST = datasets.info("mnist")
@@ -61,13 +62,9 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
         ConnectionError: As `datasets.load`.
     """
     if name == "coil20":
-        if data_dir is None:
-            raise ValueError(
-                "COIL-20 is not downloaded. Expected its file or folder, see "
-                "`datasets.coil20`. Received: data_dir=None"
-            )
+        path = given(data_dir)
         number = sum(
-            len(datasets.coil20(data_dir, split)) for split in ("train", "test")
+            len(datasets.coil20(path, split)) for split in ("train", "test")
         )
         return f"coil20 is there: {number:,} images"
     if name not in tasks.NAMES:

@@ -1,6 +1,7 @@
 """Which examples are trained on, and in which order."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -44,18 +45,41 @@ def in_random_order(
         A function as `Task.train`.
     """
     number = len(images)
+    # As arrays, they would be part of the graph, which is copied many times.
+    images, labels = tf.constant(images), tf.constant(labels)
 
-    def train(first: int, last: int) -> tf.data.Dataset:
-        def example(index):
-            place = tf.random.experimental.index_shuffle(
-                tf.cast(index % number, "int32"),
-                tf.cast(tf.stack([seed, index // number]), "int32"),
-                number - 1,
-            )
-            return tf.gather(images, place), tf.gather(labels, place)
+    def make(index):
+        place = index % number
+        return tf.gather(images, place), tf.gather(labels, place)
 
-        return tf.data.Dataset.range(first, last).map(
-            example, num_parallel_calls=tf.data.AUTOTUNE
+    return made_in_random_order(make, number, seed)
+
+
+def made_in_random_order(
+    make: Callable[[tf.Tensor], Any], number: int, seed: int
+) -> Callable[[int, int], tf.data.Dataset]:
+    """Passes over examples that are made, each in a random order of its own.
+
+    Args:
+        make: Function from an int64 scalar to an example. The first pass has
+            the examples from 0 on, the second those that follow, and so on.
+        number: Integer, the examples of a pass.
+        seed: Integer. The order is the same for the same seed, from wherever
+            it begins.
+
+    Returns:
+        A function as `Task.train`.
+    """
+
+    def example(index):
+        place = tf.random.experimental.index_shuffle(
+            tf.cast(index % number, "int32"),
+            tf.cast(tf.stack([seed, index // number]), "int32"),
+            number - 1,
         )
+        return make(index - index % number + tf.cast(place, "int64"))
 
-    return train
+    # Nothing before `first` is made.
+    return lambda first, last: tf.data.Dataset.range(first, last).map(
+        example, tf.data.AUTOTUNE
+    )

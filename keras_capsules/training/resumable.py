@@ -1,10 +1,9 @@
 """Training that goes on where it was killed, to the same result."""
 
 import contextlib
-import dataclasses
 import functools
-import json
 import pathlib
+import re
 import time
 import zipfile
 import zlib
@@ -19,70 +18,10 @@ import numpy as np
 from keras_capsules.training.averages import as_it_is_used
 from keras_capsules.training.failures import broken
 from keras_capsules.training.failures import check_finite
+from keras_capsules.training.progress import Progress
 from keras_capsules.utils import files
 
-PROGRESS = "progress.json"
-
-
-@dataclasses.dataclass
-class Progress:
-    """What is known of a run after an epoch.
-
-    Args:
-        settings: Dictionary of plain values.
-        epoch: Integer, how many epochs are done.
-        seconds: Number, how long they took.
-        best_epoch: Integer, the number of the best one, from 1 on.
-        commits: The commits of the code that trained.
-        curve: A dictionary of figures for each epoch.
-    """
-
-    settings: dict
-    epoch: int = 0
-    seconds: float = 0.0
-    best_epoch: int = 0
-    commits: list[str] = dataclasses.field(default_factory=list)
-    curve: list[dict] = dataclasses.field(default_factory=list)
-
-    @classmethod
-    def of_folder(cls, folder: files.Path, settings: dict) -> "Progress":
-        """Reads the progress of a run with these settings, or begins one.
-
-        Args:
-            folder: The folder of the run.
-            settings: Dictionary of plain values.
-
-        Raises:
-            ValueError: If there is a run of other settings, or the file is
-                broken.
-        """
-        path = pathlib.Path(folder, PROGRESS)
-        if not path.exists():
-            return cls(settings)
-        try:
-            progress = cls(**json.loads(path.read_text()))
-        except (TypeError, ValueError) as error:
-            raise broken(path, error) from error
-        there, here = progress.settings, json.loads(json.dumps(settings))
-        other = [x for x in {**there, **here} if there.get(x) != here.get(x)]
-        if other:
-            raise ValueError(
-                f"There is a run of other settings in {folder}: remove it, or "
-                "choose another folder. Expected "
-                + ", ".join(f"{name}={there.get(name)!r}" for name in other)
-                + ". Received: "
-                + ", ".join(f"{name}={here.get(name)!r}" for name in other)
-            )
-        return progress
-
-    def write(self, folder: files.Path) -> None:
-        """Writes it into the folder of the run.
-
-        Args:
-            folder: The folder of the run.
-        """
-        with files.replacing(pathlib.Path(folder, PROGRESS)) as path:
-            path.write_text(json.dumps(dataclasses.asdict(self), indent=1))
+_OURS = re.compile(r"(state|weights)-\d{4,}\.npz")
 
 
 def fit(
@@ -94,6 +33,7 @@ def fit(
     *,
     epochs: int,
     steps: int,
+    begin: Callable[[], None] = lambda: None,
     patience: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
@@ -114,6 +54,7 @@ def fit(
         folder: The folder of the run.
         epochs: Integer.
         steps: Integer, the batches of an epoch.
+        begin: Function that is called before anything is trained.
         patience: Integer, after how many epochs that are not better to stop;
             or `None`.
         callbacks: Further callbacks.
@@ -128,11 +69,14 @@ def fit(
         patience,
         functools.partial(as_it_is_used, examples, steps),
     )
+    is_over = progress.epoch >= epochs or keeper.is_over()
+    if not is_over:
+        begin()
     if progress.epoch:
         read(_state_of(folder, progress.epoch), state(model))
     else:
         keeper.save_state()  # so that a full disk is noticed now
-    if progress.epoch < epochs and not keeper.is_over():
+    if not is_over:
         model.fit(
             examples(progress.epoch * steps),
             initial_epoch=progress.epoch,
@@ -212,7 +156,7 @@ class _Keeper(keras.callbacks.Callback):
             _weights_of(self.folder, self.progress.best_epoch),
         }
         for path in self.folder.glob("*.npz"):
-            if path not in needed:
+            if _OURS.fullmatch(path.name) and path not in needed:
                 path.unlink()
 
 

@@ -1,9 +1,9 @@
 """Trains a network on a task, and writes down how well it does."""
 
+import dataclasses
 import json
 import math
 import os
-import platform
 from typing import Any
 
 import keras
@@ -12,14 +12,16 @@ import tensorflow as tf
 from keras_capsules.models import CapsuleNetwork
 from keras_capsules.training import networks
 from keras_capsules.training import provenance
+from keras_capsules.training import records
 from keras_capsules.training import resumable
 from keras_capsules.training import tasks
+from keras_capsules.training.augmentation import Augmentation
 from keras_capsules.training.places import run_folder
+from keras_capsules.training.progress import Progress
 from keras_capsules.training.settings import Settings
 from keras_capsules.training.task import Task
 from keras_capsules.utils import files
 from keras_capsules.utils.policies import dtype_policy
-from keras_capsules.version import __version__
 
 RECORD, MODEL, WEIGHTS = "record.json", "model.keras", "model.weights.h5"
 
@@ -92,22 +94,22 @@ def train(
             "`keras-capsules evaluate` with another folder later. Received: "
             f"test=True and task={settings.task!r}"
         )
+    settings.check_task(of_folder)
     plain = settings.as_record(of_folder) | tasks.identity(settings.task)
     with run_folder(folder) as run:
-        progress = resumable.Progress.of_folder(run, plain)
-        progress.commits = list(
-            dict.fromkeys([*progress.commits, provenance.commit()])
-        )
+        progress = Progress.of_folder(run, plain)
         keras.utils.set_random_seed(settings.seed)
         task = get_task(settings, data_dir)
+        _check_changes(task, settings)
         with dtype_policy(settings.dtype):
             model, loss = networks.make(
                 settings.network, task, settings.options
             )
             _fit(model, loss, task, settings, progress, run, tensorboard)
             _save(model, run)
-            record = _describe(model, task, progress, settings)
-            if test:
+            record = records.describe(model, task, progress, settings)
+            record |= records.earlier_test(run / RECORD)
+            if test and "test" not in record:
                 record |= _measure_test(model, task, settings)
         record = {"command": command, **record}
         with files.replacing(run / RECORD) as path:
@@ -135,6 +137,18 @@ def get_task(
     )
 
 
+def _check_changes(task, settings):
+    """Refuses changes of images whose targets would not change with them."""
+    if task.is_multiple and settings.augmentation != Augmentation():
+        changes = dataclasses.asdict(settings.augmentation)
+        raise ValueError(
+            "Images of several objects are not changed, because the images of "
+            "each object would have to change with them. Expected none of "
+            f"{', '.join(changes)} for the task {settings.task!r}. Received: "
+            + ", ".join(f"{key}={x!r}" for key, x in changes.items() if x)
+        )
+
+
 def _fit(model, loss, task, settings, progress, folder, tensorboard):
     examples = task.num_examples * settings.passes
     steps = examples // settings.batch_size
@@ -153,11 +167,14 @@ def _fit(model, loss, task, settings, progress, folder, tensorboard):
     resumable.fit(
         model,
         lambda first: _batches(task, settings, draws, first, all_steps),
-        _evaluated(task.validation, settings),
+        _evaluated(task.validation, settings, is_kept=True),
         progress,
         folder,
         epochs=settings.epochs,
         steps=steps,
+        begin=lambda: progress.begin(
+            provenance.commit(), records.environment(model)
+        ),
         patience=settings.patience,
         callbacks=callbacks,
     )
@@ -219,9 +236,12 @@ def _batches(task, settings, draws, first, steps):
     return data.map(change, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _evaluated(data, settings):
-    """Batches to evaluate on."""
-    return data and data.batch(4 * settings.batch_size).cache().prefetch(1)
+def _evaluated(data, settings, is_kept=False):
+    """Batches to evaluate on; what is needed in each epoch is kept."""
+    if data is None:
+        return None
+    batches = data.batch(4 * settings.batch_size)
+    return (batches.cache() if is_kept else batches).prefetch(2)
 
 
 def _save(model, folder):
@@ -235,54 +255,11 @@ def _save(model, folder):
         copy.save(path)
 
 
-def _describe(model, task, progress, settings):
-    """The record of a run that is complete, without test errors."""
-    chosen = progress.curve[progress.best_epoch - 1]
-    encoder = getattr(model, "encoder", model)
-    record = {
-        "commits": progress.commits,  # more if it was continued
-        "network": settings.network,
-        "task": settings.task,
-        "class_names": task.class_names,
-        "parameters": encoder.count_params(),
-        "parameters_with_decoder": model.count_params(),
-        "seed": settings.seed,
-        "settings": progress.settings,
-        "epochs": progress.epoch,
-        "chosen_epoch": progress.best_epoch,
-        "seconds": round(progress.seconds, 1),
-        "backend": keras.backend.backend(),
-        "device": _device_of(model),
-        "processor": provenance.processor(),
-        "versions": {
-            "keras_capsules": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "python": platform.python_version(),
-        },
-        "curve": progress.curve,
-    }
-    if "val_accuracy" in chosen:
-        record["validation_error"] = _percent(chosen["val_accuracy"])
-    return record
-
-
 def _measure_test(model, task, settings):
     found = model.evaluate(
         _evaluated(task.test(), settings), verbose=0, return_dict=True
     )
     return {
-        "test_error": _percent(found["accuracy"]),
+        "test_error": records.percent_wrong(found["accuracy"]),
         "test": {key: float(x) for key, x in found.items()},
     }
-
-
-def _device_of(model):
-    """Where a model computes."""
-    if keras.backend.backend() == "torch":  # Keras lists no devices there
-        return str(model.variables[0].value.device)
-    return keras.distribution.list_devices()[0]
-
-
-def _percent(accuracy):
-    return round(100 * (1 - float(accuracy)), 4)

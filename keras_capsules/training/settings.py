@@ -42,15 +42,16 @@ class Settings:
         average: Number below 1, the momentum of an average of the weights, such
             as 0.999; or 0 for none.
         patience: Positive integer, after how many epochs that are not better on
-            the validation images to stop; or `None`.
+            the validation images to stop; or `None`. Needs such images.
         no_validation: Boolean, whether to train on all images and to keep the
             last epoch, instead of the best one on a tenth of the images.
         seed: Integer, for weights, the order of images and random changes.
         dtype: String, a dtype policy of Keras.
         name: String, the name of the run; or `None`.
         image_size: Integer or pair `(height, width)`, in pixels, for images of
-            a folder.
-        color_mode: `"rgb"` or `"grayscale"`, for images of a folder.
+            a folder alone. Defaults to `None`, which is 32 for them.
+        color_mode: `"rgb"` or `"grayscale"`, for images of a folder alone.
+            Defaults to `None`, which is `"rgb"` for them.
         augmentation: An `Augmentation`.
 
     Raises:
@@ -73,8 +74,8 @@ class Settings:
     seed: int = 0
     dtype: str = "float32"
     name: str | None = None
-    image_size: Sizes = 32
-    color_mode: str = "rgb"
+    image_size: Sizes | None = None
+    color_mode: str | None = None
     augmentation: Augmentation = Augmentation()
 
     def __post_init__(self) -> None:
@@ -89,6 +90,12 @@ class Settings:
                 "Generators of random numbers take no larger seed. Expected at "
                 f"most {_LARGEST_SEED}. Received: seed={self.seed!r}"
             )
+        if self.patience is not None and self.no_validation:
+            raise ValueError(
+                "Without validation, no epoch is better than another. Expected "
+                "patience=None with no_validation=True. Received: "
+                f"patience={self.patience!r}"
+            )
         check_number(
             self.learning_rate, "learning_rate", 0.0, open_minimum=True
         )
@@ -102,14 +109,41 @@ class Settings:
         check_number(self.weight_decay, "weight_decay", 0.0)
         check_number(self.average, "average", 0.0, 1.0)
         _check_dtype(self.dtype)
-        check_sizes(self.image_size, "image_size", 2)
-        check_choice(self.color_mode, "color_mode", tuple(COLOR_MODES))
+        if self.image_size is not None:
+            check_sizes(self.image_size, "image_size", 2)
+        if self.color_mode is not None:
+            check_choice(self.color_mode, "color_mode", tuple(COLOR_MODES))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape of images of a folder."""
-        height, width = check_sizes(self.image_size, "image_size", 2)
-        return height, width, COLOR_MODES[self.color_mode]
+        given = self._of_folder()
+        height, width = check_sizes(given["image_size"], "image_size", 2)
+        return height, width, COLOR_MODES[given["color_mode"]]
+
+    def check_task(self, is_folder: bool) -> None:
+        """Refuses settings that mean nothing for the task.
+
+        Args:
+            is_folder: Boolean, whether the task is a folder of images.
+        """
+        given = [x for x in _OF_FOLDERS if getattr(self, x) is not None]
+        if given and not is_folder:
+            raise ValueError(
+                "Only images of a folder are resized and converted. Expected "
+                "None for a data set by name. Received: "
+                + ", ".join(f"{x}={getattr(self, x)!r}" for x in given)
+                + f" and task={self.task!r}"
+            )
+
+    def _of_folder(self):
+        defaults = {"image_size": 32, "color_mode": "rgb"}
+        return {
+            name: default
+            if getattr(self, name) is None
+            else getattr(self, name)
+            for name, default in defaults.items()
+        }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Settings":
@@ -136,8 +170,10 @@ class Settings:
         """
         record = dataclasses.asdict(self)
         changes = record.pop("augmentation")
-        if not is_folder:
-            record = {k: x for k, x in record.items() if k not in _OF_FOLDERS}
+        for name in _OF_FOLDERS:
+            del record[name]
+        if is_folder:
+            record |= self._of_folder()
         return {**record, **changes}
 
 

@@ -4,9 +4,12 @@ import os
 from typing import Any
 
 from keras_capsules import datasets
+from keras_capsules.datasets.overlapping import pair_maker
+from keras_capsules.datasets.viewpoints import view_maker
 from keras_capsules.training import folders
 from keras_capsules.training.orders import few_of_each
 from keras_capsules.training.orders import in_random_order
+from keras_capsules.training.orders import made_in_random_order
 from keras_capsules.training.task import Task as Task
 
 # Nine tenths to train on, one tenth to choose by; or everything to train on.
@@ -105,17 +108,7 @@ def _of_one_object(name, seed, validated, data_dir, per_class):
 
 
 def _of_two_digits(name, seed, validated, data_dir):
-    images = datasets.load_arrays("mnist", SPLITS[validated], data_dir=data_dir)
-    number = len(images[0])
-
-    def train(first, last):
-        pairs = datasets.multi_mnist(
-            SPLITS[validated],
-            pairs_per_image=-(-last // number),
-            seed=seed,
-            data_dir=data_dir,
-        )
-        return pairs.skip(first).take(last - first)
+    make, number = pair_maker(SPLITS[validated], seed=seed, data_dir=data_dir)
 
     def load(split, **options):
         return datasets.multi_mnist(
@@ -126,7 +119,7 @@ def _of_two_digits(name, seed, validated, data_dir):
         (36, 36, 1),
         10,
         number,
-        train,
+        made_in_random_order(make, number, seed),
         load("validation") if validated else None,
         # The published test set has 1,000 pairs for each image.
         lambda: load("test", pairs_per_image=10),
@@ -136,28 +129,21 @@ def _of_two_digits(name, seed, validated, data_dir):
 
 
 def _of_other_viewpoints(name, seed, validated, data_dir):
-    placed = {"rotation": 0, "shear": 0, "scale": (1, 1), "versions": 1}
+    placed = {"rotation": 0, "shear": 0, "scale": (1, 1)}
+    make, number = view_maker(
+        SPLITS[validated], **placed, seed=seed, data_dir=data_dir
+    )
 
     def load(split, **options):
         return datasets.affine_mnist(split, data_dir=data_dir, **options)
-
-    facts = datasets.info("mnist")
-    number = facts.num_examples["train"]
-    if validated:
-        number -= facts.num_examples["validation"]
-
-    def train(first, last):
-        versions = -(-last // number)
-        options = placed | {"versions": versions, "seed": seed}
-        return load(SPLITS[validated], **options).skip(first).take(last - first)
 
     return Task(
         (40, 40, 1),
         10,
         number,
-        train,
+        made_in_random_order(make, number, seed),
         # Chosen by images that are only placed, too.
-        load("validation", **placed) if validated else None,
+        load("validation", **placed, versions=1) if validated else None,
         lambda: load("test"),
         class_names=_DIGITS,
     )

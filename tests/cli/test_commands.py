@@ -13,8 +13,8 @@ from PIL import Image
 from keras_capsules import datasets
 from keras_capsules.models import pretrained
 from keras_capsules.training import images
-from keras_capsules.training import resumable
 from keras_capsules.training import running
+from keras_capsules.training.progress import PROGRESS
 from tests.cli.conftest import SIZE
 from tests.cli.conftest import make_folder
 from tests.cli.conftest import run
@@ -101,7 +101,7 @@ def test_a_folder_that_changed(trained, photos, tmp_path):
     record["settings"]["task"] = str(changed)
     shutil.copytree(folder, tmp_path / "bars")
     (tmp_path / "bars" / running.RECORD).write_text(json.dumps(record))
-    path = tmp_path / "bars" / resumable.PROGRESS
+    path = tmp_path / "bars" / PROGRESS
     progress = json.loads(path.read_text())
     path.write_text(json.dumps({**progress, "settings": record["settings"]}))
     code, printed, errors = run("evaluate", tmp_path / "bars")
@@ -140,6 +140,11 @@ def test_trainings_that_are_refused(photos, tmp_path):
     refused(
         "none to test on. Expected test=False",
         *training(photos, tmp_path, "--test"),
+    )
+    refused(
+        "COIL-20 is not downloaded. Expected the path",
+        *("train", "conv_net", "coil20", "--no-validation"),
+        *("--output", tmp_path),
     )
     refused("dtype='float99'", *training(photos, tmp_path, "--dtype=float99"))
     refused("warmup=7.0", *training(photos, tmp_path, "--warmup", 7))

@@ -131,6 +131,19 @@ def test_weights_are_where_they_belong(normalization, decoder, tmp_path):
     assert found == {}
 
 
+@pytest.mark.parametrize("missing", ["Generator", "Efficient_CapsNet/fc_caps"])
+def test_a_file_without_what_it_lists(missing, tmp_path):
+    path = write(tmp_path / "weights.h5", weights_of_a_file("batch"))
+    with h5py.File(path, "a") as file:
+        del file[missing]
+    model = make()
+    before = [numpy(each) for each in model.weights]
+    with pytest.raises(ValueError, match="Expected an HDF5 file.*cannot be re"):
+        model.load_published_weights(path)
+    for value, each in zip(before, model.weights, strict=True):
+        np.testing.assert_array_equal(value, numpy(each))
+
+
 def wrong_shape(models):
     models["Efficient_CapsNet"]["fc_caps/W:0"] = np.zeros((2, 4, 3, 5))
 

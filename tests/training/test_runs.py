@@ -21,6 +21,8 @@ from keras_capsules.training import failures
 from keras_capsules.training import resumable
 from keras_capsules.training import running
 from keras_capsules.training import tasks
+from keras_capsules.training.progress import PROGRESS
+from keras_capsules.training.progress import Progress
 from keras_capsules.training.settings import Settings
 from keras_capsules.training.task import Task
 from keras_capsules_cli import commands
@@ -94,6 +96,20 @@ def test_an_augmentation_moves_images_as_it_says():
     for option in ({"rotation": 30}, {"scale": 0.3}, {"shear": 0.3}):
         turned = augmentation.Augmentation(**option)(images, 1, 7)
         np.testing.assert_allclose(turned[:, 5, 5], 1.0, atol=1e-5)
+
+
+@pytest.mark.parametrize("angle", [0, 37, 90, -90])
+def test_a_shear_keeps_areas(angle):
+    """Whatever the rotation: images are turned first, then slanted."""
+    images = np.zeros((2, 81, 81, 1), "float32")
+    images[:, 30:51, 30:51] = 1
+    one = tf.ones(2)
+    moved = augmentation._move(
+        *(images, np.deg2rad(angle) * one, tf.constant([0.5, -0.3])),
+        *(1.2 * one, 0.9 * one, 0 * one, 0 * one),
+    )
+    areas = moved.numpy().sum(axis=(1, 2, 3))
+    np.testing.assert_allclose(areas, 21 * 21 * 1.2 * 0.9, rtol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +239,13 @@ def test_an_epoch_of_several_passes(tmp_path):
         (["--batch-size", "2000"], "Expected at most 1293. Received: batch_si"),
         (["--options", '{"filters": 0}'], "`filters`.*Received"),
         (["--average", "0.999"], "Expected at most 0.9772 for 200 s"),
+        (
+            ["--no-validation", "--patience", "1"],
+            "Expected patience=None with no_validation=True. Received: patien",
+        ),
+        (["--image-size", "64"], "None for a data set.*Received: image_size="),
+        (["--color-mode", "rgb"], "None for a data set.*'rgb' and task='digit"),
+        (["--scale", "1"], "`scale` to be below 1. Received: scale=1.0"),
         (["--seed", str(2**32)], "Expected at most 4294967295. Received: seed"),
         (
             ["--options", '{"num_classes": 3, "filtres": 5}'],
@@ -259,22 +282,62 @@ def test_two_objects(network, options, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "get_task", lambda *_: pairs)
     arguments = ["--no-validation", "--epochs", "1", "--batch-size", "10"]
     arguments += ["--options", json.dumps(options)]
+    for change in ("--shift=1", "--flip"):
+        with pytest.raises(ValueError, match="are not changed.*Received: .*="):
+            train([network, "multi_mnist", *arguments, change], tmp_path)
     record = train([network, "multi_mnist", *arguments], tmp_path)
     assert record["epochs"] == 1 and np.isfinite(record["curve"][0]["loss"])
 
 
+def test_a_finished_run_is_not_another_one(tmp_path, monkeypatch):
+    """The record says what trained, and the test images are looked at once."""
+    np.savez(tmp_path / "mine.npz", [1.0])
+    (tmp_path / "state-of-the-art.npz").touch()
+    arguments = [*COMMAND[:4], "--epochs", "2", "--per-class", "9"]
+    arguments += ["--batch-size", "30"]
+    first = train([*arguments, "--test"], tmp_path)
+    assert 0 < first["test_error"] <= 100
+    monkeypatch.setattr(running.provenance, "commit", lambda: "another")
+    monkeypatch.setattr(
+        running.records, "environment", lambda model: {"backend": "another"}
+    )
+    monkeypatch.setattr(running, "_measure_test", None)
+    for further in ([], ["--test"]):
+        assert train([*arguments, *further], tmp_path) == first
+    # Of what else is there, nothing is deleted.
+    names = {path.name for path in tmp_path.glob("*.npz")}
+    assert {"mine.npz", "state-of-the-art.npz"} < names and len(names) == 4
+    (tmp_path / "record.json").write_text("[]")
+    with pytest.raises(ValueError, match="is broken"):
+        train(arguments, tmp_path)
+
+
+def test_a_run_goes_on_with_its_backend(tmp_path, monkeypatch):
+    started = Progress({}, epoch=1)
+    started.begin("one", {"backend": "jax"})
+    started.begin("two", {"backend": "jax", "device": "cpu"})
+    assert started.commits == ["one", "two"]
+    assert started.environment["device"] == "cpu"
+    with pytest.raises(ValueError, match="KERAS_BACKEND=jax. Received: 'ten"):
+        started.begin("two", {"backend": "tensorflow"})
+    # Nothing was trained yet, or nobody noted it.
+    for free in (Progress({}, environment={"backend": "jax"}), Progress({}, 3)):
+        free.begin("", {"backend": "tensorflow"})
+        assert free.environment == {"backend": "tensorflow"}
+
+
 def test_a_folder_with_another_run(tmp_path):
-    resumable.Progress({"epochs": 3}).write(tmp_path)
-    assert resumable.Progress.of_folder(tmp_path, {"epochs": 3}).epoch == 0
+    Progress({"epochs": 3}).write(tmp_path)
+    assert Progress.of_folder(tmp_path, {"epochs": 3}).epoch == 0
     with pytest.raises(ValueError, match="run of other settings.*Received"):
-        resumable.Progress.of_folder(tmp_path, {"epochs": 4})
+        Progress.of_folder(tmp_path, {"epochs": 4})
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"epoch": 1}'])
 def test_a_broken_file_of_progress(tmp_path, content):
-    (tmp_path / resumable.PROGRESS).write_text(content)
+    (tmp_path / PROGRESS).write_text(content)
     with pytest.raises(ValueError, match="is broken.*Expected progress.json"):
-        resumable.Progress.of_folder(tmp_path, {"epochs": 3})
+        Progress.of_folder(tmp_path, {"epochs": 3})
 
 
 def test_a_broken_file_of_variables(tmp_path):
@@ -317,7 +380,7 @@ def test_the_command_without_folders():
 )
 def test_the_best_epoch(curve, best, tmp_path):
     """The highest accuracy and, among equals, the least loss."""
-    progress = resumable.Progress({})
+    progress = Progress({})
     model = models.ConvNet((5, 5, 1), 3, (4,))
     model.compile("sgd", "sparse_categorical_crossentropy")
     model.optimizer.build(model.trainable_variables)

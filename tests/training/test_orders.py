@@ -1,0 +1,77 @@
+"""The order of examples that are made of images, and what is made of them."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_capsules.datasets import overlapping
+from keras_capsules.datasets import viewpoints
+from keras_capsules.training import orders
+from keras_capsules.training import tasks
+from tests.helpers.testing import on_one_backend
+
+pytestmark = on_one_backend
+NUMBER = 29
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Squares, whose brightness says which one it is."""
+    images = np.zeros((NUMBER, 11, 11, 1), "float32")
+    images[:, 4:7, 4:7] = np.arange(1, NUMBER + 1)[:, None, None, None] / 64
+    labels = np.arange(NUMBER, dtype="int32") % 10
+    for module in (overlapping, viewpoints):
+        monkeypatch.setattr(
+            module, "load_arrays", lambda *_, **__: (images, labels)
+        )
+
+
+def numbers(task, first, last):
+    """Which images are first in examples: of pairs, the first target."""
+    found = []
+    for image, labels in task.train(first, last).as_numpy_iterator():
+        if isinstance(labels, dict):
+            image = labels["targets"][0]
+        found.append(round(64 * float(image.max())) - 1)
+    return found
+
+
+@pytest.mark.parametrize("name", ["affine_mnist", "multi_mnist"])
+def test_each_pass_and_each_seed_has_another_order(few, name):
+    task = tasks.get(name, 5, validated=False)
+    assert task.num_examples == NUMBER
+    first = numbers(task, 0, NUMBER)
+    second = numbers(task, NUMBER, 2 * NUMBER)
+    assert sorted(first) == sorted(second) == list(range(NUMBER))
+    other = numbers(tasks.get(name, 6, validated=False), 0, NUMBER)
+    for one, two in ((first, second), (first, other)):
+        assert np.mean(np.array(one) != two) > 0.7
+    # From anywhere, as it would have gone on.
+    assert numbers(task, 3, NUMBER + 4) == first[3:] + second[:4]
+    assert numbers(tasks.get(name, 5, validated=False), 3, 5) == first[3:5]
+
+
+def test_nothing_before_the_first_is_made():
+    made = []
+
+    def make(index):
+        tf.py_function(lambda x: made.append(int(x)), [index], [])
+        return index
+
+    train = orders.made_in_random_order(make, 7, 0)
+    found = list(train(700, 707).as_numpy_iterator())
+    assert sorted(found) == list(range(700, 707)) == sorted(made)
+
+
+def test_what_is_only_placed_is_not_turned(few, monkeypatch):
+    """It would be the same, but takes as long as all others."""
+    options = {"rotation": 0, "shear": 0, "scale": (1, 1), "seed": 3}
+    make, _ = viewpoints.view_maker("train", **options)
+    placed = make(tf.constant(40, "int64"))[0]
+    turning, _ = viewpoints.view_maker(
+        "train", **{**options, "rotation": 1e-12}
+    )
+    turned = turning(tf.constant(40, "int64"))[0]
+    np.testing.assert_allclose(placed, turned, atol=1e-6)
+    monkeypatch.setattr(viewpoints, "_transformed", None)
+    np.testing.assert_array_equal(make(tf.constant(40, "int64"))[0], placed)
