@@ -73,7 +73,10 @@ def measure(model, images, labels):
         "occlusion": (covered, SQUARES),
         "contrast": (faint, CONTRASTS),
     }
-    found = {"error": percent_wrong(scores, labels)}
+    found = {
+        "error": percent_wrong(scores, labels),
+        "wrong": np.flatnonzero(scores.argmax(axis=1) != labels).tolist(),
+    }
     for claim, (change, amounts) in changes.items():
         found[claim] = {
             str(amount): percent_wrong(
@@ -348,6 +351,7 @@ def tables(found):
                 for name, runs in families.items()
             },
         )
+    yield from pairs_of(found)
     sure = ("digits", "swapped", "told_apart", "same_class")
     yield from table(
         [
@@ -374,6 +378,42 @@ def tables(found):
             for name, runs in families.items()
         },
     )
+
+
+def pairs_of(found):
+    """Which of two networks is wrong, image by image; lines of Markdown."""
+    yield (
+        "| | | only the first is wrong about | only the second | p, McNemar's "
+        "exact test |"
+    )
+    yield "|---" * 5 + "|"
+    capsules = [
+        x for x in found.values() if x["network"] == "efficient_capsnet"
+    ]
+    for first, second in itertools.product(capsules, found.values()):
+        if second["network"] == "efficient_capsnet":
+            continue
+        one, two = set(first["wrong"]), set(second["wrong"])
+        names = [
+            f"{FAMILIES[each['network']]}, seed {each['seed']}"
+            for each in (first, second)
+        ]
+        numbers = len(one - two), len(two - one)
+        cells = [*names, *map(str, numbers), f"{mcnemar(*numbers):.2f}"]
+        yield "| " + " | ".join(cells) + " |"
+    yield ""
+
+
+def mcnemar(first, second):
+    """How likely so large a difference is by chance, of so many images.
+
+    Args:
+        first: Integer, the images about which only the first network is wrong.
+        second: Integer, those of the second.
+    """
+    number = first + second
+    tail = sum(math.comb(number, x) for x in range(min(first, second) + 1))
+    return min(1.0, 2 * tail / 2**number)
 
 
 def of_few_images(records):

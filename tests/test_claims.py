@@ -160,6 +160,21 @@ def test_an_image_is_wrong_if_any_attack_succeeds(claims, monkeypatch):
         assert found[claim]["0.1"] == expected
 
 
+def test_two_networks_image_by_image(claims):
+    # 17 and 25 of 42: as SciPy's binomtest(17, 42) says.
+    assert claims.mcnemar(17, 25) == pytest.approx(0.2800, abs=1e-4)
+    assert claims.mcnemar(25, 17) == claims.mcnemar(17, 25)
+    assert claims.mcnemar(0, 0) == 1 and claims.mcnemar(3, 3) == 1
+    assert claims.mcnemar(0, 10) == pytest.approx(2 / 2**10)
+    found = {
+        "a": {"network": "efficient_capsnet", "seed": 4, "wrong": [1, 2, 5]},
+        "b": {"network": "conv_net", "seed": 7, "wrong": [2, 3]},
+    }
+    (*_, row, end) = claims.pairs_of(found)
+    expected = "| EfficientCapsNet, seed 4 | ConvNet, seed 7 | 2 | 1 | 1.00 |"
+    assert row == expected and end == ""
+
+
 def test_how_sure_a_network_is(claims):
     digits = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
     others = np.array([[0.5, 0.5], [0.7, 0.3], [0.1, 0.05]])
@@ -270,6 +285,10 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
             ("conv_net", "affine_mnist", "", 1, 8.0),
             ("efficient_capsnet", "affine_mnist", "", 0, 2.5),
             ("efficient_capsnet", "affine_mnist", "-11k", 0, 99.0),
+            # Both are of other sizes than those of other tasks.
+            ("conv_net", "multi_mnist", "-deep", 0, 9.0),
+            ("efficient_capsnet", "multi_mnist", "-deep", 0, 6.0),
+            ("efficient_capsnet", "multi_mnist", "-both_above_half", 0, 99.0),
             ("conv_net", "cifar10", "", 0, 13.0),
         )
     ]
@@ -285,9 +304,10 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
     text = page.read_text()
     assert text.count("| ConvNet |") == 10 and "±" in text
     # CIFAR-10 has only one network: there is nothing to compare.
-    assert "| Test error, % | affine MNIST |\n" in text
-    assert "| EfficientCapsNet | 2.50 |\n" in text
-    assert "| ConvNet | 7.00 ± 1.41 |\n" in text
+    head = "| Test error, % | affine MNIST | MultiMNIST, both digits right |\n"
+    assert head in text
+    assert "| EfficientCapsNet | 2.50 | 6.00 |\n" in text
+    assert "| ConvNet | 7.00 ± 1.41 | 9.00 |\n" in text
     assert (page.parent / "claims-tasks.png").stat().st_size > 1000
     row = "| EfficientCapsNet | 12.00 ± 2.83 | 3.00 |"
     assert row in text
@@ -307,6 +327,15 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
     claims.main()
     again = json.loads((tmp_path / "claims.json").read_text())
     assert again["networks"] == results["networks"]
+    # Others than those that are asked for stay as they are.
+    with monkeypatch.context() as patch:
+        patch.setattr("recorded.load", None)
+        patch.setattr(
+            "sys.argv", [*arguments, "--networks", "efficient_capsnet"]
+        )
+        claims.main()
+        kept = json.loads((tmp_path / "claims.json").read_text())
+        assert kept["networks"] == results["networks"]
     # Figures of networks that are too large to be kept stay, if they are of
     # the same records.
     with monkeypatch.context() as patch:

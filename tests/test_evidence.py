@@ -71,7 +71,7 @@ def test_the_mean_of_seeds_beside_what_is_published(evidence, tmp_path):
     assert rows[0][0].startswith("[large](") and rows[0][3] == "0.30"
     assert rows[1][0] == "[small](../benchmarks/results/runs/small-seed0.json)"
     assert rows[1][1:] == [
-        *("1,234", "5,678", "0.60 ± 0.14", "0.50 ± 0.14", "0, 1", "3, 3", "2")
+        *("1,234", "5,678", "0.60 ± 0.14", "0, 1", "3", "1.5")
     ]
     assert rows[2][0].startswith("*published:*")
 
@@ -130,7 +130,7 @@ def test_figures_of_other_measures_are_marked_and_not_drawn(
     )
     evidence.draw(groups, tmp_path)
     (axis,) = [each for each in drawn[0].axes if each.get_title()]
-    ours = [x for x in axis.lines if x.get_label() == "conv_net"]
+    ours = [x for x in axis.lines if x.get_label() == "ConvNet"]
     assert [len(each.get_xdata()) for each in ours] == [1]
 
 
