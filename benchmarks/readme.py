@@ -14,8 +14,11 @@ import evidence
 import harness
 
 TASKS = evidence.TITLES
-# The network with capsules and the one without that are compared.
-NETWORKS = {"efficient_capsnet": "EfficientCapsNet", "conv_net": "ConvNet"}
+# The network with capsules and those without that are compared.
+NETWORKS = {
+    name: evidence.FAMILIES[name]
+    for name in ("efficient_capsnet", "conv_net", "squeeze_excitation_net")
+}
 # Where the name of a row is not that of the task and the network.
 ROWS = {("multi_mnist", name): f"multi_mnist-{name}-deep" for name in NETWORKS}
 ROUTINGS = [
@@ -64,7 +67,7 @@ def tables():
 
 
 def errors(groups):
-    """The test errors of both networks, and the least published, for each task.
+    """The test errors of all networks, and the least published, for each task.
 
     Args:
         groups: Lists of records by task and name.
@@ -79,7 +82,7 @@ def errors(groups):
             continue
         best = min(
             evidence.PUBLISHED.get(task, ()),
-            key=lambda published: published[-1],
+            key=lambda published: published[2],  # its least error
             default=None,
         )
         rows.append(
@@ -87,11 +90,12 @@ def errors(groups):
                 title,
                 *(
                     evidence.spread([run.get("test_error") for run in runs])
+                    + ", one seed" * (len(runs) == 1)
                     if runs
                     else "–"
                     for runs in found
                 ),
-                f"{best[-1]}, {best[0]}" if best else "–",
+                f"{best[2]}, {best[0]}" if best else "–",
             ]
         )
     return in_markdown(rows)

@@ -68,12 +68,13 @@ def test_every_option_is_set():
         "noise": "0.4",
     }
     argv = [f"--{name}={value}" for name, value in given.items()]
-    parsed = options.make_parser().parse_args(
-        ["train", "capsnet", "photos", *argv, "--no-validation", "--flip"]
-    )
+    parse = options.make_parser().parse_args
+    parsed = parse(["train", "capsnet", "photos", *argv, "--flip"])
     settings = Settings.from_record(vars(parsed))
     record = settings.as_record(True)
-    assert record.pop("flip") and record.pop("no_validation")
+    assert record.pop("flip") and record.pop("no_validation") is False
+    # Without validation, there is no patience.
+    assert parse(["train", "capsnet", "x", "--no-validation"]).no_validation
     expected = {key.replace("-", "_"): x for key, x in given.items()}
     assert record.pop("options") == {"filters": 5}
     assert record.pop("image_size") == (17, 13)
