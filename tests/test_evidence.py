@@ -115,14 +115,14 @@ def test_page_and_picture(evidence, tmp_path, monkeypatch):
         evidence.put("# Nothing", "mnist", "table")
 
 
-def test_figures_of_other_measures_are_marked_and_not_drawn(
+def test_figures_that_are_aside_are_marked_and_not_drawn(
     evidence, tmp_path, monkeypatch
 ):
-    (name,) = evidence.OTHER_MEASURE
+    name, reason = next(iter(evidence.ASIDE.items()))
     runs = [record(seed=0, name=f"{each}-seed0") for each in (name, "conv")]
     groups = {("multi_mnist", each["name"][:-6]): [each] for each in runs}
     text = evidence.table("multi_mnist", {k[1]: x for k, x in groups.items()})
-    assert f"{name}-seed0.json), another measure | " in text
+    assert f"{name}-seed0.json), {reason} | " in text
     assert "conv-seed0.json) | " in text
     drawn = []
     monkeypatch.setattr(
