@@ -55,8 +55,8 @@ PUBLISHED = {
 }
 # Settings that came later than some records, and what was done before.
 _DEFAULTS = {"passes": 1, "per_class": None}
-# Records that are not to be compared with others of their task, and why. They are
-# not drawn.
+# Records that are not to be compared with others of their task, and why. They
+# are not drawn.
 ASIDE = {
     # A pair counted if exactly its two scores were above 0.5, which is harder.
     "multi_mnist-efficient_capsnet-both_above_half": "another measure",

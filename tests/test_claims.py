@@ -170,7 +170,7 @@ def test_two_networks_image_by_image(claims):
         "a": {"network": "efficient_capsnet", "seed": 4, "wrong": [1, 2, 5]},
         "b": {"network": "conv_net", "seed": 7, "wrong": [2, 3]},
     }
-    (*_, row, end) = claims.pairs_of(found)
+    *_, row, end = claims.pairs_of(found)
     expected = "| EfficientCapsNet, seed 4 | ConvNet, seed 7 | 2 | 1 | 1.00 |"
     assert row == expected and end == ""
 

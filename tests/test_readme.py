@@ -92,7 +92,8 @@ def test_a_table_of_errors(monkeypatch):
         ("mnist", "mnist-conv_net-5k"): [{"test_error": 9.0}],
     }
     assert readme.errors(groups).splitlines()[2:] == [
-        "| MNIST | 0.30, one seed | – | – | 0.25, CapsNet (Sabour et al., 2017) |",
+        "| MNIST | 0.30, one seed | – | – | 0.25, "
+        "CapsNet (Sabour et al., 2017) |",
         "| COIL-20, 8 of 72 views trained | – | 0.60 ± 0.14 | – | – |",
     ]
 

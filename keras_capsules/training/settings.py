@@ -1,6 +1,7 @@
 """The settings of a training."""
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,6 +81,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_choice(self.network, "network", networks.NAMES)
+        _check_plain(self.options)
         for name in ("epochs", "passes", "batch_size"):
             check_integer(getattr(self, name), name)
         for name in ("per_class", "patience"):
@@ -175,6 +177,18 @@ class Settings:
         if is_folder:
             record |= self._of_folder()
         return {**record, **changes}
+
+
+def _check_plain(options):
+    """Refuses options that a record could not hold."""
+    try:
+        json.dumps(dict(options))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "Invalid value for argument `options`. Expected a dictionary that "
+            "JSON can hold: of numbers, strings, lists and dictionaries. "
+            f"Received: options={options!r}"
+        ) from error
 
 
 def _check_dtype(dtype):

@@ -259,6 +259,14 @@ def test_errors_before_training(tmp_path, arguments, message):
         train([*COMMAND[:2], *arguments], tmp_path)
 
 
+@pytest.mark.parametrize("value", [np.float32(0.1), {1, 2}, len])
+def test_options_that_a_record_cannot_hold(value):
+    with pytest.raises(ValueError, match="JSON can hold.*Received: options="):
+        Settings("conv_net", "digits", options={"dropout": value})
+    with pytest.raises(ValueError, match="`options`.*Received: options=7"):
+        Settings("conv_net", "digits", options=7)
+
+
 @pytest.mark.parametrize(
     ("network", "options"),
     [
