@@ -47,7 +47,7 @@ BINS = 15  # of the calibration error
 
 
 def main():
-    arguments = parser_of(__doc__, PAGE, images=10_000).parse_args()
+    arguments = parser_of(__doc__, PAGE, 10_000, SAME_SIZE).parse_args()
     found = measured("claims", measure, arguments, networks=SAME_SIZE)
     records = evidence.read(arguments.records)
     few, others = of_few_images(records), of_tasks(records)
@@ -208,10 +208,10 @@ def attack_gradient(model, lead):
     return gradient
 
 
-# What an attack may lower. Of probabilities, differences of logarithms are
-# those of logits. But the logarithm of a length near 0 is so steep that the
-# length of the right class hardly counts: there, the last one is that before
-# `squash`. The worst of all counts, for every network.
+# What an attack may lower; the worst of all counts, for every network. For
+# probabilities, differences of logarithms are differences of logits. For
+# lengths they would not do: the logarithm of a length near 0 is so steep that
+# the length of the right class hardly counts. The last one undoes `squash`.
 LEADS = {
     "logarithms": lambda scores: tf.math.log(scores + 1e-9),
     "scores": lambda scores: scores,

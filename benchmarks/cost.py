@@ -49,7 +49,10 @@ def main():
     )
     arguments = parser.parse_args()
     if not arguments.redraw:
-        found = {name: [] for name in arguments.networks}
+        found = {}
+        if (arguments.output / "cost.json").exists():
+            found = harness.read("cost", arguments.output)["networks"]
+        found |= {name: [] for name in arguments.networks}
         for seed in range(arguments.seeds):
             for name in arguments.networks:
                 row = harness.call(

@@ -9,6 +9,7 @@ the tables between the marks in `docs/evidence.md`, and the pictures beside it.
 
 import argparse
 import collections
+import itertools
 import json
 import math
 import pathlib
@@ -177,13 +178,13 @@ def table(task, groups):
         first = runs[0]
         cells = [
             f"[{name}](../benchmarks/results/runs/{first['name']}.json)"
-            + f", {ASIDE.get(name)}" * (name in ASIDE),
+            + (f", {ASIDE[name]}" if name in ASIDE else ""),
             f"{first['parameters']:,}",
             f"{first['parameters_with_decoder']:,}",
             spread([run.get("test_error") for run in runs]),
             ", ".join(str(run["seed"]) for run in runs),
             str(first["epochs"]),
-            f"{statistics.median(run['seconds'] for run in runs) / 60:.2g}",
+            minutes([run["seconds"] for run in runs]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     for name, parameters, least, largest in PUBLISHED.get(task, ()):
@@ -195,6 +196,12 @@ def table(task, groups):
     if task in NOTES:
         lines += ["", NOTES[task]]
     return "\n".join(lines)
+
+
+def minutes(seconds):
+    """The median, to two digits."""
+    found = statistics.median(seconds) / 60
+    return f"{found:.0f}" if found >= 10 else f"{found:.2g}"
 
 
 def error(runs):
@@ -230,23 +237,28 @@ def draw_task(axis, task, groups):
     """Draws the mean of all seeds of each network, and each seed as a dot."""
     for number, (family, label) in enumerate(FAMILIES.items()):
         found = sorted(
-            (runs[0]["parameters"], error(runs), runs)
-            for runs in groups
-            if runs[0]["network"] == family
+            (
+                (runs[0]["parameters"], error(runs), runs)
+                for runs in groups
+                if runs[0]["network"] == family
+            ),
+            key=lambda each: each[:2],
         )
         colour = f"C{number}"
         for size, _, runs in found:
-            errors = [run["test_error"] for run in runs]
+            errors = [x["test_error"] for x in runs if "test_error" in x]
             axis.plot([size] * len(errors), errors, ".", color=colour)
         if found:
             sizes, means, _ = zip(*found, strict=True)
             axis.plot(sizes, means, "o-", mfc="none", label=label, color=colour)
-    for marker, (name, size, least, largest) in zip(
-        "x+123", PUBLISHED.get(task, ()), strict=False
+    for marker, line, (name, size, least, largest) in zip(
+        itertools.cycle("x+123"),
+        itertools.cycle([":", "--", "-."]),
+        PUBLISHED.get(task, ()),
+        strict=False,
     ):
         label = f"published: {name}"
         if size is None:  # at any size
-            line = {"x": ":", "+": "--", "1": "-."}[marker]
             axis.axhline(least, ls=line, color="k", lw=0.8, label=label)
         else:
             sizes, errors = [size] * 2, [least, largest]

@@ -27,13 +27,14 @@ FAMILIES = evidence.FAMILIES
 LARGEST = 2_000_000  # parameters of a network whose weights are kept
 
 
-def parser_of(description, page, images):
+def parser_of(description, page, images, networks=tuple(FAMILIES)):
     """A parser of the options of a benchmark of trained networks.
 
     Args:
         description: Of the benchmark.
         page: Path of the page with its tables.
         images: Integer, how many test images by default.
+        networks: Keys of `FAMILIES`, those that it measures.
     """
     parser = harness.parser(description, images=images, data_dir="")
     add = parser.add_argument
@@ -43,7 +44,7 @@ def parser_of(description, page, images):
     add(
         "--networks",
         nargs="+",
-        choices=FAMILIES,
+        choices=networks,
         help="measure these alone, and keep what is known of others; by "
         "default, all of the benchmark",
     )
@@ -175,9 +176,10 @@ def earlier_of(earlier, name, record):
     """The figures that were measured when the weights were there."""
     if earlier.get(name, {}).get("record") != digest(record):
         raise ValueError(
-            "A network was not measured while its weights were there: train it "
-            f"again. Expected the run of {name}.json, or figures of it. "
-            f"Received: {name} with the figures of another record, or of none"
+            "There are no figures of a network. If --networks leaves it out, "
+            "name it; if its weights are gone, train it again. Expected the "
+            f"run of {name}.json, or figures of it. Received: {name} with the "
+            "figures of another record, or of none"
         )
     return earlier[name]
 

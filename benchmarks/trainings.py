@@ -106,11 +106,12 @@ _SIZES = {
             "capsule_dim": 12,
         },
     },
+    # With 5,000 and 25,000 parameters, no dropout was better than the default.
     "conv_net": {
-        5: {"filters": [8, 8, 8], "units": [24]},
-        11: {"filters": [8, 16, 20], "units": [20]},
-        25: {"filters": [12, 24, 30], "units": [30]},
-        62: {"filters": [20, 40, 40], "units": [60]},
+        5: {"filters": [8, 8, 8], "units": [24], "dropout": 0.0},
+        11: {"filters": [8, 16, 20], "units": [20], "dropout": 0.0},
+        25: {"filters": [12, 24, 30], "units": [30], "dropout": 0.0},
+        62: {"filters": [20, 40, 40], "units": [60], "dropout": 0.0},
     },
 }
 TRAININGS = {

@@ -48,6 +48,7 @@ from keras_capsules import MarginLoss
 from keras_capsules import distribution
 from keras_capsules.models import CapsNet
 from keras_capsules.training import resumable
+from keras_capsules.training.progress import Progress
 from keras_capsules.utils import files
 
 SIZE, CELLS, SCALE = 16, 6, 2
@@ -88,7 +89,7 @@ def main(argv=None):
     }
     settings["data"] = identity(arguments)
     folder = files.prepare_folder(arguments.output)
-    progress = resumable.Progress.of_folder(folder, settings)
+    progress = Progress.of_folder(folder, settings)
     cluster.check_same(
         progress.epoch,
         "Expected a folder `output` that all processes share, with the same "

@@ -36,7 +36,7 @@ from scaling import records
 from keras_capsules import MarginLoss
 from keras_capsules import datasets
 from keras_capsules.models import EfficientCapsNet
-from keras_capsules.training import resumable
+from keras_capsules.training.progress import Progress
 from keras_capsules.utils import files
 
 SIZE = 16
@@ -90,7 +90,7 @@ def train(arguments, folder):
         for key in ("batch_size", "process", "processes", "seed")
     }
     settings["data"] = records.identity(contents)
-    progress = resumable.Progress.of_folder(output, settings)
+    progress = Progress.of_folder(output, settings)
     keras.utils.set_random_seed(arguments.seed)
     model = EfficientCapsNet(
         contents["image_shape"],

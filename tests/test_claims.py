@@ -347,7 +347,9 @@ def test_page_and_picture(claims, tmp_path, monkeypatch):
         first = tmp_path / "records" / "mnist-conv_net-seed0.json"
         text = first.read_text()
         first.write_text(text.replace("1234", "5678"))
-        with pytest.raises(ValueError, match="not measured while.*another rec"):
+        with pytest.raises(
+            ValueError, match="no figures of a network.*another rec"
+        ):
             claims.main()
         first.write_text(text)
     # Runs of other settings than the record's are not taken for it.

@@ -69,3 +69,10 @@ def test_page_and_picture(cost, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", [*arguments, "--redraw"])
     cost.main()
     assert page.read_text() == text
+    # Others than those that are asked for stay as they are.
+    monkeypatch.setattr(
+        "sys.argv", [*arguments, "--networks", "conv_net", "--seeds=1"]
+    )
+    cost.main()
+    assert "| EfficientCapsNet | 1,234 | 11 (10 to 12) " in page.read_text()
+    assert "| ConvNet | 1,234 | 10 | 100 | 0.5 | 50 |" in page.read_text()

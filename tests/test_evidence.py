@@ -223,6 +223,16 @@ def test_the_commit_of_a_checkout(monkeypatch, tmp_path):
     assert harness.name_of(tmp_path) == f"commit {commit[:7]} with changes"
 
 
+def test_minutes_have_two_digits(evidence):
+    for seconds, text in (
+        ([7200.0], "120"),
+        ([44.0, 62.0, 50.0], "0.83"),
+        ([570.0, 600.0], "9.8"),
+        ([5970.0], "100"),
+    ):
+        assert evidence.minutes(seconds) == text
+
+
 def test_runs_of_one_name_have_the_same_settings(evidence):
     first = record(name="a", settings={"epochs": 3, "seed": 0, "name": "a"})
     same = {"epochs": 3, "passes": 1, "per_class": None, "seed": 1, "name": "b"}

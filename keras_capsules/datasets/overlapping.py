@@ -11,6 +11,7 @@ from keras_capsules.datasets.chance import check_seed
 from keras_capsules.datasets.chance import random_integer
 from keras_capsules.datasets.loading import info
 from keras_capsules.datasets.loading import load_arrays
+from keras_capsules.datasets.tensors import on_cpu
 from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_integer
 
@@ -80,7 +81,15 @@ def multi_mnist(
     (TensorShape([12, 12, 1]), TensorShape([2, 12, 12, 1]))
     """
     pairs_per_image = check_integer(pairs_per_image, "pairs_per_image")
-    make, number = pair_maker(split, name, pad, shift, targets, seed, data_dir)
+    make, number = pair_maker(
+        split,
+        name=name,
+        pad=pad,
+        shift=shift,
+        targets=targets,
+        seed=seed,
+        data_dir=data_dir,
+    )
     import tensorflow as tf
 
     indices = tf.data.Dataset.range(number * pairs_per_image)
@@ -89,6 +98,7 @@ def multi_mnist(
 
 def pair_maker(
     split: str = "train",
+    *,
     name: str = "mnist",
     pad: int = 4,
     shift: int = 6,
@@ -99,17 +109,20 @@ def pair_maker(
     """A function that makes any pair, for those who want another order.
 
     Args:
-        split: See `multi_mnist`; and so for the others.
-        name: See there.
-        pad: See there.
-        shift: See there.
-        targets: See there.
-        seed: See there.
-        data_dir: See there.
+        split: As that of `multi_mnist`, like all other arguments.
+        name: String, the data set.
+        pad: Integer, the zeros on each side.
+        shift: Integer, the largest shift.
+        targets: Boolean, whether labels come with the image of each object.
+        seed: Integer.
+        data_dir: Where TensorFlow Datasets looks.
 
     Returns:
         A function of an int64 scalar, the number of the pair; and the number of
         images.
+
+    Raises:
+        ValueError: As `multi_mnist`.
     """
     pad = check_integer(pad, "pad", minimum=0)
     shift = check_integer(shift, "shift", minimum=0)
@@ -129,9 +142,7 @@ def pair_maker(
     import tensorflow as tf
 
     number = len(images)
-    # As arrays, they would be part of the graph, which is copied many times.
-    images, labels = tf.constant(images), tf.constant(labels)
-    order, starts = tf.constant(order), tf.constant(starts)
+    images, labels, order, starts = on_cpu(images, labels, order, starts)
     padding = [(pad, pad), (pad, pad), (0, 0)]
 
     def make(index):

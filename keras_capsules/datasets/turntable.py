@@ -90,7 +90,7 @@ def coil20(
     size = None
     if image_size is not None:
         size = check_sizes(image_size, "image_size", 2)
-    path = pathlib.Path(given(path))
+    path = pathlib.Path(check_path(path))
     read = _of_folder if path.is_dir() else _of_file
     images, labels, views = read(path)
     order = np.lexsort((views, labels))
@@ -110,11 +110,14 @@ def coil20(
     return tf.data.Dataset.from_tensor_slices(pairs).map(convert)
 
 
-def given(path: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
-    """The path, or an error that says that there is no default.
+def check_path(path: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """Returns the path of COIL-20, for which there is no default.
 
     Args:
-        path: The path of COIL-20, or `None`.
+        path: A path, or `None`.
+
+    Raises:
+        ValueError: If it is `None`.
     """
     if path is None:
         raise ValueError(

@@ -12,6 +12,7 @@ from keras_capsules.datasets.chance import check_seed
 from keras_capsules.datasets.chance import random_integer
 from keras_capsules.datasets.chance import seed_of
 from keras_capsules.datasets.loading import load_arrays
+from keras_capsules.datasets.tensors import on_cpu
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_number
 
@@ -84,7 +85,14 @@ def affine_mnist(
     """
     versions = check_integer(versions, "versions")
     make, number = view_maker(
-        split, name, size, rotation, shear, scale, seed, data_dir
+        split,
+        name=name,
+        size=size,
+        rotation=rotation,
+        shear=shear,
+        scale=scale,
+        seed=seed,
+        data_dir=data_dir,
     )
     import tensorflow as tf
 
@@ -94,6 +102,7 @@ def affine_mnist(
 
 def view_maker(
     split: str = "test",
+    *,
     name: str = "mnist",
     size: int = 40,
     rotation: float = 20.0,
@@ -105,18 +114,21 @@ def view_maker(
     """A function that makes any version, for those who want another order.
 
     Args:
-        split: See `affine_mnist`; and so for the others.
-        name: See there.
-        size: See there.
-        rotation: See there.
-        shear: See there.
-        scale: See there.
-        seed: See there.
-        data_dir: See there.
+        split: As that of `affine_mnist`, like all other arguments.
+        name: String, the data set.
+        size: Integer, height and width of the frame.
+        rotation: Number, the largest angle in degrees.
+        shear: Number, the largest shear.
+        scale: Pair of numbers, the least and the largest factor.
+        seed: Integer.
+        data_dir: Where TensorFlow Datasets looks.
 
     Returns:
         A function of an int64 scalar, the number of the example; and the number
         of images.
+
+    Raises:
+        ValueError: As `affine_mnist`.
     """
     rotation = math.radians(check_number(rotation, "rotation", 0, 180))
     shear = check_number(shear, "shear", 0, 2)
@@ -133,8 +145,7 @@ def view_maker(
 
     import tensorflow as tf
 
-    # As arrays, they would be part of the graph, which is copied many times.
-    images, labels = tf.constant(images), tf.constant(labels)
+    images, labels = on_cpu(images, labels)
     room = math.ceil(max(image_size) * max(1.0, scale[1]) * (1 + shear))
     low = [-rotation, -shear, scale[0], scale[0]]
     high = [rotation, shear, scale[1], scale[1]]

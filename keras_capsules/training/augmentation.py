@@ -27,7 +27,7 @@ class Augmentation:
         noise: Number, a standard deviation.
 
     Raises:
-        ValueError: If one of them is negative, or `scale` is not below 1.
+        ValueError: If one of them is negative.
     """
 
     shift: float = 0.0
@@ -43,11 +43,6 @@ class Augmentation:
         for field in dataclasses.fields(self):
             if field.name != "flip":
                 check_number(getattr(self, field.name), field.name, 0.0)
-        if self.scale >= 1:
-            raise ValueError(
-                "Images would be scaled by 0 or less. Expected `scale` to be "
-                f"below 1. Received: scale={self.scale!r}"
-            )
         check_integer(self.erase, "erase", 0)
         check_boolean(self.flip, "flip")
 

@@ -3,7 +3,7 @@
 import os
 
 from keras_capsules import datasets
-from keras_capsules.datasets.turntable import given
+from keras_capsules.datasets.turntable import check_path
 from keras_capsules.training import tasks
 
 _MNIST = datasets.info("mnist")
@@ -62,7 +62,7 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
         ConnectionError: As `datasets.load`.
     """
     if name == "coil20":
-        path = given(data_dir)
+        path = check_path(data_dir)
         number = sum(
             len(datasets.coil20(path, split)) for split in ("train", "test")
         )

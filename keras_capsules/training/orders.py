@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_capsules.datasets.tensors import on_cpu
+
 
 def few_of_each(labels: np.ndarray, number: int, seed: int) -> np.ndarray:
     """Indices of a few images of each class.
@@ -45,8 +47,7 @@ def in_random_order(
         A function as `Task.train`.
     """
     number = len(images)
-    # As arrays, they would be part of the graph, which is copied many times.
-    images, labels = tf.constant(images), tf.constant(labels)
+    images, labels = on_cpu(images, labels)
 
     def make(index):
         place = index % number

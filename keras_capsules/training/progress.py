@@ -81,7 +81,9 @@ class Progress:
                 "A run goes on with the backend that it began with. Expected "
                 f"KERAS_BACKEND={before}. Received: {environment['backend']!r}"
             )
-        self.commits = list(dict.fromkeys([*self.commits, commit]))
+        # Of an epoch that did not end, nothing is left.
+        earlier = self.commits if self.epoch else []
+        self.commits = list(dict.fromkeys([*earlier, commit]))
         self.environment = environment
 
     def write(self, folder: files.Path) -> None:

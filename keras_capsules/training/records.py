@@ -33,7 +33,7 @@ def describe(
         "commits": progress.commits,  # more if it was continued
         "network": settings.network,
         "task": settings.task,
-        "class_names": task.class_names,
+        "class_names": list(task.class_names),
         "parameters": encoder.count_params(),
         "parameters_with_decoder": model.count_params(),
         "seed": settings.seed,
@@ -41,8 +41,7 @@ def describe(
         "epochs": progress.epoch,
         "chosen_epoch": progress.best_epoch,
         "seconds": round(progress.seconds, 1),
-        # Runs of earlier versions did not note it.
-        **(progress.environment or environment(model)),
+        **progress.environment,
         "curve": progress.curve,
     }
     if "val_accuracy" in chosen:
@@ -69,11 +68,12 @@ def environment(model: keras.Model) -> dict[str, Any]:
     }
 
 
-def earlier_test(path: pathlib.Path) -> dict[str, Any]:
-    """The test errors in the record of an earlier call, if there are some.
+def earlier(path: pathlib.Path, progress: Progress) -> dict[str, Any]:
+    """The record that the same run wrote before; empty if there is none.
 
     Args:
         path: Path of the record.
+        progress: The `Progress` of the run, which is complete.
 
     Raises:
         ValueError: If the record is broken.
@@ -82,10 +82,11 @@ def earlier_test(path: pathlib.Path) -> dict[str, Any]:
         return {}
     try:
         record = json.loads(path.read_text())
-        names = record.keys() & {"test_error", "test"}
-        return {name: record[name] for name in names}
-    except (AttributeError, ValueError) as error:
+        found = record["settings"], record["curve"]
+    except (KeyError, TypeError, ValueError) as error:
         raise broken(path, error) from error
+    run = json.loads(json.dumps([progress.settings, progress.curve]))
+    return record if [*found] == run else {}
 
 
 def percent_wrong(accuracy: float) -> float:

@@ -94,7 +94,7 @@ def train(
             "`keras-capsules evaluate` with another folder later. Received: "
             f"test=True and task={settings.task!r}"
         )
-    settings.check_task(of_folder)
+    settings.check_use(of_folder)
     plain = settings.as_record(of_folder) | tasks.identity(settings.task)
     with run_folder(folder) as run:
         progress = Progress.of_folder(run, plain)
@@ -107,11 +107,15 @@ def train(
             )
             _fit(model, loss, task, settings, progress, run, tensorboard)
             _save(model, run)
-            record = records.describe(model, task, progress, settings)
-            record |= records.earlier_test(run / RECORD)
+            # What is complete keeps its record: what trained it, and how well
+            # it did.
+            record = records.earlier(run / RECORD, progress) or {
+                "command": command,
+                **records.describe(model, task, progress, settings),
+            }
             if test and "test" not in record:
+                record |= {"command": command}
                 record |= _measure_test(model, task, settings)
-        record = {"command": command, **record}
         with files.replacing(run / RECORD) as path:
             path.write_text(json.dumps(record, indent=2) + "\n")
     return record

@@ -92,12 +92,6 @@ class Settings:
                 "Generators of random numbers take no larger seed. Expected at "
                 f"most {_LARGEST_SEED}. Received: seed={self.seed!r}"
             )
-        if self.patience is not None and self.no_validation:
-            raise ValueError(
-                "Without validation, no epoch is better than another. Expected "
-                "patience=None with no_validation=True. Received: "
-                f"patience={self.patience!r}"
-            )
         check_number(
             self.learning_rate, "learning_rate", 0.0, open_minimum=True
         )
@@ -119,16 +113,32 @@ class Settings:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape of images of a folder."""
-        given = self._of_folder()
-        height, width = check_sizes(given["image_size"], "image_size", 2)
-        return height, width, COLOR_MODES[given["color_mode"]]
+        of_folder = self._of_folder()
+        height, width = check_sizes(of_folder["image_size"], "image_size", 2)
+        return height, width, COLOR_MODES[of_folder["color_mode"]]
 
-    def check_task(self, is_folder: bool) -> None:
-        """Refuses settings that mean nothing for the task.
+    def check_use(self, is_folder: bool) -> None:
+        """Refuses settings that would do nothing in a training, or harm.
+
+        Runs of earlier versions may have them, and can still be read.
 
         Args:
             is_folder: Boolean, whether the task is a folder of images.
+
+        Raises:
+            ValueError: If there is one.
         """
+        if self.patience is not None and self.no_validation:
+            raise ValueError(
+                "Without validation, no epoch is better than another. Expected "
+                "patience=None with no_validation=True. Received: "
+                f"patience={self.patience!r}"
+            )
+        if self.augmentation.scale >= 1:
+            raise ValueError(
+                "Images would be scaled by 0 or less. Expected `scale` to be "
+                f"below 1. Received: scale={self.augmentation.scale!r}"
+            )
         given = [x for x in _OF_FOLDERS if getattr(self, x) is not None]
         if given and not is_folder:
             raise ValueError(
@@ -139,12 +149,9 @@ class Settings:
             )
 
     def _of_folder(self):
-        defaults = {"image_size": 32, "color_mode": "rgb"}
         return {
-            name: default
-            if getattr(self, name) is None
-            else getattr(self, name)
-            for name, default in defaults.items()
+            "image_size": 32 if self.image_size is None else self.image_size,
+            "color_mode": self.color_mode or "rgb",
         }
 
     @classmethod

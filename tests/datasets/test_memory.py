@@ -60,6 +60,7 @@ def test_images_are_not_copied_again_and_again():
         env={**os.environ, "KERAS_BACKEND": "tensorflow"},
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert not done.returncode, done.stderr
     loaded, used = map(float, done.stdout.split())

@@ -49,7 +49,8 @@ def train(arguments, folder):
     """The record of a training with these arguments of the command."""
     parsed = options.make_parser().parse_args(["train", *arguments])
     settings = Settings.from_record(vars(parsed))
-    return running.train(settings, folder, test=parsed.test)
+    command = " ".join(map(str, arguments))
+    return running.train(settings, folder, test=parsed.test, command=command)
 
 
 def start(folder):
@@ -303,8 +304,14 @@ def test_a_finished_run_is_not_another_one(tmp_path, monkeypatch):
     (tmp_path / "state-of-the-art.npz").touch()
     arguments = [*COMMAND[:4], "--epochs", "2", "--per-class", "9"]
     arguments += ["--batch-size", "30"]
+    untested = train(arguments, tmp_path)
     first = train([*arguments, "--test"], tmp_path)
     assert 0 < first["test_error"] <= 100
+    assert first["command"].endswith("--test")
+    others = {"test_error", "test", "command"}
+    assert {x: first[x] for x in first if x not in others} == {
+        x: untested[x] for x in untested if x not in others
+    }
     monkeypatch.setattr(running.provenance, "commit", lambda: "another")
     monkeypatch.setattr(
         running.records, "environment", lambda model: {"backend": "another"}
@@ -315,14 +322,31 @@ def test_a_finished_run_is_not_another_one(tmp_path, monkeypatch):
     # Of what else is there, nothing is deleted.
     names = {path.name for path in tmp_path.glob("*.npz")}
     assert {"mine.npz", "state-of-the-art.npz"} < names and len(names) == 4
+    # The record of another run is not taken for it.
+    (tmp_path / "progress.json").unlink()
+    again = train([*arguments, "--seed", "4"], tmp_path)
+    assert "test_error" not in again and again["commits"] == ["another"]
     (tmp_path / "record.json").write_text("[]")
     with pytest.raises(ValueError, match="is broken"):
-        train(arguments, tmp_path)
+        train([*arguments, "--seed", "4"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "useless", [{"patience": 3, "no_validation": True}, {"scale": 1.5}]
+)
+def test_runs_of_earlier_versions_can_be_read(useless, tmp_path):
+    record = {"network": "conv_net", "task": "digits", **useless}
+    settings = Settings.from_record(record)
+    with pytest.raises(ValueError, match="Expected.*Received: "):
+        running.train(settings, tmp_path)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_run_goes_on_with_its_backend(tmp_path, monkeypatch):
-    started = Progress({}, epoch=1)
+    started = Progress({})
+    started.begin("none", {"backend": "jax"})  # killed in its first epoch
     started.begin("one", {"backend": "jax"})
+    started.epoch = 1
     started.begin("two", {"backend": "jax", "device": "cpu"})
     assert started.commits == ["one", "two"]
     assert started.environment["device"] == "cpu"
