@@ -15,7 +15,7 @@ def on_cpu(*arrays: np.ndarray) -> "tuple[tf.Tensor, ...]":
     which is copied many times.
 
     Args:
-        *arrays: Arrays.
+        arrays: Arrays.
     """
     import tensorflow as tf
 
