@@ -329,9 +329,9 @@ TITLES = {
     "noise": ("Normal noise of this deviation", "standard deviation"),
     "occlusion": ("A black square of this side", "pixels"),
     "contrast": ("All pixels times this factor", "factor"),
-    "fgsm": ("FGSM, pixels changed by at most", "largest change"),
-    "pgd": ("PGD from the image, changed by at most", "largest change"),
-    "any": ("The worst attack, changed by at most", "largest change"),
+    "fgsm": ("FGSM, changes of at most", "largest change"),
+    "pgd": ("PGD, changes of at most", "largest change"),
+    "any": ("The worst attack, changes of at most", "largest change"),
 }
 
 
