@@ -73,6 +73,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     libraries.load()
     from keras_capsules.training import results
     from keras_capsules.training import trained
+    from keras_capsules_cli import tables
 
     if arguments.plot:
         results.check_picture(arguments.plot)
@@ -81,7 +82,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(f"{found.error:.2f} % of {len(found.scores):,} {found.images} wrong")
     if found.labels.ndim == 1:
         counts = results.confusion(found.labels, found.scores)
-        print("\n" + results.as_table(counts, network.class_names))
+        print("\n" + tables.as_table(counts, network.class_names))
     if arguments.plot:
         results.plot_confusion(
             found.labels, found.scores, network.class_names, arguments.plot
@@ -161,9 +162,9 @@ def datasets(arguments: argparse.Namespace) -> None:
         arguments: Of the command.
     """
     libraries.load()
-    from keras_capsules.training import downloads
+    from keras_capsules_cli import data_sets
 
     if arguments.name is None:
-        print(downloads.as_table())
+        print(data_sets.as_table())
         return
-    print(downloads.prepare(arguments.name, arguments.data_dir))
+    print(data_sets.prepare(arguments.name, arguments.data_dir))

@@ -1,9 +1,7 @@
 """Images of two objects, one on top of the other."""
 
 import os
-from collections.abc import Callable
 from typing import TYPE_CHECKING
-from typing import Any
 
 import numpy as np
 
@@ -28,6 +26,7 @@ def multi_mnist(
     shift: int = 6,
     targets: bool = True,
     seed: int = 0,
+    indices: "tf.data.Dataset | None" = None,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> "tf.data.Dataset":
     """Loads pairs of images of different classes, one on top of the other.
@@ -55,6 +54,8 @@ def multi_mnist(
         targets: Boolean, whether labels come with the image of each object.
             Defaults to `True`.
         seed: Integer from 0 to 2**32. Defaults to `0`.
+        indices: A `tf.data.Dataset` of int64 scalars, which pairs to make, in
+            order. Defaults to `None`, which is all.
         data_dir: See `load`.
 
     Returns:
@@ -81,49 +82,6 @@ def multi_mnist(
     (TensorShape([12, 12, 1]), TensorShape([2, 12, 12, 1]))
     """
     pairs_per_image = check_integer(pairs_per_image, "pairs_per_image")
-    make, number = pair_maker(
-        split,
-        name=name,
-        pad=pad,
-        shift=shift,
-        targets=targets,
-        seed=seed,
-        data_dir=data_dir,
-    )
-    import tensorflow as tf
-
-    indices = tf.data.Dataset.range(number * pairs_per_image)
-    return indices.map(make, tf.data.AUTOTUNE)
-
-
-def pair_maker(
-    split: str = "train",
-    *,
-    name: str = "mnist",
-    pad: int = 4,
-    shift: int = 6,
-    targets: bool = True,
-    seed: int = 0,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> tuple[Callable[["tf.Tensor"], Any], int]:
-    """A function that makes any pair, for those who want another order.
-
-    Args:
-        split: As that of `multi_mnist`, like all other arguments.
-        name: String, the data set.
-        pad: Integer, the zeros on each side.
-        shift: Integer, the largest shift.
-        targets: Boolean, whether labels come with the image of each object.
-        seed: Integer.
-        data_dir: Where TensorFlow Datasets looks.
-
-    Returns:
-        A function of an int64 scalar, the number of the pair; and the number of
-        images.
-
-    Raises:
-        ValueError: As `multi_mnist`.
-    """
     pad = check_integer(pad, "pad", minimum=0)
     shift = check_integer(shift, "shift", minimum=0)
     check_boolean(targets, "targets")
@@ -171,7 +129,9 @@ def pair_maker(
             "targets": objects,
         }
 
-    return make, number
+    if indices is None:
+        indices = tf.data.Dataset.range(number * pairs_per_image)
+    return indices.map(make, tf.data.AUTOTUNE)
 
 
 def _shifted(images, number, padding, shift, seed, index):

@@ -2,7 +2,6 @@
 
 import math
 import os
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -30,6 +29,7 @@ def affine_mnist(
     scale: Sequence[float] = (0.8, 1.2),
     versions: int = 32,
     seed: int = 0,
+    indices: "tf.data.Dataset | None" = None,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> "tf.data.Dataset":
     """Loads images seen from other viewpoints, in a larger frame.
@@ -65,6 +65,8 @@ def affine_mnist(
             Defaults to `(0.8, 1.2)`.
         versions: Positive integer, how many of each image. Defaults to `32`.
         seed: Integer from 0 to 2**32. Defaults to `0`.
+        indices: A `tf.data.Dataset` of int64 scalars, which images to make, in
+            order. Defaults to `None`, which is all.
         data_dir: See `load`.
 
     Returns:
@@ -84,52 +86,6 @@ def affine_mnist(
     (720, TensorShape([14, 14, 1]))
     """
     versions = check_integer(versions, "versions")
-    make, number = view_maker(
-        split,
-        name=name,
-        size=size,
-        rotation=rotation,
-        shear=shear,
-        scale=scale,
-        seed=seed,
-        data_dir=data_dir,
-    )
-    import tensorflow as tf
-
-    indices = tf.data.Dataset.range(number * versions)
-    return indices.map(make, tf.data.AUTOTUNE)
-
-
-def view_maker(
-    split: str = "test",
-    *,
-    name: str = "mnist",
-    size: int = 40,
-    rotation: float = 20.0,
-    shear: float = 0.2,
-    scale: Sequence[float] = (0.8, 1.2),
-    seed: int = 0,
-    data_dir: str | os.PathLike[str] | None = None,
-) -> "tuple[Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]], int]":
-    """A function that makes any version, for those who want another order.
-
-    Args:
-        split: As that of `affine_mnist`, like all other arguments.
-        name: String, the data set.
-        size: Integer, height and width of the frame.
-        rotation: Number, the largest angle in degrees.
-        shear: Number, the largest shear.
-        scale: Pair of numbers, the least and the largest factor.
-        seed: Integer.
-        data_dir: Where TensorFlow Datasets looks.
-
-    Returns:
-        A function of an int64 scalar, the number of the example; and the number
-        of images.
-
-    Raises:
-        ValueError: As `affine_mnist`.
-    """
     rotation = math.radians(check_number(rotation, "rotation", 0, 180))
     shear = check_number(shear, "shear", 0, 2)
     scale = _check_scale(scale)
@@ -171,7 +127,9 @@ def view_maker(
         image = _placed(image, size, [seed, 2], index)
         return image, tf.gather(labels, base)
 
-    return make, number
+    if indices is None:
+        indices = tf.data.Dataset.range(number * versions)
+    return indices.map(make, tf.data.AUTOTUNE)
 
 
 def _transformed(image, angle, slant, tall, wide):

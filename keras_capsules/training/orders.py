@@ -1,7 +1,6 @@
 """Which examples are trained on, and in which order."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -49,38 +48,33 @@ def in_random_order(
     number = len(images)
     images, labels = on_cpu(images, labels)
 
-    def make(index):
+    def example(index):
         place = index % number
         return tf.gather(images, place), tf.gather(labels, place)
 
-    return made_in_random_order(make, number, seed)
+    indices = random_indices(number, seed)
+    return lambda first, last: indices(first, last).map(
+        example, tf.data.AUTOTUNE
+    )
 
 
-def made_in_random_order(
-    make: Callable[[tf.Tensor], Any], number: int, seed: int
+def random_indices(
+    number: int, seed: int
 ) -> Callable[[int, int], tf.data.Dataset]:
-    """Passes over examples that are made, each in a random order of its own.
+    """Numbers of examples, in passes with a random order each.
 
     Args:
-        make: Function from an int64 scalar to an example. The first pass has
-            the examples from 0 on, the second those that follow, and so on.
-        number: Integer, the examples of a pass.
-        seed: Integer. The order is the same for the same seed, from wherever
-            it begins.
-
-    Returns:
-        A function as `Task.train`.
+        number: Integer, the examples of a pass. The first pass has the numbers
+            from 0 on, the second those that follow, and so on.
+        seed: Integer, as that of `in_random_order`.
     """
 
-    def example(index):
+    def shuffled(index):
         place = tf.random.experimental.index_shuffle(
             tf.cast(index % number, "int32"),
             tf.cast(tf.stack([seed, index // number]), "int32"),
             number - 1,
         )
-        return make(index - index % number + tf.cast(place, "int64"))
+        return index - index % number + tf.cast(place, "int64")
 
-    # Nothing before `first` is made.
-    return lambda first, last: tf.data.Dataset.range(first, last).map(
-        example, tf.data.AUTOTUNE
-    )
+    return lambda first, last: tf.data.Dataset.range(first, last).map(shuffled)

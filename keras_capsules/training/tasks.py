@@ -4,12 +4,10 @@ import os
 from typing import Any
 
 from keras_capsules import datasets
-from keras_capsules.datasets.overlapping import pair_maker
-from keras_capsules.datasets.viewpoints import view_maker
 from keras_capsules.training import folders
 from keras_capsules.training.orders import few_of_each
 from keras_capsules.training.orders import in_random_order
-from keras_capsules.training.orders import made_in_random_order
+from keras_capsules.training.orders import random_indices
 from keras_capsules.training.task import Task as Task
 
 # Nine tenths to train on, one tenth to choose by; or everything to train on.
@@ -108,7 +106,16 @@ def _of_one_object(name, seed, validated, data_dir, per_class):
 
 
 def _of_two_digits(name, seed, validated, data_dir):
-    make, number = pair_maker(SPLITS[validated], seed=seed, data_dir=data_dir)
+    number = _number_of_digits(validated)
+    indices = random_indices(number, seed)
+
+    def train(first, last):
+        return datasets.multi_mnist(
+            SPLITS[validated],
+            seed=seed,
+            indices=indices(first, last),
+            data_dir=data_dir,
+        )
 
     def load(split, **options):
         return datasets.multi_mnist(
@@ -119,7 +126,7 @@ def _of_two_digits(name, seed, validated, data_dir):
         (36, 36, 1),
         10,
         number,
-        made_in_random_order(make, number, seed),
+        train,
         load("validation") if validated else None,
         # The published test set has 1,000 pairs for each image.
         lambda: load("test", pairs_per_image=10),
@@ -130,23 +137,31 @@ def _of_two_digits(name, seed, validated, data_dir):
 
 def _of_other_viewpoints(name, seed, validated, data_dir):
     placed = {"rotation": 0, "shear": 0, "scale": (1, 1)}
-    make, number = view_maker(
-        SPLITS[validated], **placed, seed=seed, data_dir=data_dir
-    )
+    number = _number_of_digits(validated)
+    indices = random_indices(number, seed)
 
     def load(split, **options):
         return datasets.affine_mnist(split, data_dir=data_dir, **options)
+
+    def train(first, last):
+        order = indices(first, last)
+        return load(SPLITS[validated], **placed, seed=seed, indices=order)
 
     return Task(
         (40, 40, 1),
         10,
         number,
-        made_in_random_order(make, number, seed),
+        train,
         # Chosen by images that are only placed, too.
         load("validation", **placed, versions=1) if validated else None,
         lambda: load("test"),
         class_names=_DIGITS,
     )
+
+
+def _number_of_digits(validated):
+    numbers = datasets.info("mnist").num_examples
+    return numbers["train"] - validated * numbers["validation"]
 
 
 def _of_all_sides(name, seed, validated, data_dir):

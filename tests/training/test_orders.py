@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from keras_capsules import datasets
 from keras_capsules.datasets import overlapping
 from keras_capsules.datasets import viewpoints
-from keras_capsules.training import orders
 from keras_capsules.training import tasks
 from tests.helpers.testing import on_one_backend
 
@@ -17,6 +17,7 @@ NUMBER = 29
 @pytest.fixture
 def few(monkeypatch):
     """Squares, whose brightness says which one it is."""
+    monkeypatch.setattr(tasks, "_number_of_digits", lambda validated: NUMBER)
     images = np.zeros((NUMBER, 11, 11, 1), "float32")
     images[:, 4:7, 4:7] = np.arange(1, NUMBER + 1)[:, None, None, None] / 64
     labels = np.arange(NUMBER, dtype="int32") % 10
@@ -51,27 +52,33 @@ def test_each_pass_and_each_seed_has_another_order(few, name):
     assert numbers(tasks.get(name, 5, validated=False), 3, 5) == first[3:5]
 
 
-def test_nothing_before_the_first_is_made():
-    made = []
+def test_any_order(few):
+    """Nothing else is made than what is asked for."""
+    for make in (datasets.affine_mnist, datasets.multi_mnist):
+        chosen = tf.data.Dataset.from_tensor_slices([70, 3, 1_000_000])
+        chosen = chosen.map(lambda x: tf.cast(x, "int64"))
+        found = [x for x, _ in make(indices=chosen).as_numpy_iterator()]
+        assert len(found) == 3
+        whole = make(**{_VERSIONS[make]: 3})
+        everything = [x for x, _ in whole.as_numpy_iterator()]
+        np.testing.assert_array_equal(found[0], everything[70])
+        np.testing.assert_array_equal(found[1], everything[3])
 
-    def make(index):
-        tf.py_function(lambda x: made.append(int(x)), [index], [])
-        return index
 
-    train = orders.made_in_random_order(make, 7, 0)
-    found = list(train(700, 707).as_numpy_iterator())
-    assert sorted(found) == list(range(700, 707)) == sorted(made)
+_VERSIONS = {
+    datasets.affine_mnist: "versions",
+    datasets.multi_mnist: "pairs_per_image",
+}
 
 
 def test_what_is_only_placed_is_not_turned(few, monkeypatch):
     """It would be the same, but takes as long as all others."""
-    options = {"rotation": 0, "shear": 0, "scale": (1, 1), "seed": 3}
-    make, _ = viewpoints.view_maker("train", **options)
-    placed = make(tf.constant(40, "int64"))[0]
-    turning, _ = viewpoints.view_maker(
-        "train", **{**options, "rotation": 1e-12}
-    )
-    turned = turning(tf.constant(40, "int64"))[0]
-    np.testing.assert_allclose(placed, turned, atol=1e-6)
+    options = {"versions": 1, "shear": 0, "scale": (1, 1), "seed": 3}
+    placed = datasets.affine_mnist("train", rotation=0, **options)
+    turned = datasets.affine_mnist("train", rotation=1e-12, **options)
+    for (one, _), (two, _) in zip(placed, turned, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
     monkeypatch.setattr(viewpoints, "_transformed", None)
-    np.testing.assert_array_equal(make(tf.constant(40, "int64"))[0], placed)
+    again = datasets.affine_mnist("train", rotation=0, **options)
+    for (one, _), (two, _) in zip(placed, again, strict=True):
+        np.testing.assert_array_equal(one, two)

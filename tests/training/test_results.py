@@ -5,6 +5,7 @@ import pytest
 
 from keras_capsules.training import results
 from keras_capsules.training.task import Task
+from keras_capsules_cli import tables
 from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
@@ -15,7 +16,7 @@ def test_confusion_and_its_table():
     scores = np.eye(3)[[0, 1, 2, 2, 2, 0]]
     counts = results.confusion(labels, scores)
     assert counts.tolist() == [[1, 0, 0], [0, 1, 1], [1, 0, 2]]
-    table = results.as_table(1000 * counts, ["a", "a longer name than", "c"])
+    table = tables.as_table(1000 * counts, ["a", "a longer name than", "c"])
     assert table.splitlines() == [
         "right \\ predicted        1     2     3",
         "1 a                   1000     0     0",
@@ -27,7 +28,7 @@ def test_confusion_and_its_table():
 
 
 def test_numbers_of_many_classes_are_aligned():
-    table = results.as_table(np.eye(11, dtype=int), [*"abcdefghijk"])
+    table = tables.as_table(np.eye(11, dtype=int), [*"abcdefghijk"])
     lines = table.splitlines()
     assert len({len(line) for line in lines}) == 1
     assert lines[1].startswith(" 1 a") and lines[11].startswith("11 k")
