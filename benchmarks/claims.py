@@ -30,7 +30,7 @@ from recorded import measured
 from recorded import of_families
 from recorded import parser_of
 
-from keras_capsules.training import augmentation
+from keras_capsules.inspection import moves
 
 PAGE = harness.ROOT / "docs" / "claims.md"
 FAMILIES = evidence.FAMILIES
@@ -103,8 +103,8 @@ def percent_wrong(scores, labels):
 
 def turned(images, degrees):
     """Half of the images to the left, half to the right."""
-    sign = np.where(np.arange(len(images)) % 2, 1.0, -1.0)
-    return augmentation.turn(images, degrees * sign).numpy()
+    sign = np.where(np.arange(len(images)) % 2, -1.0, 1.0)
+    return moves.move(images, "rotation", degrees * sign)
 
 
 def noisy(images, deviation):
@@ -155,9 +155,11 @@ def attacks(model, images, labels):
     def is_wrong(images):
         return predict(model, images).argmax(axis=1) != labels
 
+    at_first = is_wrong(images)
+
     def worst(**options):
         """Which images one of the leads makes wrong."""
-        wrong = is_wrong(images)
+        wrong = at_first.copy()
         for gradient in gradients:
             left = np.flatnonzero(~wrong)
             if len(left):

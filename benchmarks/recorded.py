@@ -76,12 +76,11 @@ def measured(
         earlier = {}
         if (arguments.output / f"{benchmark}.json").exists():
             earlier = harness.read(benchmark, arguments.output)["networks"]
-        found = {}
+        found, chosen = {}, arguments.networks or networks
         for name, record in recorded(
             arguments.records, kinds, networks
         ).items():
             print(name, flush=True)
-            chosen = arguments.networks or networks
             if record["network"] not in chosen or is_gone(
                 name, record, arguments
             ):

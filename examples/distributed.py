@@ -48,7 +48,7 @@ from keras_capsules import MarginLoss
 from keras_capsules import distribution
 from keras_capsules.models import CapsNet
 from keras_capsules.training import resumable
-from keras_capsules.training.progress import Progress
+from keras_capsules.training.records import Progress
 from keras_capsules.utils import files
 
 SIZE, CELLS, SCALE = 16, 6, 2

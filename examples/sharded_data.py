@@ -36,7 +36,7 @@ from scaling import records
 from keras_capsules import MarginLoss
 from keras_capsules import datasets
 from keras_capsules.models import EfficientCapsNet
-from keras_capsules.training.progress import Progress
+from keras_capsules.training.records import Progress
 from keras_capsules.utils import files
 
 SIZE = 16

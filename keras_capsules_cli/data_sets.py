@@ -3,7 +3,6 @@
 import os
 
 from keras_capsules import datasets
-from keras_capsules.datasets.turntable import check_path
 from keras_capsules.training import tasks
 
 _MNIST = datasets.info("mnist")
@@ -62,11 +61,11 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
         ConnectionError: As `datasets.load`.
     """
     if name == "coil20":
-        path = check_path(data_dir)
-        number = sum(
-            len(datasets.coil20(path, split)) for split in ("train", "test")
-        )
-        return f"coil20 is there: {number:,} images"
+        parts = [
+            datasets.coil20(data_dir, split)  # type: ignore[arg-type]
+            for split in ("train", "test")
+        ]
+        return f"coil20 is there: {sum(map(len, parts)):,} images"
     if name not in tasks.NAMES:
         raise ValueError(
             "There is no such data set. Expected one of "

@@ -21,7 +21,7 @@ def train(
         model: A model whose optimizer is built.
         fit_epoch: Function of the number of an epoch, from 0 on, which trains
             the model for that long and returns a dictionary of figures.
-        progress: A `training.progress.Progress`, which is brought up to date.
+        progress: A `training.records.Progress`, which is brought up to date.
         folder: The folder of the run.
         epochs: Integer, after how many to end, those of earlier runs included.
         values: Function of the model, which returns what to write; or `None`

@@ -59,17 +59,8 @@ _FASHION_MNIST = DatasetInfo(
 _CIFAR10 = DatasetInfo(
     name="cifar10",
     image_shape=(32, 32, 3),
-    class_names=(
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
+    class_names=tuple(
+        "airplane automobile bird cat deer dog frog horse ship truck".split()
     ),
     num_train=50000,
     num_test=10000,

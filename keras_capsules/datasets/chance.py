@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
 
-from keras_capsules.utils.validation import check_integer
-
 if TYPE_CHECKING:
     import tensorflow as tf
 
@@ -41,18 +39,3 @@ def seed_of(seed: Sequence[int], index: Any) -> "tf.Tensor":
     first, second = seed
     number = tf.constant(first * 1000 + second, "int64")
     return tf.stack([number, tf.cast(index, "int64")])
-
-
-def check_seed(seed: Any) -> int:
-    """Returns the seed, or raises if it is not an integer from 0 to 2**32.
-
-    Args:
-        seed: The argument.
-    """
-    seed = check_integer(seed, "seed", minimum=0)
-    if seed > 2**32:
-        raise ValueError(
-            "Invalid value for argument `seed`. Expected an integer from 0 to "
-            f"2**32. Received: seed={seed!r}"
-        )
-    return seed

@@ -193,13 +193,49 @@ def load_arrays(
     ((360, 8, 8, 1), (360,))
     """
     dataset = load(name, split, image_size=image_size, data_dir=data_dir)
-    specs = dataset.element_spec
     images, labels = (
         np.empty((len(dataset), *spec.shape), spec.dtype.as_numpy_dtype)
-        for spec in specs
+        for spec in dataset.element_spec
     )
     # In parts, so that nothing is in memory twice.
     for number, (some, answers) in enumerate(dataset.batch(_PART)):
         part = slice(number * _PART, (number + 1) * _PART)
         images[part], labels[part] = some, answers
     return images, labels
+
+
+def on_cpu(*arrays: np.ndarray) -> "tuple[tf.Tensor, ...]":
+    """Makes tensors in the memory of the CPU, where data sets are made.
+
+    A function of a data set that uses arrays has them as parts of its graph,
+    which is copied many times.
+
+    Args:
+        arrays: Arrays.
+    """
+    import tensorflow as tf
+
+    with tf.device("CPU"):
+        return tuple(tf.constant(each) for each in arrays)
+
+
+def indices_or_all(
+    indices: "tf.data.Dataset | None", number: int
+) -> "tf.data.Dataset":
+    """Returns the indices of a derived data set, or raises.
+
+    Args:
+        indices: The argument.
+        number: Integer, how many examples there are without it.
+    """
+    import tensorflow as tf
+
+    if indices is None:
+        return tf.data.Dataset.range(number)
+    wanted = tf.TensorSpec([], "int64")
+    if getattr(indices, "element_spec", None) != wanted:
+        raise ValueError(
+            "Invalid value for argument `indices`. Expected a tf.data.Dataset "
+            f"of int64 scalars, or None. Received: indices={indices!r}"
+        )
+    return indices

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from keras_capsules.datasets.chance import check_seed
 from keras_capsules.datasets.chance import random_integer
+from keras_capsules.datasets.loading import indices_or_all
 from keras_capsules.datasets.loading import info
 from keras_capsules.datasets.loading import load_arrays
-from keras_capsules.datasets.tensors import on_cpu
+from keras_capsules.datasets.loading import on_cpu
 from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_integer
 
@@ -55,7 +55,7 @@ def multi_mnist(
             Defaults to `True`.
         seed: Integer from 0 to 2**32. Defaults to `0`.
         indices: A `tf.data.Dataset` of int64 scalars, which pairs to make, in
-            order. Defaults to `None`, which is all.
+            order. Defaults to `None`, which is all by `pairs_per_image`.
         data_dir: See `load`.
 
     Returns:
@@ -85,7 +85,7 @@ def multi_mnist(
     pad = check_integer(pad, "pad", minimum=0)
     shift = check_integer(shift, "shift", minimum=0)
     check_boolean(targets, "targets")
-    seed = check_seed(seed)
+    seed = check_integer(seed, "seed", 0, 2**32)
     images, labels = load_arrays(name, split, data_dir=data_dir)
     num_classes = info(name).num_classes
     # Sorted by label, those of one label are a block that can be left out.
@@ -129,8 +129,7 @@ def multi_mnist(
             "targets": objects,
         }
 
-    if indices is None:
-        indices = tf.data.Dataset.range(number * pairs_per_image)
+    indices = indices_or_all(indices, number * pairs_per_image)
     return indices.map(make, tf.data.AUTOTUNE)
 
 

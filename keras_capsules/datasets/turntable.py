@@ -90,7 +90,12 @@ def coil20(
     size = None
     if image_size is not None:
         size = check_sizes(image_size, "image_size", 2)
-    path = pathlib.Path(check_path(path))
+    if path is None:
+        raise ValueError(
+            "COIL-20 is not downloaded. Expected the path of its file or "
+            "folder, as `data_dir` or --data-dir. Received: path=None"
+        )
+    path = pathlib.Path(path)
     read = _of_folder if path.is_dir() else _of_file
     images, labels, views = read(path)
     order = np.lexsort((views, labels))
@@ -108,24 +113,6 @@ def coil20(
 
     pairs = (images[chosen], labels[chosen].astype("int32"))
     return tf.data.Dataset.from_tensor_slices(pairs).map(convert)
-
-
-def check_path(path: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
-    """Returns the path of COIL-20, for which there is no default.
-
-    Args:
-        path: A path, or `None`.
-
-    Raises:
-        ValueError: If it is `None`.
-    """
-    if path is None:
-        raise ValueError(
-            "COIL-20 is not downloaded. Expected the path of its file or "
-            "folder; `data_dir` and --data-dir take it as well. Received: "
-            "path=None"
-        )
-    return path
 
 
 def _of_file(path):

@@ -5,13 +5,11 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from keras_capsules.datasets.chance import check_seed
 from keras_capsules.datasets.chance import random_integer
 from keras_capsules.datasets.chance import seed_of
+from keras_capsules.datasets.loading import indices_or_all
 from keras_capsules.datasets.loading import load_arrays
-from keras_capsules.datasets.tensors import on_cpu
+from keras_capsules.datasets.loading import on_cpu
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_number
 
@@ -61,12 +59,11 @@ def affine_mnist(
         shear: Number from 0 to 2, by which part of the height the width is
             sheared at most, in either direction. Defaults to `0.2`.
         scale: Pair of positive numbers up to 10, the least and the largest
-            factor.
-            Defaults to `(0.8, 1.2)`.
+            factor. Defaults to `(0.8, 1.2)`.
         versions: Positive integer, how many of each image. Defaults to `32`.
         seed: Integer from 0 to 2**32. Defaults to `0`.
         indices: A `tf.data.Dataset` of int64 scalars, which images to make, in
-            order. Defaults to `None`, which is all.
+            order. Defaults to `None`, which is all by `versions`.
         data_dir: See `load`.
 
     Returns:
@@ -85,11 +82,11 @@ def affine_mnist(
     >>> len(turned), turned.element_spec[0].shape
     (720, TensorShape([14, 14, 1]))
     """
-    versions = check_integer(versions, "versions")
     rotation = math.radians(check_number(rotation, "rotation", 0, 180))
     shear = check_number(shear, "shear", 0, 2)
     scale = _check_scale(scale)
-    seed = check_seed(seed)
+    versions = check_integer(versions, "versions")
+    seed = check_integer(seed, "seed", 0, 2**32)
     size = check_integer(size, "size")
     images, labels = load_arrays(name, split, data_dir=data_dir)
     number, *image_size = images.shape[:3]
@@ -110,14 +107,12 @@ def affine_mnist(
     def change(image, index):
         # Room for what is turned or stretched.
         image = tf.pad(image, [(room, room), (room, room), (0, 0)])
-        angle, slant, tall, wide = tf.unstack(
-            tf.random.stateless_uniform(
-                [4], seed_of([seed, 1], index), minval=0, maxval=1
-            )
-            * (np.array(high) - low).astype("float32")
-            + np.array(low, "float32")
+        numbers = tf.random.stateless_uniform(
+            [4], seed_of([seed, 1], index), low, high
         )
-        return _transformed(image, angle, slant, tall, wide)
+        image = moved(image[None], *tf.unstack(numbers[:, None]))[0]
+        # Rounding may carry the interpolated values just over 1.
+        return tf.clip_by_value(image, 0.0, 1.0)
 
     def make(index):
         base = index % number
@@ -127,57 +122,60 @@ def affine_mnist(
         image = _placed(image, size, [seed, 2], index)
         return image, tf.gather(labels, base)
 
-    if indices is None:
-        indices = tf.data.Dataset.range(number * versions)
+    indices = indices_or_all(indices, number * versions)
     return indices.map(make, tf.data.AUTOTUNE)
 
 
-def _transformed(image, angle, slant, tall, wide):
-    """Rotates, shears and scales an image around its center."""
+def moved(
+    images: "tf.Tensor",
+    angle: "tf.Tensor",
+    slant: "tf.Tensor",
+    tall: "tf.Tensor",
+    wide: "tf.Tensor",
+    right: "tf.Tensor | float" = 0.0,
+    down: "tf.Tensor | float" = 0.0,
+) -> "tf.Tensor":
+    """Turns images around their middle; then slants, scales and shifts them.
+
+    Args:
+        images: `(batch, height, width, channels)`.
+        angle: A number for each image, in radians; and so for the others.
+        slant: By which part of the height the width is sheared.
+        tall: A factor of the height.
+        wide: A factor of the width.
+        right: Pixels. Defaults to `0.0`.
+        down: Pixels. Defaults to `0.0`.
+
+    Returns:
+        Images of the same shape.
+    """
     import tensorflow as tf
 
-    inverse = tf.stack(where_from(angle, slant, tall, wide))
-    height, width, _ = image.shape
-    center = tf.constant([(width - 1) / 2, (height - 1) / 2], "float32")
-    offset = center - tf.linalg.matvec(inverse, center)
-    numbers = tf.concat(
-        [inverse[0], offset[:1], inverse[1], offset[1:], [0.0, 0.0]], axis=0
+    height, width = images.shape[1:3]
+    sine, cosine = tf.sin(angle), tf.cos(angle)
+    # Where a pixel of the result is in the image: its row of `xs`, `ys`.
+    xs = [cosine / wide, (sine - slant * cosine) / tall]
+    ys = [-sine / wide, (cosine + slant * sine) / tall]
+    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
+    offset_x, offset_y = middle_x + right, middle_y + down
+    transforms = tf.stack(
+        [
+            *xs,
+            middle_x - xs[0] * offset_x - xs[1] * offset_y,
+            *ys,
+            middle_y - ys[0] * offset_x - ys[1] * offset_y,
+            tf.zeros_like(angle),
+            tf.zeros_like(angle),
+        ],
+        axis=1,
     )
-    turned = tf.raw_ops.ImageProjectiveTransformV3(
-        images=image[None],
-        transforms=numbers[None],
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=images,
+        transforms=transforms,
         output_shape=[height, width],
         fill_value=0.0,
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
-    )[0]
-    turned.set_shape(image.shape)
-    # Rounding may carry the interpolated values just over 1.
-    return tf.clip_by_value(turned, 0.0, 1.0)
-
-
-def where_from(
-    angle: "tf.Tensor", slant: "tf.Tensor", tall: "tf.Tensor", wide: "tf.Tensor"
-) -> "tuple[list[tf.Tensor], list[tf.Tensor]]":
-    """Where points were before an image was turned, slanted and scaled.
-
-    First comes the rotation, then the shear of the width, then the scales.
-
-    Args:
-        angle: Angles in radians, of any shape.
-        slant: Parts of the height by which the width is sheared.
-        tall: Factors of the height.
-        wide: Factors of the width.
-
-    Returns:
-        The rows of the matrix from new coordinates (x, y) to those before.
-    """
-    import tensorflow as tf
-
-    sine, cosine = tf.sin(angle), tf.cos(angle)
-    return (
-        [cosine / wide, (sine - slant * cosine) / tall],
-        [-sine / wide, (cosine + slant * sine) / tall],
     )
 
 

@@ -17,7 +17,6 @@ from keras_capsules.layers.primary_capsules import PrimaryCapsules
 
 PRIMARY = PrimaryCapsules | MatrixPrimaryCapsules
 ROUTED = CapsuleLayer | ConvCapsules
-_MADE = PRIMARY | ROUTED
 # Layers that treat each capsule type by itself.
 _BETWEEN = CapsuleDropout | CapsuleSelection | PoseNormalization
 # Layers that treat each channel by itself, if their options do.

@@ -5,7 +5,7 @@ import math
 
 import tensorflow as tf
 
-from keras_capsules.datasets.viewpoints import where_from
+from keras_capsules.datasets.viewpoints import moved
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_boolean
 from keras_capsules.utils.validation import check_integer
@@ -80,7 +80,7 @@ class Augmentation:
         tall = 1 + self.scale * draw.uniform()
         wide = 1 + self.scale * draw.uniform()
         right, down = self.shift * draw.uniform(), self.shift * draw.uniform()
-        return _move(images, angle, slant, tall, wide, right, down)
+        return moved(images, angle, slant, tall, wide, right, down)
 
     def _erased(self, images, draw):
         height, width = images.shape[1:3]
@@ -94,49 +94,6 @@ class Augmentation:
         ]
         hidden = hidden[0][:, :, None] & hidden[1][:, None, :]
         return tf.where(hidden[..., None], 0.5, images)
-
-
-def turn(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turns images around their middle.
-
-    Args:
-        images: `(batch, height, width, channels)`.
-        degrees: A number for each image.
-
-    Returns:
-        Images of the same shape.
-    """
-    angle = tf.convert_to_tensor(degrees, "float32") * (math.pi / 180)
-    same, nothing = tf.ones_like(angle), tf.zeros_like(angle)
-    return _move(images, angle, nothing, same, same, nothing, nothing)
-
-
-def _move(images, angle, slant, tall, wide, right, down):
-    """Turns, slants, scales and shifts images; a number each for each image."""
-    height, width = images.shape[1:3]
-    # Where a pixel of the result is in the image: its row of `xs`, `ys`.
-    xs, ys = where_from(angle, slant, tall, wide)
-    middle_x, middle_y = (width - 1) / 2, (height - 1) / 2
-    offset_x, offset_y = middle_x + right, middle_y + down
-    transforms = tf.stack(
-        [
-            *xs,
-            middle_x - xs[0] * offset_x - xs[1] * offset_y,
-            *ys,
-            middle_y - ys[0] * offset_x - ys[1] * offset_y,
-            tf.zeros_like(angle),
-            tf.zeros_like(angle),
-        ],
-        axis=1,
-    )
-    return tf.raw_ops.ImageProjectiveTransformV3(
-        images=images,
-        transforms=transforms,
-        output_shape=[height, width],
-        fill_value=0.0,
-        interpolation="BILINEAR",
-        fill_mode="CONSTANT",
-    )
 
 
 class _Draws:

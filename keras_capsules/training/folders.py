@@ -11,6 +11,8 @@ from keras_capsules.training.orders import few_of_each
 from keras_capsules.training.orders import in_random_order
 from keras_capsules.training.task import Task
 
+_pairs = tf.data.Dataset.from_tensor_slices
+
 
 def get(
     folder: images.Path,
@@ -61,7 +63,7 @@ def get(
         len(names),
         len(chosen),
         in_random_order(x[chosen], labels[chosen], seed),
-        as_dataset(x[is_kept_out], labels[is_kept_out]) if validated else None,
+        _pairs((x[is_kept_out], labels[is_kept_out])) if validated else None,
         None,
         class_names=names,
     )
@@ -97,8 +99,8 @@ def read_labelled(
         np.array([class_names.index(name) for name in paths], "int32"),
         [*map(len, paths.values())],
     )
-    return as_dataset(
-        images.read_all(sum(paths.values(), []), image_shape), labels
+    return _pairs(
+        (images.read_all(sum(paths.values(), []), image_shape), labels)
     )
 
 
@@ -120,16 +122,6 @@ def fingerprint(folder: images.Path) -> str:
         for path in paths
     ]
     return hashlib.sha256(repr(found).encode()).hexdigest()
-
-
-def as_dataset(x: np.ndarray, labels: np.ndarray) -> tf.data.Dataset:
-    """Pairs of an image and a label.
-
-    Args:
-        x: `(images, height, width, channels)`.
-        labels: `(images,)`.
-    """
-    return tf.data.Dataset.from_tensor_slices((x, labels))
 
 
 def _tenth_of_each(labels, names, seed):

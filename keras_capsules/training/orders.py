@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
-from keras_capsules.datasets.tensors import on_cpu
+from keras_capsules.datasets.loading import on_cpu
 
 
 def few_of_each(labels: np.ndarray, number: int, seed: int) -> np.ndarray:

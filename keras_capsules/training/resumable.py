@@ -18,10 +18,8 @@ import numpy as np
 from keras_capsules.training.averages import as_it_is_used
 from keras_capsules.training.failures import broken
 from keras_capsules.training.failures import check_finite
-from keras_capsules.training.progress import Progress
+from keras_capsules.training.records import Progress
 from keras_capsules.utils import files
-
-_OURS = re.compile(r"(state|weights)-\d{4,}\.npz")
 
 
 def fit(
@@ -33,7 +31,6 @@ def fit(
     *,
     epochs: int,
     steps: int,
-    begin: Callable[[], None] = lambda: None,
     patience: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
@@ -54,7 +51,6 @@ def fit(
         folder: The folder of the run.
         epochs: Integer.
         steps: Integer, the batches of an epoch.
-        begin: Function that is called before anything is trained.
         patience: Integer, after how many epochs that are not better to stop;
             or `None`.
         callbacks: Further callbacks.
@@ -69,14 +65,11 @@ def fit(
         patience,
         functools.partial(as_it_is_used, examples, steps),
     )
-    is_over = progress.epoch >= epochs or keeper.is_over()
-    if not is_over:
-        begin()
     if progress.epoch:
         read(_state_of(folder, progress.epoch), state(model))
     else:
         keeper.save_state()  # so that a full disk is noticed now
-    if not is_over:
+    if progress.epoch < epochs and not keeper.is_over():
         model.fit(
             examples(progress.epoch * steps),
             initial_epoch=progress.epoch,
@@ -156,7 +149,8 @@ class _Keeper(keras.callbacks.Callback):
             _weights_of(self.folder, self.progress.best_epoch),
         }
         for path in self.folder.glob("*.npz"):
-            if _OURS.fullmatch(path.name) and path not in needed:
+            is_ours = re.fullmatch(r"(state|weights)-\d{4,}\.npz", path.name)
+            if is_ours and path not in needed:
                 path.unlink()
 
 

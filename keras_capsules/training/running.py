@@ -1,6 +1,5 @@
 """Trains a network on a task, and writes down how well it does."""
 
-import dataclasses
 import json
 import math
 import os
@@ -17,7 +16,6 @@ from keras_capsules.training import resumable
 from keras_capsules.training import tasks
 from keras_capsules.training.augmentation import Augmentation
 from keras_capsules.training.places import run_folder
-from keras_capsules.training.progress import Progress
 from keras_capsules.training.settings import Settings
 from keras_capsules.training.task import Task
 from keras_capsules.utils import files
@@ -97,7 +95,7 @@ def train(
     settings.check_use(of_folder)
     plain = settings.as_record(of_folder) | tasks.identity(settings.task)
     with run_folder(folder) as run:
-        progress = Progress.of_folder(run, plain)
+        progress = records.Progress.of_folder(run, plain)
         keras.utils.set_random_seed(settings.seed)
         task = get_task(settings, data_dir)
         _check_changes(task, settings)
@@ -107,15 +105,14 @@ def train(
             )
             _fit(model, loss, task, settings, progress, run, tensorboard)
             _save(model, run)
-            # What is complete keeps its record: what trained it, and how well
-            # it did.
+            # What is complete keeps its record.
             record = records.earlier(run / RECORD, progress) or {
                 "command": command,
-                **records.describe(model, task, progress, settings),
+                **records.describe(model, task, progress),
             }
             if test and "test" not in record:
-                record |= {"command": command}
-                record |= _measure_test(model, task, settings)
+                tested = _measure_test(model, task, settings)
+                record |= {"command": command, **tested}
         with files.replacing(run / RECORD) as path:
             path.write_text(json.dumps(record, indent=2) + "\n")
     return record
@@ -144,12 +141,11 @@ def get_task(
 def _check_changes(task, settings):
     """Refuses changes of images whose targets would not change with them."""
     if task.is_multiple and settings.augmentation != Augmentation():
-        changes = dataclasses.asdict(settings.augmentation)
         raise ValueError(
             "Images of several objects are not changed, because the images of "
-            "each object would have to change with them. Expected none of "
-            f"{', '.join(changes)} for the task {settings.task!r}. Received: "
-            + ", ".join(f"{key}={x!r}" for key, x in changes.items() if x)
+            "each object would have to change with them. Expected no changes "
+            f"for the task {settings.task!r}. Received: "
+            f"augmentation={settings.augmentation}"
         )
 
 
@@ -165,20 +161,25 @@ def _fit(model, loss, task, settings, progress, folder, tensorboard):
     draws = isinstance(model, CapsuleNetwork)
     _check_average(settings.average, all_steps)
     _compile(model, loss, task, settings, all_steps)
-    callbacks = [keras.callbacks.TerminateOnNaN()]
+    callbacks = [
+        keras.callbacks.TerminateOnNaN(),
+        keras.callbacks.LambdaCallback(
+            on_train_begin=lambda logs: progress.begin(
+                provenance.commit(), records.environment(model)
+            )
+        ),
+    ]
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     resumable.fit(
         model,
         lambda first: _batches(task, settings, draws, first, all_steps),
-        _evaluated(task.validation, settings, is_kept=True),
+        # Kept, because each epoch needs it.
+        task.validation and _evaluated(task.validation, settings).cache(),
         progress,
         folder,
         epochs=settings.epochs,
         steps=steps,
-        begin=lambda: progress.begin(
-            provenance.commit(), records.environment(model)
-        ),
         patience=settings.patience,
         callbacks=callbacks,
     )
@@ -240,12 +241,9 @@ def _batches(task, settings, draws, first, steps):
     return data.map(change, tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
 
-def _evaluated(data, settings, is_kept=False):
-    """Batches to evaluate on; what is needed in each epoch is kept."""
-    if data is None:
-        return None
-    batches = data.batch(4 * settings.batch_size)
-    return (batches.cache() if is_kept else batches).prefetch(2)
+def _evaluated(data, settings):
+    """Batches to evaluate on."""
+    return data.batch(4 * settings.batch_size).prefetch(2)
 
 
 def _save(model, folder):

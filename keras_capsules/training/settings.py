@@ -16,8 +16,7 @@ from keras_capsules.utils.validation import check_number
 from keras_capsules.utils.validation import check_sizes
 
 COLOR_MODES = {"grayscale": 1, "rgb": 3}
-_LARGEST_SEED = 2**32 - 1  # of NumPy
-_OF_FOLDERS = ("image_size", "color_mode")
+_OF_FOLDERS = {"image_size": 32, "color_mode": "rgb"}  # their defaults
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,11 +86,7 @@ class Settings:
         for name in ("per_class", "patience"):
             if getattr(self, name) is not None:
                 check_integer(getattr(self, name), name)
-        if check_integer(self.seed, "seed", 0) > _LARGEST_SEED:
-            raise ValueError(
-                "Generators of random numbers take no larger seed. Expected at "
-                f"most {_LARGEST_SEED}. Received: seed={self.seed!r}"
-            )
+        check_integer(self.seed, "seed", 0, 2**32 - 1)  # NumPy's largest
         check_number(
             self.learning_rate, "learning_rate", 0.0, open_minimum=True
         )
@@ -113,9 +108,9 @@ class Settings:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape of images of a folder."""
-        of_folder = self._of_folder()
-        height, width = check_sizes(of_folder["image_size"], "image_size", 2)
-        return height, width, COLOR_MODES[of_folder["color_mode"]]
+        size, mode = self._of_folder().values()
+        height, width = check_sizes(size, "image_size", 2)
+        return height, width, COLOR_MODES[mode]
 
     def check_use(self, is_folder: bool) -> None:
         """Refuses settings that would do nothing in a training, or harm.
@@ -149,10 +144,8 @@ class Settings:
             )
 
     def _of_folder(self):
-        return {
-            "image_size": 32 if self.image_size is None else self.image_size,
-            "color_mode": self.color_mode or "rgb",
-        }
+        given = {name: getattr(self, name) for name in _OF_FOLDERS}
+        return _OF_FOLDERS | {k: x for k, x in given.items() if x is not None}
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Settings":

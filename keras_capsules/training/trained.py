@@ -17,6 +17,7 @@ from keras_capsules.models import pretrained
 from keras_capsules.training import failures
 from keras_capsules.training import folders
 from keras_capsules.training import images
+from keras_capsules.training import records
 from keras_capsules.training import running
 from keras_capsules.training.settings import Settings
 from keras_capsules.utils import loading
@@ -104,7 +105,8 @@ class Trained:
             data = folders.read_labelled(
                 folder, self.image_shape, self.class_names
             )
-            name, metric = f"images of {folder}", _one_of_several()
+            name = f"images of {folder}"
+            metric = keras.metrics.SparseCategoricalAccuracy()
         else:
             plain = self.record["settings"]
             settings = Settings.from_record(plain)
@@ -119,8 +121,8 @@ class Trained:
             batches.map(lambda x, _: x), verbose=verbose
         )
         metric.update_state(labels, scores)
-        error = 100 * (1 - float(metric.result()))
-        return Evaluation(name, labels, scores, round(error, 4))
+        error = records.percent_wrong(metric.result())
+        return Evaluation(name, labels, scores, error)
 
 
 def load(source: str | os.PathLike[str]) -> Trained:
@@ -220,7 +222,3 @@ def _held_out(task):
             "Received: folder=None"
         )
     return "images that were not trained on", task.validation
-
-
-def _one_of_several():
-    return keras.metrics.SparseCategoricalAccuracy(name="accuracy")

@@ -9,22 +9,28 @@ from typing import Any
 import numpy as np
 
 
-def check_integer(value: Any, name: str, minimum: int = 1) -> int:
+def check_integer(
+    value: Any, name: str, minimum: int = 1, maximum: int | None = None
+) -> int:
     """Returns `value` as an `int`, or raises if it is not a whole number.
 
     Args:
         value: The argument.
         name: String, the argument's name, for the message.
         minimum: Integer, the least valid value. Defaults to `1`.
+        maximum: Optional integer, the largest valid value.
     """
     # bool is an Integral in Python, but True capsules is surely a mistake.
     if (
         not isinstance(value, numbers.Integral)
         or isinstance(value, bool)
         or value < minimum
+        or not (maximum is None or value <= maximum)
     ):
         expected = "a positive integer"
-        if minimum != 1:
+        if maximum is not None:
+            expected = f"an integer from {minimum} to {maximum}"
+        elif minimum != 1:
             expected = f"an integer of at least {minimum}"
         raise ValueError(
             f"Invalid value for argument `{name}`. Expected {expected}. "

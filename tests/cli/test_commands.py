@@ -14,7 +14,7 @@ from keras_capsules import datasets
 from keras_capsules.models import pretrained
 from keras_capsules.training import images
 from keras_capsules.training import running
-from keras_capsules.training.progress import PROGRESS
+from keras_capsules.training.records import PROGRESS
 from tests.cli.conftest import SIZE
 from tests.cli.conftest import make_folder
 from tests.cli.conftest import run

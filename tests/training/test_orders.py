@@ -65,6 +65,14 @@ def test_any_order(few):
         np.testing.assert_array_equal(found[1], everything[3])
 
 
+def test_indices_are_a_data_set_of_integers(few):
+    for make in (datasets.affine_mnist, datasets.multi_mnist):
+        pairs = tf.data.Dataset.from_tensors((1, 2))
+        for wrong in ([70, 3], pairs, tf.data.Dataset.from_tensors(0.5)):
+            with pytest.raises(ValueError, match="int64 scalars.*: indices="):
+                make(indices=wrong)
+
+
 _VERSIONS = {
     datasets.affine_mnist: "versions",
     datasets.multi_mnist: "pairs_per_image",
@@ -78,7 +86,7 @@ def test_what_is_only_placed_is_not_turned(few, monkeypatch):
     turned = datasets.affine_mnist("train", rotation=1e-12, **options)
     for (one, _), (two, _) in zip(placed, turned, strict=True):
         np.testing.assert_allclose(one, two, atol=1e-6)
-    monkeypatch.setattr(viewpoints, "_transformed", None)
+    monkeypatch.setattr(viewpoints, "moved", None)
     again = datasets.affine_mnist("train", rotation=0, **options)
     for (one, _), (two, _) in zip(placed, again, strict=True):
         np.testing.assert_array_equal(one, two)

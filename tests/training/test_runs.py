@@ -21,8 +21,8 @@ from keras_capsules.training import failures
 from keras_capsules.training import resumable
 from keras_capsules.training import running
 from keras_capsules.training import tasks
-from keras_capsules.training.progress import PROGRESS
-from keras_capsules.training.progress import Progress
+from keras_capsules.training.records import PROGRESS
+from keras_capsules.training.records import Progress
 from keras_capsules.training.settings import Settings
 from keras_capsules.training.task import Task
 from keras_capsules_cli import commands
@@ -105,7 +105,7 @@ def test_a_shear_keeps_areas(angle):
     images = np.zeros((2, 81, 81, 1), "float32")
     images[:, 30:51, 30:51] = 1
     one = tf.ones(2)
-    moved = augmentation._move(
+    moved = augmentation.moved(
         *(images, np.deg2rad(angle) * one, tf.constant([0.5, -0.3])),
         *(1.2 * one, 0.9 * one, 0 * one, 0 * one),
     )
@@ -247,7 +247,7 @@ def test_an_epoch_of_several_passes(tmp_path):
         (["--image-size", "64"], "None for a data set.*Received: image_size="),
         (["--color-mode", "rgb"], "None for a data set.*'rgb' and task='digit"),
         (["--scale", "1"], "`scale` to be below 1. Received: scale=1.0"),
-        (["--seed", str(2**32)], "Expected at most 4294967295. Received: seed"),
+        (["--seed", str(2**32)], "from 0 to 4294967295. Received: seed"),
         (
             ["--options", '{"num_classes": 3, "filtres": 5}'],
             "Expected options of EfficientCapsNet: filters, kernel_sizes.*"
