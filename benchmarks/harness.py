@@ -269,7 +269,7 @@ def show(title, rows, unit="ms"):
         print(f"{name:34}" + "".join(cells), flush=True)
 
 
-def draw(name, panels, folder, units):
+def draw(name, panels, folder, units, missing="not measured"):
     """Draws groups of bars, one panel beside the other.
 
     Axes start at zero and are equal along a row, so that lengths of bars can be
@@ -278,10 +278,10 @@ def draw(name, panels, folder, units):
     Args:
         name: Of the picture.
         panels: `{row of panels: {column of panels: {group: {bar: number}}}}`.
-            If a number is `None` or NaN, the picture says that it was not
-            measured.
+            If a number is `None` or NaN, `missing` stands for it.
         folder: Where to put the picture.
         units: The unit of each row, by the title of the row.
+        missing: Why there is no bar.
     """
     columns = list(dict.fromkeys(key for row in panels.values() for key in row))
     heights = [
@@ -305,7 +305,7 @@ def draw(name, panels, folder, units):
                 continue
             axis.set_title(f"{title}\n{column}" if column else title)
             axis.set_xlabel(units[title])
-            _draw_bars(axis, found[column], colours)
+            _draw_bars(axis, found[column], colours, missing)
             # Room for the labels after the longest bar.
             axis.set_xlim(0, 1.25 * longest or 1)
     colours.pop("", None)
@@ -324,7 +324,7 @@ def _height(groups):
     return 2 + sum(1 + len(bars) for bars in groups.values())
 
 
-def _draw_bars(axis, groups, colours):
+def _draw_bars(axis, groups, colours, missing):
     """Draws groups of bars; `colours` remembers a bar of each name."""
     place, centers = 0, []
     for bars in groups.values():
@@ -341,7 +341,7 @@ def _draw_bars(axis, groups, colours):
                 axis.bar_label(bar, [text], padding=2, fontsize="small")
             else:
                 axis.annotate(
-                    f"{label}: not measured",
+                    f"{label}: {missing}" if label else missing,
                     (0, place),
                     xycoords=("axes fraction", "data"),
                     xytext=(3, 0),

@@ -42,11 +42,14 @@ def test_it_stops_where_enough_are_right(cost, monkeypatch):
 
 
 def test_page_and_picture(cost, tmp_path, monkeypatch):
+    change = 0
+
     def measure(function, name, seed, *arguments):
         assert function is cost.measure and arguments == (0.99, 4000, None)
         return {
+            "seed": seed,
             "parameters": 1234,
-            "seconds_per_epoch": 10.0 + seed,
+            "seconds_per_epoch": 10.0 + seed + change,
             "peak_mib": 100,
             "steps": None if name == "conv_net" and seed else 50,
             "seconds": None if name == "conv_net" and seed else 0.5,
@@ -70,9 +73,18 @@ def test_page_and_picture(cost, tmp_path, monkeypatch):
     cost.main()
     assert page.read_text() == text
     # Others than those that are asked for stay as they are.
+    change = 50
     monkeypatch.setattr(
-        "sys.argv", [*arguments, "--networks", "conv_net", "--seeds=1"]
+        "sys.argv", [*arguments, "--networks", "conv_net", "--seeds", "1", "5"]
     )
     cost.main()
     assert "| EfficientCapsNet | 1,234 | 11 (10 to 12) " in page.read_text()
-    assert "| ConvNet | 1,234 | 10 | 100 | 0.5 | 50 |" in page.read_text()
+    assert "| ConvNet | 1,234 | 36.5 (10 to 65) | 100 " in page.read_text()
+    results = json.loads((tmp_path / "cost.json").read_text())
+    rows = results["networks"]["conv_net"]
+    assert [each["seed"] for each in rows] == [0, 1, 2, 5]
+    commands = [each["command"] for each in rows]
+    assert [" --seeds 1 5" in each for each in commands] == [0, 1, 0, 1]
+    monkeypatch.setattr(cost.harness.provenance, "processor", lambda: "X")
+    with pytest.raises(SystemExit):
+        cost.main()
