@@ -4,8 +4,8 @@
     python benchmarks/cost.py --networks conv_net capsnet --seeds 1 2
     python benchmarks/cost.py --redraw         # writes table and picture only
 
-Other networks and seeds stay in the results, which are of one processor. Each
-row has its own command and commit.
+Results of other networks and seeds are kept. All must be from the same machine
+and versions. Each row has its own command, commit and date.
 
 Trains each network, in a process of its own, with AdamW, a constant rate of
 0.003 and batches of 64, on nine tenths of the training images as they are.
@@ -41,7 +41,11 @@ ROWS = {
 def main():
     parser = harness.parser(__doc__, most_steps=4000, target=0.99, data_dir="")
     parser.add_argument(
-        "--seeds", nargs="+", type=int, default=[0, 1, 2], help="0 1 2"
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0, 1, 2],
+        help="by default, 0 1 2",
     )
     parser.add_argument("--page", type=pathlib.Path, default=PAGE)
     parser.add_argument(
@@ -56,18 +60,15 @@ def main():
         found = {}
         if (arguments.output / "cost.json").exists():
             found = harness.read("cost", arguments.output)["networks"]
-        made_by = {
-            "command": harness.command(),
-            "commit": harness.provenance.commit(),
-            "processor": harness.provenance.processor(),
-        }
-        if any(
-            row["processor"] != made_by["processor"]
-            for row in sum(found.values(), [])
-        ):
-            parser.error(
-                "the results are of another processor: give another --output"
-            )
+        made_by = harness.made_by()
+        for row in sum(found.values(), []):
+            for key in ("machine", "versions"):
+                if row[key] != made_by[key]:
+                    parser.error(
+                        "times of other machines and versions cannot be "
+                        f"compared. Expected {key}={row[key]}, or another "
+                        f"--output. Received: {key}={made_by[key]}"
+                    )
         for seed in arguments.seeds:
             for name in arguments.networks:
                 row = harness.call(

@@ -403,7 +403,14 @@ def write(name, results, folder):
     """Writes results, and the machine and versions they were measured with."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.json"
-    results = {
+    results = {**made_by(), **results}
+    write_text(path, json.dumps(results, indent=1) + "\n")
+    print(f"\nwritten to {path}")
+
+
+def made_by():
+    """What makes results: command, commit, date, machine, versions."""
+    return {
         "command": command(),
         "commit": provenance.commit(ROOT),
         "date": datetime.date.today().isoformat(),
@@ -419,10 +426,7 @@ def write(name, results, folder):
                 if importlib.util.find_spec(package)
             },
         },
-        **results,
     }
-    write_text(path, json.dumps(results, indent=1) + "\n")
-    print(f"\nwritten to {path}")
 
 
 def command():

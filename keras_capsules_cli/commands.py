@@ -82,7 +82,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(f"{found.error:.2f} % of {len(found.scores):,} {found.images} wrong")
     if found.labels.ndim == 1:
         counts = results.confusion(found.labels, found.scores)
-        print("\n" + tables.as_table(counts, network.class_names))
+        print("\n" + tables.confusion_table(counts, network.class_names))
     if arguments.plot:
         results.plot_confusion(
             found.labels, found.scores, network.class_names, arguments.plot

@@ -62,8 +62,7 @@ def prepare(name: str, data_dir: str | os.PathLike[str] | None = None) -> str:
     """
     if name == "coil20":
         parts = [
-            datasets.coil20(data_dir, split)  # type: ignore[arg-type]
-            for split in ("train", "test")
+            datasets.coil20(data_dir, split) for split in ("train", "test")
         ]
         return f"coil20 is there: {sum(map(len, parts)):,} images"
     if name not in tasks.NAMES:

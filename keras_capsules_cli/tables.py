@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def as_table(counts: np.ndarray, class_names: Sequence[str]) -> str:
+def confusion_table(counts: np.ndarray, class_names: Sequence[str]) -> str:
     """A confusion matrix as text.
 
     Args:

@@ -41,7 +41,7 @@ def test_it_stops_where_enough_are_right(cost, monkeypatch):
     assert found["steps"] is None and found["seconds"] is None
 
 
-def test_page_and_picture(cost, tmp_path, monkeypatch):
+def test_page_and_picture(cost, tmp_path, monkeypatch, capsys):
     change = 0
 
     def measure(function, name, seed, *arguments):
@@ -86,5 +86,8 @@ def test_page_and_picture(cost, tmp_path, monkeypatch):
     commands = [each["command"] for each in rows]
     assert [" --seeds 1 5" in each for each in commands] == [0, 1, 0, 1]
     monkeypatch.setattr(cost.harness.provenance, "processor", lambda: "X")
+    before = (tmp_path / "cost.json").read_bytes()
     with pytest.raises(SystemExit):
         cost.main()
+    assert "Received: machine={'processor': 'X'" in capsys.readouterr().err
+    assert (tmp_path / "cost.json").read_bytes() == before

@@ -34,17 +34,9 @@ _MNIST = DatasetInfo(
 _FASHION_MNIST = DatasetInfo(
     name="fashion_mnist",
     image_shape=(28, 28, 1),
-    class_names=(
-        "T-shirt/top",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Ankle boot",
+    class_names=tuple(
+        "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,"
+        "Ankle boot".split(",")
     ),
     num_train=60000,
     num_test=10000,
@@ -60,7 +52,7 @@ _CIFAR10 = DatasetInfo(
     name="cifar10",
     image_shape=(32, 32, 3),
     class_names=tuple(
-        "airplane automobile bird cat deer dog frog horse ship truck".split()
+        "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck".split(",")
     ),
     num_train=50000,
     num_test=10000,
@@ -74,12 +66,8 @@ _CIFAR10 = DatasetInfo(
 _SMALLNORB = DatasetInfo(
     name="smallnorb",
     image_shape=(96, 96, 2),
-    class_names=(
-        "four-legged animals",
-        "human figures",
-        "airplanes",
-        "trucks",
-        "cars",
+    class_names=tuple(
+        "four-legged animals,human figures,airplanes,trucks,cars".split(",")
     ),
     num_train=24300,
     num_test=24300,

@@ -219,23 +219,17 @@ def on_cpu(*arrays: np.ndarray) -> "tuple[tf.Tensor, ...]":
         return tuple(tf.constant(each) for each in arrays)
 
 
-def indices_or_all(
-    indices: "tf.data.Dataset | None", number: int
-) -> "tf.data.Dataset":
-    """Returns the indices of a derived data set, or raises.
+def check_indices(indices: "tf.data.Dataset | None") -> None:
+    """Raises if these cannot be the indices of a derived data set.
 
     Args:
         indices: The argument.
-        number: Integer, how many examples there are without it.
     """
     import tensorflow as tf
 
-    if indices is None:
-        return tf.data.Dataset.range(number)
-    wanted = tf.TensorSpec([], "int64")
-    if getattr(indices, "element_spec", None) != wanted:
+    spec = getattr(indices, "element_spec", None)
+    if indices is not None and spec != tf.TensorSpec([], "int64"):
         raise ValueError(
             "Invalid value for argument `indices`. Expected a tf.data.Dataset "
             f"of int64 scalars, or None. Received: indices={indices!r}"
         )
-    return indices

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from keras_capsules.datasets.chance import random_integer
-from keras_capsules.datasets.loading import indices_or_all
+from keras_capsules.datasets.loading import check_indices
 from keras_capsules.datasets.loading import info
 from keras_capsules.datasets.loading import load_arrays
 from keras_capsules.datasets.loading import on_cpu
@@ -54,8 +54,10 @@ def multi_mnist(
         targets: Boolean, whether labels come with the image of each object.
             Defaults to `True`.
         seed: Integer from 0 to 2**32. Defaults to `0`.
-        indices: A `tf.data.Dataset` of int64 scalars, which pairs to make, in
-            order. Defaults to `None`, which is all by `pairs_per_image`.
+        indices: A `tf.data.Dataset` of int64 scalars, the numbers of the
+            pairs to make, in order. Number `i` is pair `i // n` of image
+            `i % n`, with `n` images in the split. `pairs_per_image` is not used
+            then. Defaults to `None`, which is all.
         data_dir: See `load`.
 
     Returns:
@@ -86,6 +88,7 @@ def multi_mnist(
     shift = check_integer(shift, "shift", minimum=0)
     check_boolean(targets, "targets")
     seed = check_integer(seed, "seed", 0, 2**32)
+    check_indices(indices)
     images, labels = load_arrays(name, split, data_dir=data_dir)
     num_classes = info(name).num_classes
     # Sorted by label, those of one label are a block that can be left out.
@@ -129,7 +132,8 @@ def multi_mnist(
             "targets": objects,
         }
 
-    indices = indices_or_all(indices, number * pairs_per_image)
+    if indices is None:
+        indices = tf.data.Dataset.range(number * pairs_per_image)
     return indices.map(make, tf.data.AUTOTUNE)
 
 

@@ -24,7 +24,7 @@ _STEP = 360 // _NUM_VIEWS
 
 
 def coil20(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None,
     split: str = "train",
     *,
     num_views: int = 8,
@@ -93,7 +93,7 @@ def coil20(
     if path is None:
         raise ValueError(
             "COIL-20 is not downloaded. Expected the path of its file or "
-            "folder, as `data_dir` or --data-dir. Received: path=None"
+            "folder; the command takes it as --data-dir. Received: path=None"
         )
     path = pathlib.Path(path)
     read = _of_folder if path.is_dir() else _of_file

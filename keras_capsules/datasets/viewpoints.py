@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from keras_capsules.datasets.chance import random_integer
 from keras_capsules.datasets.chance import seed_of
-from keras_capsules.datasets.loading import indices_or_all
+from keras_capsules.datasets.loading import check_indices
 from keras_capsules.datasets.loading import load_arrays
 from keras_capsules.datasets.loading import on_cpu
 from keras_capsules.utils.validation import check_integer
@@ -62,8 +62,8 @@ def affine_mnist(
             factor. Defaults to `(0.8, 1.2)`.
         versions: Positive integer, how many of each image. Defaults to `32`.
         seed: Integer from 0 to 2**32. Defaults to `0`.
-        indices: A `tf.data.Dataset` of int64 scalars, which images to make, in
-            order. Defaults to `None`, which is all by `versions`.
+        indices: As those of `multi_mnist`, with versions instead of pairs.
+            Defaults to `None`, which is all.
         data_dir: See `load`.
 
     Returns:
@@ -87,6 +87,7 @@ def affine_mnist(
     scale = _check_scale(scale)
     versions = check_integer(versions, "versions")
     seed = check_integer(seed, "seed", 0, 2**32)
+    check_indices(indices)
     size = check_integer(size, "size")
     images, labels = load_arrays(name, split, data_dir=data_dir)
     number, *image_size = images.shape[:3]
@@ -122,7 +123,8 @@ def affine_mnist(
         image = _placed(image, size, [seed, 2], index)
         return image, tf.gather(labels, base)
 
-    indices = indices_or_all(indices, number * versions)
+    if indices is None:
+        indices = tf.data.Dataset.range(number * versions)
     return indices.map(make, tf.data.AUTOTUNE)
 
 

@@ -28,14 +28,14 @@ def as_it_is_used(
     values = [keras.ops.convert_to_numpy(each) for each in model.variables]
     try:
         model.optimizer.finalize_variable_values(model.trainable_variables)
-        _measure_statistics(model, examples(0).take(min(steps, _BATCHES)))
+        _measure_statistics(model, examples, min(steps, _BATCHES))
         yield
     finally:
         for variable, value in zip(model.variables, values, strict=True):
             variable.assign(value)
 
 
-def _measure_statistics(model, examples):
+def _measure_statistics(model, examples, steps):
     """Replaces moving means and variances by those of some batches.
 
     The moving ones are of earlier weights and, after few steps, still near the
@@ -50,7 +50,7 @@ def _measure_statistics(model, examples):
         return
     momenta = [layer.momentum for layer in layers]
     try:
-        for number, (images, _) in enumerate(examples):
+        for number, (images, _) in enumerate(examples(0).take(steps)):
             for layer in layers:
                 layer.momentum = number / (number + 1)  # the mean of all so far
             model(keras.ops.convert_to_tensor(images), training=True)

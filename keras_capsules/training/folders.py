@@ -48,10 +48,7 @@ def get(
             f"one for each class. Received: folder={str(folder)!r} with "
             f"{names[0]!r} alone"
         )
-    labels = np.repeat(
-        np.arange(len(names), dtype="int32"), [*map(len, paths.values())]
-    )
-    x = images.read_all(sum(paths.values(), []), image_shape)
+    x, labels = _read(paths, range(len(names)), image_shape)
     is_kept_out = np.zeros(len(labels), bool)
     if validated:
         is_kept_out = _tenth_of_each(labels, names, seed)
@@ -95,13 +92,8 @@ def read_labelled(
             f"{', '.join(class_names)}. Received: folder={str(folder)!r} with "
             f"{', '.join(unknown)}"
         )
-    labels = np.repeat(
-        np.array([class_names.index(name) for name in paths], "int32"),
-        [*map(len, paths.values())],
-    )
-    return _pairs(
-        (images.read_all(sum(paths.values(), []), image_shape), labels)
-    )
+    labels = [class_names.index(name) for name in paths]
+    return _pairs(_read(paths, labels, image_shape))
 
 
 def fingerprint(folder: images.Path) -> str:
@@ -122,6 +114,13 @@ def fingerprint(folder: images.Path) -> str:
         for path in paths
     ]
     return hashlib.sha256(repr(found).encode()).hexdigest()
+
+
+def _read(paths, labels, image_shape):
+    """All images of some classes, and their labels."""
+    counts = [*map(len, paths.values())]
+    x = images.read_all(sum(paths.values(), []), image_shape)
+    return x, np.repeat(np.array(labels, "int32"), counts)
 
 
 def _tenth_of_each(labels, names, seed):

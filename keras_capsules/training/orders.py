@@ -77,4 +77,6 @@ def random_indices(
         )
         return index - index % number + tf.cast(place, "int64")
 
-    return lambda first, last: tf.data.Dataset.range(first, last).map(shuffled)
+    return lambda first, last: tf.data.Dataset.range(first, last).map(
+        shuffled, tf.data.AUTOTUNE
+    )

@@ -41,7 +41,7 @@ def commit(checkout: str | os.PathLike[str] = ROOT) -> str:
 
 
 def processor() -> str:
-    """The name of the processor, and whether it computes in bfloat16."""
+    """The name of the processor, and whether it has AVX-512 and bfloat16."""
     try:
         text = pathlib.Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -49,6 +49,7 @@ def processor() -> str:
     name = re.search(r"model name\s*: (.*)", text)
     flags = re.search(r"flags\s*: (.*)", text)
     found = name[1] if name else platform.machine()
-    if flags and "avx512_bf16" in flags[1]:
-        found += ", AVX512-BF16"
+    for flag, label in (("avx512_bf16", "AVX512-BF16"), ("avx512f", "AVX-512")):
+        if flags and flag in flags[1]:
+            return f"{found}, {label}"
     return found

@@ -1,4 +1,4 @@
-"""What is known of a run: how far it is, by which code, how well it does."""
+"""What is known of a run: how far it is, what trains it, how well it does."""
 
 import dataclasses
 import json
@@ -83,7 +83,7 @@ class Progress:
             ValueError: If another backend, with other random numbers, trained
                 before.
         """
-        if not self.epoch:  # of one that did not end, nothing is left
+        if not self.epoch:  # of an epoch that did not end, nothing is left
             self.commits, self.environment = [], {}
         before = self.environment.get("backend", environment["backend"])
         if before != environment["backend"]:

@@ -31,6 +31,7 @@ def fit(
     *,
     epochs: int,
     steps: int,
+    begin: Callable[[], None] = lambda: None,
     patience: int | None = None,
     callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> None:
@@ -51,11 +52,13 @@ def fit(
         folder: The folder of the run.
         epochs: Integer.
         steps: Integer, the batches of an epoch.
+        begin: Function that is called before anything is trained or written.
         patience: Integer, after how many epochs that are not better to stop;
             or `None`.
         callbacks: Further callbacks.
     """
     folder = pathlib.Path(folder)
+    examples = functools.cache(examples)  # what it loads is loaded once
     model.optimizer.build(model.trainable_variables)
     keeper = _Keeper(
         model,
@@ -65,13 +68,17 @@ def fit(
         patience,
         functools.partial(as_it_is_used, examples, steps),
     )
+    is_over = progress.epoch >= epochs or keeper.is_over()
+    if not is_over:
+        begin()
+        batches = examples(progress.epoch * steps)
     if progress.epoch:
         read(_state_of(folder, progress.epoch), state(model))
     else:
         keeper.save_state()  # so that a full disk is noticed now
-    if progress.epoch < epochs and not keeper.is_over():
+    if not is_over:
         model.fit(
-            examples(progress.epoch * steps),
+            batches,
             initial_epoch=progress.epoch,
             epochs=epochs,
             steps_per_epoch=steps,

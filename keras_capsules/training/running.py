@@ -1,5 +1,6 @@
 """Trains a network on a task, and writes down how well it does."""
 
+import dataclasses
 import json
 import math
 import os
@@ -15,7 +16,6 @@ from keras_capsules.training import records
 from keras_capsules.training import resumable
 from keras_capsules.training import tasks
 from keras_capsules.training.augmentation import Augmentation
-from keras_capsules.training.places import run_folder
 from keras_capsules.training.settings import Settings
 from keras_capsules.training.task import Task
 from keras_capsules.utils import files
@@ -94,7 +94,7 @@ def train(
         )
     settings.check_use(of_folder)
     plain = settings.as_record(of_folder) | tasks.identity(settings.task)
-    with run_folder(folder) as run:
+    with files.run_folder(folder) as run:
         progress = records.Progress.of_folder(run, plain)
         keras.utils.set_random_seed(settings.seed)
         task = get_task(settings, data_dir)
@@ -141,11 +141,12 @@ def get_task(
 def _check_changes(task, settings):
     """Refuses changes of images whose targets would not change with them."""
     if task.is_multiple and settings.augmentation != Augmentation():
+        changes = dataclasses.asdict(settings.augmentation)
         raise ValueError(
             "Images of several objects are not changed, because the images of "
             "each object would have to change with them. Expected no changes "
             f"for the task {settings.task!r}. Received: "
-            f"augmentation={settings.augmentation}"
+            + ", ".join(f"{name}={x!r}" for name, x in changes.items() if x)
         )
 
 
@@ -161,25 +162,22 @@ def _fit(model, loss, task, settings, progress, folder, tensorboard):
     draws = isinstance(model, CapsuleNetwork)
     _check_average(settings.average, all_steps)
     _compile(model, loss, task, settings, all_steps)
-    callbacks = [
-        keras.callbacks.TerminateOnNaN(),
-        keras.callbacks.LambdaCallback(
-            on_train_begin=lambda logs: progress.begin(
-                provenance.commit(), records.environment(model)
-            )
-        ),
-    ]
+    callbacks = [keras.callbacks.TerminateOnNaN()]
     if tensorboard:
         callbacks.append(keras.callbacks.TensorBoard(folder / "tensorboard"))
     resumable.fit(
         model,
         lambda first: _batches(task, settings, draws, first, all_steps),
-        # Kept, because each epoch needs it.
-        task.validation and _evaluated(task.validation, settings).cache(),
+        None
+        if task.validation is None
+        else _evaluated(task.validation.cache(), settings),
         progress,
         folder,
         epochs=settings.epochs,
         steps=steps,
+        begin=lambda: progress.begin(
+            provenance.commit(), records.environment(model)
+        ),
         patience=settings.patience,
         callbacks=callbacks,
     )

@@ -16,7 +16,7 @@ from keras_capsules.utils.validation import check_number
 from keras_capsules.utils.validation import check_sizes
 
 COLOR_MODES = {"grayscale": 1, "rgb": 3}
-_OF_FOLDERS = {"image_size": 32, "color_mode": "rgb"}  # their defaults
+_OF_FOLDERS = ("image_size", "color_mode")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,9 +108,9 @@ class Settings:
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """The shape of images of a folder."""
-        size, mode = self._of_folder().values()
-        height, width = check_sizes(size, "image_size", 2)
-        return height, width, COLOR_MODES[mode]
+        given = self._of_folder()
+        height, width = check_sizes(given["image_size"], "image_size", 2)
+        return height, width, COLOR_MODES[given["color_mode"]]
 
     def check_use(self, is_folder: bool) -> None:
         """Refuses settings that would do nothing in a training, or harm.
@@ -144,8 +144,10 @@ class Settings:
             )
 
     def _of_folder(self):
-        given = {name: getattr(self, name) for name in _OF_FOLDERS}
-        return _OF_FOLDERS | {k: x for k, x in given.items() if x is not None}
+        return {
+            "image_size": self.image_size or 32,
+            "color_mode": self.color_mode or "rgb",
+        }
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> "Settings":
@@ -170,12 +172,11 @@ class Settings:
             is_folder: Boolean, whether the task is a folder of images. The
                 settings that only concern folders are left out otherwise.
         """
-        record = dataclasses.asdict(self)
+        record = dataclasses.asdict(self) | self._of_folder()
         changes = record.pop("augmentation")
-        for name in _OF_FOLDERS:
-            del record[name]
-        if is_folder:
-            record |= self._of_folder()
+        if not is_folder:
+            for name in _OF_FOLDERS:
+                del record[name]
         return {**record, **changes}
 
 

@@ -109,27 +109,21 @@ def _of_two_digits(name, seed, validated, data_dir):
     number = _number_of_digits(validated)
     indices = random_indices(number, seed)
 
-    def train(first, last):
-        return datasets.multi_mnist(
-            SPLITS[validated],
-            seed=seed,
-            indices=indices(first, last),
-            data_dir=data_dir,
-        )
-
     def load(split, **options):
-        return datasets.multi_mnist(
-            split, targets=False, data_dir=data_dir, **options
-        )
+        return datasets.multi_mnist(split, data_dir=data_dir, **options)
+
+    def train(first, last):
+        order = indices(first, last)
+        return load(SPLITS[validated], seed=seed, indices=order)
 
     return Task(
         (36, 36, 1),
         10,
         number,
         train,
-        load("validation") if validated else None,
+        load("validation", targets=False) if validated else None,
         # The published test set has 1,000 pairs for each image.
-        lambda: load("test", pairs_per_image=10),
+        lambda: load("test", targets=False, pairs_per_image=10),
         num_objects=2,
         class_names=_DIGITS,
     )

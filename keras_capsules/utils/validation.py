@@ -21,12 +21,13 @@ def check_integer(
         maximum: Optional integer, the largest valid value.
     """
     # bool is an Integral in Python, but True capsules is surely a mistake.
-    if (
-        not isinstance(value, numbers.Integral)
-        or isinstance(value, bool)
-        or value < minimum
-        or not (maximum is None or value <= maximum)
-    ):
+    valid = (
+        isinstance(value, numbers.Integral)
+        and not isinstance(value, bool)
+        and int(value) >= minimum
+        and (maximum is None or int(value) <= maximum)
+    )
+    if not valid:
         expected = "a positive integer"
         if maximum is not None:
             expected = f"an integer from {minimum} to {maximum}"

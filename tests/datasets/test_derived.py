@@ -150,10 +150,11 @@ def test_invalid_arguments():
         ("pad", -1),
         ("shift", 0.5),
         ("seed", "x"),
-        ("seed", 2**60),
+        ("seed", 2**32 + 1),
     ]:
         with pytest.raises(ValueError, match=rf"`{name}`.*Received: {name}="):
             datasets.multi_mnist("test", name="digits", **{name: value})
+    assert datasets.multi_mnist("test", name="digits", seed=2**32)
     with pytest.raises(ValueError, match="Received: targets='no'"):
         datasets.multi_mnist("test", name="digits", targets="no")
     with pytest.raises(ValueError, match="no images of different classes"):

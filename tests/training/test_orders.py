@@ -1,13 +1,17 @@
 """The order of examples that are made of images, and what is made of them."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from keras_capsules import datasets
 from keras_capsules.datasets import overlapping
+from keras_capsules.datasets import splits
 from keras_capsules.datasets import viewpoints
+from keras_capsules.training import running
 from keras_capsules.training import tasks
+from keras_capsules.training.settings import Settings
 from tests.helpers.testing import on_one_backend
 
 pytestmark = on_one_backend
@@ -53,7 +57,6 @@ def test_each_pass_and_each_seed_has_another_order(few, name):
 
 
 def test_any_order(few):
-    """Nothing else is made than what is asked for."""
     for make in (datasets.affine_mnist, datasets.multi_mnist):
         chosen = tf.data.Dataset.from_tensor_slices([70, 3, 1_000_000])
         chosen = chosen.map(lambda x: tf.cast(x, "int64"))
@@ -63,6 +66,38 @@ def test_any_order(few):
         everything = [x for x, _ in whole.as_numpy_iterator()]
         np.testing.assert_array_equal(found[0], everything[70])
         np.testing.assert_array_equal(found[1], everything[3])
+        labels = [y for _, y in make(indices=chosen).as_numpy_iterator()]
+        all_labels = [y for _, y in whole.as_numpy_iterator()]
+        for label, place in zip(labels, (70, 3), strict=False):
+            keras.tree.map_structure(
+                np.testing.assert_array_equal, label, all_labels[place]
+            )
+
+
+@pytest.mark.parametrize("name", ["affine_mnist", "multi_mnist"])
+def test_images_are_loaded_once(few, name, tmp_path, monkeypatch):
+    """However many epochs there are, and once for what is validated."""
+    loads = []
+    for module in (overlapping, viewpoints):
+
+        def load(split, *_, old=module.load_arrays, **__):
+            loads.append(split)
+            images, labels = old()
+            return np.pad(images, [(0, 0), (8, 9), (8, 9), (0, 0)]), labels
+
+        monkeypatch.setattr(module, "load_arrays", lambda _, x, **__: load(x))
+    settings = {"network": "conv_net", "task": name, "epochs": 3}
+    settings |= {"options": {"filters": [5], "units": [7]}, "batch_size": 13}
+    running.train(Settings(**settings), tmp_path)
+    assert sorted(loads) == ["train[:90%]", "validation"]
+
+
+def test_the_number_of_examples():
+    numbers = datasets.info("mnist").num_examples
+    for validated, split in tasks.SPLITS.items():
+        ranges = splits.resolve_split(split, numbers)
+        length = sum(stop - start for _, start, stop in ranges)
+        assert tasks._number_of_digits(validated) == length
 
 
 def test_indices_are_a_data_set_of_integers(few):

@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from keras_capsules import models
+from keras_capsules.datasets import viewpoints
 from keras_capsules.training import augmentation
 from keras_capsules.training import averages
 from keras_capsules.training import failures
@@ -105,7 +106,7 @@ def test_a_shear_keeps_areas(angle):
     images = np.zeros((2, 81, 81, 1), "float32")
     images[:, 30:51, 30:51] = 1
     one = tf.ones(2)
-    moved = augmentation.moved(
+    moved = viewpoints.moved(
         *(images, np.deg2rad(angle) * one, tf.constant([0.5, -0.3])),
         *(1.2 * one, 0.9 * one, 0 * one, 0 * one),
     )
@@ -291,8 +292,11 @@ def test_two_objects(network, options, tmp_path, monkeypatch):
     monkeypatch.setattr(running, "get_task", lambda *_: pairs)
     arguments = ["--no-validation", "--epochs", "1", "--batch-size", "10"]
     arguments += ["--options", json.dumps(options)]
-    for change in ("--shift=1", "--flip"):
-        with pytest.raises(ValueError, match="are not changed.*Received: .*="):
+    for change, found in (
+        ("--shift=1", "shift=1.0$"),
+        ("--flip", "flip=True$"),
+    ):
+        with pytest.raises(ValueError, match=f"not changed.*Received: {found}"):
             train([network, "multi_mnist", *arguments, change], tmp_path)
     record = train([network, "multi_mnist", *arguments], tmp_path)
     assert record["epochs"] == 1 and np.isfinite(record["curve"][0]["loss"])
@@ -356,6 +360,29 @@ def test_a_run_goes_on_with_its_backend(tmp_path, monkeypatch):
     for free in (Progress({}, environment={"backend": "jax"}), Progress({}, 3)):
         free.begin("", {"backend": "tensorflow"})
         assert free.environment == {"backend": "tensorflow"}
+
+
+def test_a_run_of_another_backend_stays_as_it_is(tmp_path, monkeypatch):
+    arguments = ["conv_net", "digits", "--epochs=2", "--per-class=9"]
+    arguments += ["--options", '{"filters": [5], "units": [7]}']
+    stop = pytest.raises(InterruptedError)
+    with stop, monkeypatch.context() as patch:
+
+        def tidy(keeper):
+            raise InterruptedError
+
+        patch.setattr(resumable._Keeper, "_tidy", tidy)
+        train(arguments, tmp_path)
+    other = {"backend": "another", "device": "", "versions": {}}
+    monkeypatch.setattr(running.records, "environment", lambda model: other)
+    before = {x: x.read_bytes() for x in tmp_path.rglob("*") if x.is_file()}
+    settings = Settings.from_record(
+        vars(options.make_parser().parse_args(["train", *arguments]))
+    )
+    with pytest.raises(ValueError, match="Expected KERAS_BACKEND=.*'another'"):
+        running.train(settings, tmp_path, tensorboard=True)
+    after = {x: x.read_bytes() for x in tmp_path.rglob("*") if x.is_file()}
+    assert after == before
 
 
 def test_a_folder_with_another_run(tmp_path):
