@@ -2,7 +2,7 @@
 
 import pathlib
 
-from keras_capsules.training import failures
+from keras_capsules.training import records
 from keras_capsules.training import resumable
 
 
@@ -39,7 +39,7 @@ def train(
     for epoch in range(progress.epoch, epochs):
         figures = fit_epoch(epoch)
         logs = {key: float(x) for key, x in figures.items()}
-        failures.check_finite(logs, epoch + 1)
+        records.check_finite(logs, epoch + 1)
         progress.curve.append(logs)
         progress.epoch = epoch + 1
         arrays = values(model)

@@ -10,8 +10,6 @@ from keras_capsules.losses import SpreadLoss
 from keras_capsules.utils.validation import check_integer
 from keras_capsules.utils.validation import check_number
 
-__all__ = ["SpreadMarginSchedule", "spread_margin"]
-
 _COARSEST_RESOLUTION = 0.1
 
 

@@ -14,6 +14,7 @@ from keras import ops
 from keras_capsules import models
 from keras_capsules.explorer import drawing
 from keras_capsules.inspection.graph import Untraceable
+from keras_capsules.inspection.graph import as_array
 from keras_capsules.inspection.painter import Painter
 from keras_capsules.layers import CapsuleLength
 from keras_capsules.models import pretrained
@@ -145,7 +146,7 @@ class Network:
         """The class capsules of one image, and the scores of its classes."""
         found = self.model.encoder.predict_on_batch(images)
         capsules = tuple(found) if isinstance(found, list) else found
-        return capsules, _as_array(CapsuleLength()(capsules))[0]
+        return capsules, as_array(CapsuleLength()(capsules))[0]
 
     def _decode(self, capsules, winners):
         """Pictures `(winners, height, width)` of the capsules of one image."""
@@ -153,17 +154,13 @@ class Network:
             lambda x: ops.repeat(x, len(winners), axis=0), capsules
         )
         labels = np.asarray(winners, "int32")
-        return _as_array(self.model.decode(capsules, labels))[..., 0]
-
-
-def _as_array(tensor):
-    return ops.convert_to_numpy(tensor).astype("float32")
+        return as_array(self.model.decode(capsules, labels))[..., 0]
 
 
 def _scores(model, images):
     """The only output of a model, whatever structure holds it."""
     (scores,) = keras.tree.flatten(model(images, training=False))
-    return _as_array(scores)
+    return as_array(scores)
 
 
 def _winners(scores, number):

@@ -73,11 +73,16 @@ def perturb(
     coder = _Coder(model, batch_size, verbose, images=images)
     size = int(np.prod(coder.pose_shape))
     dimensions = _check_dimensions(dimensions, size)
-    values = _check_values(values)
+    added = np.array(added_numbers(values))
+    if not added.size:
+        raise ValueError(
+            "Invalid value for argument `values`. Expected a sequence of "
+            f"finite numbers. Received: values={values!r}"
+        )
     poses, classes = coder.encode("images", labels, "labels")
     poses = poses.reshape(len(poses), size)
-    shape = (len(poses), len(dimensions), len(values))
-    changed_dimensions, added = np.array(dimensions), np.array(values)
+    shape = (len(poses), len(dimensions), len(added))
+    changed_dimensions = np.array(dimensions)
 
     def variants(number, dimension, value):
         changed = poses[number]
@@ -270,19 +275,16 @@ def _check_dimensions(dimensions, size):
     return found
 
 
-def _check_values(values):
+def added_numbers(values: Any) -> list[float]:
+    """The numbers that are added to poses; an empty list if they are none."""
     if values is None:
         return [0.05 * each for each in range(-5, 6)]
     try:
-        found = [check_number(each, "values") for each in values]
+        # Elements of arrays and tensors become numbers of Python.
+        numbers = np.asarray(values).tolist()
+        return [check_number(each, "values") for each in numbers]
     except (TypeError, ValueError):
-        found = []
-    if not found:
-        raise ValueError(
-            "Invalid value for argument `values`. Expected a sequence of "
-            f"finite numbers. Received: values={values!r}"
-        )
-    return found
+        return []
 
 
 def _check_pair(labels):

@@ -94,15 +94,11 @@ def _check_labels(network, y):
     spread = any(
         isinstance(each, SpreadLoss) or each is spread_loss for each in losses
     )
+    margin = any(
+        isinstance(each, MarginLoss) or each is margin_loss for each in losses
+    )
     # Labels of other losses may be anything.
-    if (
-        decoder is not None
-        or spread
-        or any(
-            isinstance(each, MarginLoss) or each is margin_loss
-            for each in losses
-        )
-    ):
+    if decoder is not None or spread or margin:
         name = network.output_names[0]
         known = {name, TARGETS, TARGET_CLASSES}
         if isinstance(y, Mapping) and known.isdisjoint(y):

@@ -1,12 +1,8 @@
 """What all pictures share: colours, figures, legends, images on axes."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-
-from keras_capsules.plots import texts
 
 # Okabe and Ito, "Color universal design" (2008): colours that people who do not
 # tell red from green can tell apart.
@@ -24,7 +20,6 @@ _MARKERS = ("", "o", "s", "^", "D", "v", "P", "X", "<", ">")
 _HATCHES = ("", "///", "...", "xxx", "---", "ooo", "+++", "***", "|||", "//..")
 # For amounts: dark to bright, also in print.
 COLOUR_MAP = "viridis"
-_KEY = 0.6  # inches of a legend beside each text
 
 
 def grid_of_axes(
@@ -72,27 +67,6 @@ def hatch(number: int) -> str:
     return _HATCHES[number // len(PALETTE) % len(_HATCHES)]
 
 
-def add_legend(figure: Any, parts: Mapping[str, Any]) -> None:
-    """Adds a legend above all axes, and makes the figure higher by it.
-
-    Args:
-        figure: The figure.
-        parts: Dictionary from texts to the lines or bars that they explain.
-    """
-    width, height = figure.get_size_inches()
-    widest = max(texts.size_of(text)[0] for text in parts)
-    columns = 2 if len(parts) > 1 and widest <= width / 2 - _KEY else 1
-    legend = figure.legend(
-        parts.values(),
-        [texts.fitted(text, width / columns - _KEY) for text in parts],
-        loc="outside upper center",
-        ncols=columns,
-        fontsize="small",
-    )
-    more = legend.get_window_extent().height / figure.dpi
-    figure.set_size_inches(width, height + more)
-
-
 def show_image(axis: Any, image: np.ndarray, title: Any = None) -> None:
     """Draws an image with values between 0 and 1, grey or in colour.
 
@@ -109,22 +83,6 @@ def show_image(axis: Any, image: np.ndarray, title: Any = None) -> None:
     without_ticks(axis)
     if title is not None:
         axis.set_title(title, fontsize="small")
-
-
-def show_grid(
-    axes: np.ndarray, images: np.ndarray, titles: Sequence[Any]
-) -> None:
-    """Draws rows of images, with titles above the first row.
-
-    Args:
-        axes: Array of axes, `(rows, columns)`.
-        images: `(rows, columns, height, width, channels)`.
-        titles: A title for each column, or `None`.
-    """
-    for row, of_row in enumerate(images):
-        for column, image in enumerate(of_row):
-            title = titles[column] if row == 0 else None
-            show_image(axes[row, column], image, title)
 
 
 def without_ticks(axis: Any) -> None:

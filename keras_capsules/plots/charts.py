@@ -8,10 +8,9 @@ import numpy as np
 from keras_capsules.inspection import Equivariance
 from keras_capsules.plots import canvas
 from keras_capsules.plots import texts
-from keras_capsules.plots.arguments import check_results
-from keras_capsules.plots.arguments import runs_of
 
 _FACTOR = 1.3  # inches for the name of a transformation, at most
+_KEY = 0.6  # inches of a legend beside each text
 _NOT_FINITE = "not a finite number"
 
 
@@ -45,7 +44,7 @@ def equivariance(
     figure = plots.equivariance({"untrained": {"rotation": found}})
     ```
     """
-    check_results(results)
+    _check_results(results)
     factors = list(dict.fromkeys(x for row in results.values() for x in row))
     if not factors:
         raise ValueError(
@@ -91,7 +90,7 @@ def equivariance(
     axis.set_ylabel("R² of a linear read-out, held-out images")
     axis.set_ylim(top=1.02)
     axis.set_title(title, fontsize="medium")
-    canvas.add_legend(figure, legend)
+    _add_legend(figure, legend)
     return figure
 
 
@@ -119,7 +118,7 @@ def training_curves(history: Any) -> Any:
     figure = plots.training_curves(history)
     ```
     """
-    runs = runs_of(history)
+    runs = _runs_of(history)
     names = [
         *dict.fromkeys(
             key.removeprefix("val_") for run in runs.values() for key in run
@@ -152,7 +151,7 @@ def training_curves(history: Any) -> Any:
         axis.set(xlabel="epoch", ylabel=label)
         canvas.count_along(axis)
     failures = _draw_failures(axes.flat, names, runs)
-    canvas.add_legend(figure, {**legend, **failures})
+    _add_legend(figure, {**legend, **failures})
     return figure
 
 
@@ -200,3 +199,74 @@ def _draw_failures(axes, names, runs):
         if not any(np.isfinite(each).any() for _, each in figures):
             axis.set_yticks([])  # there is no scale
     return crosses
+
+
+def _add_legend(figure, parts):
+    """Adds a legend above all axes, of lines or bars by texts; and its room."""
+    width, height = figure.get_size_inches()
+    widest = max(texts.size_of(text)[0] for text in parts)
+    columns = 2 if len(parts) > 1 and widest <= width / 2 - _KEY else 1
+    legend = figure.legend(
+        parts.values(),
+        [texts.fitted(text, width / columns - _KEY) for text in parts],
+        loc="outside upper center",
+        ncols=columns,
+        fontsize="small",
+    )
+    more = legend.get_window_extent().height / figure.dpi
+    figure.set_size_inches(width, height + more)
+
+
+def _check_results(results):
+    """Raises if these are not results of networks."""
+    rows = results.values() if isinstance(results, Mapping) else [results]
+    if not all(
+        isinstance(row, Mapping)
+        and all(isinstance(name, str) for name in row)
+        and all(isinstance(each, Equivariance) for each in row.values())
+        for row in rows
+    ):
+        raise ValueError(
+            "Expected a dictionary from names of networks to dictionaries from "
+            "names of transformations to results of `inspection.equivariance`. "
+            f"Received: results={results!r}"
+        )
+
+
+def _runs_of(history):
+    """The figures `(epochs,)` of runs by their names, `""` of a single run."""
+    history = getattr(history, "history", history)
+    if not isinstance(history, Mapping):
+        raise ValueError(
+            "Expected what `fit` returned, its history, or a dictionary of "
+            f"them. Received: history={history!r}"
+        )
+    runs: dict[Any, Any] = {
+        name: getattr(each, "history", each) for name, each in history.items()
+    }
+    are_runs = [isinstance(each, Mapping) for each in runs.values()]
+    if not any(are_runs):
+        runs = {"": history}
+    elif not all(are_runs):
+        raise ValueError(
+            "Expected figures of one run, or several runs, not both. Received: "
+            f"history with the keys {list(history)}"
+        )
+    return {
+        name: {key: _figures(key, each) for key, each in run.items()}
+        for name, run in runs.items()
+    }
+
+
+def _figures(name, figures):
+    """The figures of several epochs as an array, or raises."""
+    try:
+        array = np.asarray(figures, "float64")
+    except (TypeError, ValueError):
+        array = np.zeros(())
+    if not isinstance(name, str) or array.ndim != 1:
+        raise ValueError(
+            "Expected names of figures, and a list with the number of each "
+            f"epoch. Received: history with {name!r}: {figures!r}"
+        )
+    return array

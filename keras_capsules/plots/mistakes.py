@@ -8,13 +8,12 @@ import numpy as np
 from keras_capsules.plots import canvas
 from keras_capsules.plots import texts
 from keras_capsules.plots.arguments import as_list
-from keras_capsules.plots.arguments import check_classes
+from keras_capsules.plots.arguments import as_numbers
 from keras_capsules.plots.arguments import check_names
-from keras_capsules.plots.arguments import check_number_of_classes
-from keras_capsules.plots.arguments import classes_of
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_boolean
 
+_MOST_CLASSES = 100
 # Inches.
 _LEAST_CELL = 0.42
 _LONGEST_NAME = 1.6
@@ -56,13 +55,13 @@ def confusion(
     """
     normalize = check_boolean(normalize, "normalize")
     labels, predictions = np.asarray(labels), np.asarray(predictions)
-    predictions, classes = classes_of(predictions)
-    check_number_of_classes(classes, "predictions")
-    check_classes(labels, predictions)
+    predictions, classes = _classes_of(predictions)
+    _check_number_of(classes, "predictions")
+    _check_classes(labels, predictions)
     classes = max(classes, 1 + int(max(labels.max(), predictions.max())))
     given = as_list(class_names)
     if given is not None:
-        check_number_of_classes(len(given), "class_names")
+        _check_number_of(len(given), "class_names")
         classes = max(classes, len(given))
     names = check_names(class_names, classes, "class_names")
     counts = np.zeros((classes, classes), int)
@@ -112,3 +111,57 @@ def confusion(
     )
     bar.set_label("share of the right class")
     return figure
+
+
+def _classes_of(predictions):
+    """The predicted classes; and how many there are, 0 if no scores say it."""
+    if predictions.ndim != 2:
+        return predictions, 0
+    if predictions.shape[1] < 2:
+        raise ValueError(
+            "One score says nothing of other classes. Expected classes, such "
+            "as (scores[:, 0] > 0.5).astype(int). Received: "
+            f"predictions.shape={predictions.shape}"
+        )
+    scores = as_numbers(predictions, "predictions")
+    is_broken = np.isnan(scores).any(axis=1)
+    if is_broken.any():
+        raise ValueError(
+            "Scores that are not numbers say nothing of classes. Expected "
+            "`predictions` without NaN. Received: predictions with NaN for "
+            f"{is_broken.sum()} of {len(scores)} images, the first of them "
+            f"number {is_broken.argmax()}"
+        )
+    return scores.argmax(axis=1), scores.shape[1]
+
+
+def _check_classes(labels, predictions):
+    """Raises if these are not as many classes as images."""
+    for name, each in (("labels", labels), ("predictions", predictions)):
+        if (
+            each.ndim != 1
+            or not each.size
+            or not np.issubdtype(each.dtype, np.integer)
+            or each.min() < 0
+        ):
+            raise ValueError(
+                f"Expected `{name}` to be classes, integers of at least 0, one "
+                f"for each image. Received: {name} of shape {each.shape} and "
+                f"dtype {each.dtype}"
+            )
+        _check_number_of(1 + int(each.max()), name)
+    if len(labels) != len(predictions):
+        raise ValueError(
+            "Expected as many predictions as labels. Received: "
+            f"{len(labels)} labels and {len(predictions)} predictions"
+        )
+
+
+def _check_number_of(classes, name):
+    """Raises if there are more classes than fit into a picture."""
+    if classes > _MOST_CLASSES:
+        raise ValueError(
+            "These are too many classes for one picture. Expected at most "
+            f"{_MOST_CLASSES}, with numbers from 0 on. Received: {name} for "
+            f"{classes} classes"
+        )

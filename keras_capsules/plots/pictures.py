@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from keras_capsules.inspection.poses import added_numbers
 from keras_capsules.plots import canvas
 from keras_capsules.plots import texts
 from keras_capsules.plots.arguments import as_images
 from keras_capsules.plots.arguments import as_numbers
 from keras_capsules.plots.arguments import check_names
-from keras_capsules.plots.arguments import check_values
 from keras_capsules.types import Tensor
 
 _MOST_IMAGES = 20
@@ -53,7 +53,7 @@ def reconstructions(
     figure.savefig("reconstructions.png")
     ```
     """
-    images = _some(as_images(images, "images"), "images")
+    images = _some(images)
     if not isinstance(reconstructions, dict):
         reconstructions = {"reconstruction": reconstructions}
     rows = [images]
@@ -66,7 +66,7 @@ def reconstructions(
             )
     titles = _titles(titles, len(images))
     figure, axes, titles = _grid(["image", *reconstructions], titles, 1.1, 1.2)
-    canvas.show_grid(axes, np.stack(rows), titles)
+    _show_grid(axes, np.stack(rows), titles)
     return figure
 
 
@@ -105,10 +105,13 @@ def perturbations(
     """
     images = as_images(images, "images", 2)
     rows, columns = images.shape[:2]
-    labels = [
-        f"{each:+.2g}" if abs(each) > 1e-9 else "0"
-        for each in check_values(values, columns)
-    ]
+    added = added_numbers(values)
+    if len(added) != columns:
+        raise ValueError(
+            f"Expected {columns} finite numbers in `values`, one for each "
+            f"column of images. Received: values={values!r}"
+        )
+    labels = [f"{each:+.2g}" if abs(each) > 1e-9 else "0" for each in added]
     names = check_names(dimensions, rows, "dimensions")
     names = [texts.fitted(name, 1.0) for name in names]
     beside, highest = texts.largest(names)
@@ -119,7 +122,7 @@ def perturbations(
         max(0.6, highest + 0.1),
         left=beside + 0.2,
     )
-    canvas.show_grid(axes, images, labels)
+    _show_grid(axes, images, labels)
     for axis, name in zip(axes[:, 0], names, strict=True):
         axis.set_ylabel(
             name, rotation=0, ha="right", va="center", fontsize="small"
@@ -162,7 +165,7 @@ def interpolations(images: Tensor, titles: Sequence[Any] | None = None) -> Any:
     rows, columns = images.shape[:2]
     shares = [f"{each:.0f} %" for each in np.linspace(0, 100, columns)]
     figure, axes, shares = _grid(_titles(titles, rows), shares, 0.7, 0.7)
-    canvas.show_grid(axes, images, shares)
+    _show_grid(axes, images, shares)
     return figure
 
 
@@ -195,7 +198,7 @@ def supports(
     figure = plots.supports(images, np.random.uniform(size=(3, 8, 8)))
     ```
     """
-    images = _some(as_images(images, "images"), "images")
+    images = _some(images)
     maps = as_numbers(maps, "maps")
     if maps.shape != images.shape[:3]:
         raise ValueError(
@@ -252,13 +255,22 @@ def _grid(names, titles, width, height):
     return figure, axes, titles
 
 
-def _some(images, name):
-    """The images, if they fit into a picture."""
+def _show_grid(axes, images, titles):
+    """Draws rows of images, with titles above the first row."""
+    for row, of_row in enumerate(images):
+        for column, image in enumerate(of_row):
+            title = titles[column] if row == 0 else None
+            canvas.show_image(axes[row, column], image, title)
+
+
+def _some(images):
+    """Images as an array, if they fit into a picture."""
+    images = as_images(images, "images")
     if len(images) > _MOST_IMAGES:
         raise ValueError(
             f"These are too many for one picture. Expected at most "
-            f"{_MOST_IMAGES} images, such as {name}[:{_MOST_IMAGES}]. "
-            f"Received: {name}.shape={images.shape}"
+            f"{_MOST_IMAGES} images, such as images[:{_MOST_IMAGES}]. "
+            f"Received: images.shape={images.shape}"
         )
     return images
 

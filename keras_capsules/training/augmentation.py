@@ -5,6 +5,7 @@ import math
 
 import tensorflow as tf
 
+from keras_capsules.datasets.chance import seed_of
 from keras_capsules.datasets.viewpoints import moved
 from keras_capsules.types import Tensor
 from keras_capsules.utils.validation import check_boolean
@@ -112,9 +113,4 @@ class _Draws:
 
     def _next(self):
         self.count += 1
-        return tf.stack(
-            [
-                tf.constant(self.seed * 1000 + self.count, "int64"),
-                tf.cast(self.step, "int64"),
-            ]
-        )
+        return seed_of([self.seed, self.count], self.step)

@@ -1,7 +1,6 @@
 """Images in files and folders, brought to the size that a network takes."""
 
 import concurrent.futures
-import os
 import pathlib
 import warnings
 from collections.abc import Sequence
@@ -10,11 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from keras_capsules.datasets.loading import resized
+from keras_capsules.utils.files import Path
 
 _OF_SYSTEMS = ("__MACOSX", "Thumbs.db", "desktop.ini")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png")
-
-Path = str | os.PathLike[str]
 
 
 def read(path: Path, image_shape: Sequence[int]) -> np.ndarray:

@@ -9,17 +9,21 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_capsules.training.averages import as_it_is_used
-from keras_capsules.training.failures import broken
-from keras_capsules.training.failures import check_finite
+from keras_capsules.models import saving
 from keras_capsules.training.records import Progress
+from keras_capsules.training.records import broken
+from keras_capsules.training.records import check_finite
 from keras_capsules.utils import files
+
+# The most batches that means and variances are measured from.
+_BATCHES = 100
 
 
 def fit(
@@ -159,6 +163,52 @@ class _Keeper(keras.callbacks.Callback):
             is_ours = re.fullmatch(r"(state|weights)-\d{4,}\.npz", path.name)
             if is_ours and path not in needed:
                 path.unlink()
+
+
+@contextlib.contextmanager
+def as_it_is_used(
+    examples: Callable[[int], Any], steps: int, model: keras.Model
+) -> Iterator[None]:
+    """The model with averages of its weights, and with statistics of theirs.
+
+    Args:
+        examples: See `fit`.
+        steps: See `fit`.
+        model: See `fit`. If its optimizer averages no weights, it keeps them.
+            Afterwards it is in training again.
+    """
+    values = [keras.ops.convert_to_numpy(each) for each in model.variables]
+    try:
+        model.optimizer.finalize_variable_values(model.trainable_variables)
+        _measure_statistics(model, examples, min(steps, _BATCHES))
+        yield
+    finally:
+        for variable, value in zip(model.variables, values, strict=True):
+            variable.assign(value)
+
+
+def _measure_statistics(model, examples, steps):
+    """Replaces moving means and variances by those of some batches.
+
+    The moving ones are of earlier weights and, after few steps, still near the
+    values that they began with.
+    """
+    layers = [
+        layer
+        for _, layer in saving.walk(model)
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    if not layers:
+        return
+    momenta = [layer.momentum for layer in layers]
+    try:
+        for number, (images, _) in enumerate(examples(0).take(steps)):
+            for layer in layers:
+                layer.momentum = number / (number + 1)  # the mean of all so far
+            model(keras.ops.convert_to_tensor(images), training=True)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
 
 
 def _state_of(folder, epoch):

@@ -14,7 +14,6 @@ import numpy as np
 from keras_capsules import datasets
 from keras_capsules import models
 from keras_capsules.models import pretrained
-from keras_capsules.training import failures
 from keras_capsules.training import folders
 from keras_capsules.training import images
 from keras_capsules.training import records
@@ -185,13 +184,13 @@ def _of_run(folder):
         names = tuple(content["class_names"])
         Settings.from_record(content["settings"])
     except (KeyError, TypeError, ValueError) as error:
-        raise failures.broken(record, error) from error
+        raise records.broken(record, error) from error
     try:
         network = loading.load_network(model)
     except loading.Unusable as error:
-        raise failures.broken(model, error) from error
+        raise records.broken(model, error) from error
     if len(names) != network.outputs[0].shape[-1]:
-        raise failures.broken(record, f"names of {len(names)} classes")
+        raise records.broken(record, f"names of {len(names)} classes")
     return Trained(str(folder), network, names, content)
 
 

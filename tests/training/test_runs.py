@@ -17,8 +17,7 @@ import tensorflow as tf
 from keras_capsules import models
 from keras_capsules.datasets import viewpoints
 from keras_capsules.training import augmentation
-from keras_capsules.training import averages
-from keras_capsules.training import failures
+from keras_capsules.training import records
 from keras_capsules.training import resumable
 from keras_capsules.training import running
 from keras_capsules.training import tasks
@@ -201,7 +200,7 @@ def test_weights_have_statistics_of_their_own(average):
     before = [numpy(each) for each in model.variables]
     convolution = model.get_layer("convolution_1")
     normalization = model.get_layer("normalization_1")
-    with averages.as_it_is_used(lambda first: data.batch(16), 50, model):
+    with resumable.as_it_is_used(lambda first: data.batch(16), 50, model):
         used = numpy(convolution.kernel)
         made = numpy(convolution(images))
         np.testing.assert_allclose(
@@ -419,10 +418,10 @@ def test_a_broken_file_of_variables(tmp_path):
 
 
 def test_figures_that_are_not_finite():
-    failures.check_finite({"loss": 0.5, "accuracy": 0.0}, 3)
+    records.check_finite({"loss": 0.5, "accuracy": 0.0}, 3)
     message = "diverged in epoch 3, which is not kept.* Received: loss=nan$"
     with pytest.raises(ValueError, match=message):
-        failures.check_finite({"loss": np.nan, "accuracy": 0.5}, 3)
+        records.check_finite({"loss": np.nan, "accuracy": 0.5}, 3)
 
 
 def test_the_command_without_folders():
