@@ -389,11 +389,8 @@ def pairs_of(found):
         "exact test |"
     )
     yield "|---" * 5 + "|"
-    capsules = [
-        x for x in found.values() if x["network"] == "efficient_capsnet"
-    ]
-    for first, second in itertools.product(capsules, found.values()):
-        if second["network"] == "efficient_capsnet":
+    for first, second in itertools.combinations(found.values(), 2):
+        if first["network"] == second["network"]:
             continue
         one, two = set(first["wrong"]), set(second["wrong"])
         names = [
@@ -401,7 +398,7 @@ def pairs_of(found):
             for each in (first, second)
         ]
         numbers = len(one - two), len(two - one)
-        cells = [*names, *map(str, numbers), f"{mcnemar(*numbers):.2f}"]
+        cells = [*names, *map(str, numbers), f"{mcnemar(*numbers):#.2g}"]
         yield "| " + " | ".join(cells) + " |"
     yield ""
 

@@ -171,8 +171,15 @@ def test_two_networks_image_by_image(claims):
         "b": {"network": "conv_net", "seed": 7, "wrong": [2, 3]},
     }
     *_, row, end = claims.pairs_of(found)
-    expected = "| EfficientCapsNet, seed 4 | ConvNet, seed 7 | 2 | 1 | 1.00 |"
+    expected = "| EfficientCapsNet, seed 4 | ConvNet, seed 7 | 2 | 1 | 1.0 |"
     assert row == expected and end == ""
+    found |= {
+        "c": {"network": "conv_net", "seed": 8, "wrong": []},
+        "d": {"network": "squeeze_excitation_net", "seed": 0, "wrong": [3]},
+    }
+    _, _, *rows, _ = claims.pairs_of(found)  # not those of one network
+    assert len(rows) == 5
+    assert rows[-1].startswith("| ConvNet, seed 8 | SqueezeExcitationNet,")
 
 
 def test_how_sure_a_network_is(claims):
