@@ -3,8 +3,8 @@
     python benchmarks/trainings.py --coil20 ../coil20.npz    # all of them
     python benchmarks/trainings.py mnist-conv_net --seeds 0
 
-Settings stand here since before the test images were looked at for them; the
-page says which were chosen, and how. A run that has a record in
+Settings stand here since before the test images were looked at for them, but
+for some that the page names; it says which were chosen, and how. A run that has a record in
 `benchmarks/results/runs` is not repeated. A run that was stopped goes on from
 its last epoch. Files that git does not know have to be outside the checkout.
 """
