@@ -4,9 +4,10 @@
     python benchmarks/trainings.py mnist-conv_net --seeds 0
 
 Settings stand here since before the test images were looked at for them, but
-for some that the page names; it says which were chosen, and how. A run that has a record in
-`benchmarks/results/runs` is not repeated. A run that was stopped goes on from
-its last epoch. Files that git does not know have to be outside the checkout.
+for some that the page names; it says which were chosen, and how. A run that has
+a record in `benchmarks/results/runs` is not repeated. A run that was stopped
+goes on from its last epoch. Files that git does not know have to be outside the
+checkout.
 """
 
 import argparse
